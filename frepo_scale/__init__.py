@@ -1,0 +1,1 @@
+"""frepo_scale: dataset distillation by neural feature regression, at any scale."""

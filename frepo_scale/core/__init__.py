@@ -1,0 +1,1 @@
+"""Types, random keys and errors: what every other package may import."""

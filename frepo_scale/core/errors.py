@@ -1,0 +1,38 @@
+"""The two kinds of failure a user meets, and how close names are suggested.
+
+Exit codes (DESIGN.md section 5): `InputError` ends the program with 2, `RunError` with 1.
+Anything else is a bug and shows its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; raised before compute is spent.
+
+    Args:
+      what: what is wrong, naming the file, binding or value.
+      expected: what would have been right.
+      fix: what to type or do.
+    """
+
+    def __init__(self, what: str, expected: str, fix: str = "") -> None:
+        self.what, self.expected, self.fix = what, expected, fix
+        text = f"{what}: expected {expected}"
+        text = f"{text}; {fix}" if fix else text
+        super().__init__(" ".join(text.split()))  # one line, whatever was put in
+
+
+class RunError(Exception):
+    """The run itself failed (divergence, no intact checkpoint); restarting it would not help."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint naming the known names closest to `name`, for the `fix` part of an `InputError`."""
+    names = sorted(known)
+    folded = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(folded[c] for c in close) + "?"
+    return "known: " + ", ".join(names)
