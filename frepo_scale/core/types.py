@@ -1,4 +1,4 @@
-"""The two containers that travel between packages.
+"""The containers that travel between packages.
 
 Legend: N synthetic images, B target batch, H W height and width in pixels, C channels, K classes.
 """
@@ -6,6 +6,7 @@ Legend: N synthetic images, B target batch, H W height and width in pixels, C ch
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
@@ -28,8 +29,14 @@ class Batch(NamedTuple):
 
     Attributes:
       images: (B, H, W, C) float, normalised and whitened.
-      labels: (B, K) float, `onehot - 1/K`.
+      labels: (B,) int32 classes; `centred_onehot` makes targets of them on the device, so that
+        4 bytes travel per image and not 4 K.
     """
 
     images: Array
     labels: Array
+
+
+def centred_onehot(labels: Array, num_classes: int, dtype: jnp.dtype | type = jnp.float32) -> jax.Array:
+    """`onehot - 1/K` of integer labels (B,): float (B, K) (ALGORITHM.md section 1)."""
+    return jax.nn.one_hot(labels, num_classes, dtype=dtype) - 1.0 / num_classes

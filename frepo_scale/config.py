@@ -1,0 +1,249 @@
+"""Recipes: finding, checking and reading gin files. With `main` the only module that knows gin.
+
+gin itself lets typos in unused macros, wrong types and repeated bindings pass; everything here
+that is not a call to gin closes one of those gaps with a line the user can act on.
+"""
+
+import ast
+import importlib.util  # noqa: F401  gin 0.5 uses importlib.util without importing it
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.data.dataset import DataConfig
+from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.distill.step import DistillConfig
+from frepo_scale.evaluate.protocol import EvaluationConfig
+from frepo_scale.models.registry import NetConfig
+from frepo_scale.regression.ridge import RidgeConfig
+from frepo_scale.run import RunConfig
+from frepo_scale.train.loop import LoopConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "gin"
+BASE = RECIPES / "base" / "frepo.gin"
+
+# The names recipes bind. The classes know nothing of gin.
+_BOUND: dict[str, type] = {
+    "Data": DataConfig,
+    "Distill": DistillConfig,
+    "Ridge": RidgeConfig,
+    "Net": NetConfig,
+    "Pool": PoolConfig,
+    "Loop": LoopConfig,
+    "Evaluation": EvaluationConfig,
+    "Run": RunConfig,
+}
+for _name, _cls in _BOUND.items():
+    gin.external_configurable(_cls, name=_name, module="frepo_scale")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read.
+
+    Attributes:
+      name: the file's name without `.gin`.
+      config: the checked configuration.
+      text: everything bound, in one file without includes: reading it gives `config` again.
+      operative: what the run uses, defaults included.
+    """
+
+    name: str
+    config: RunConfig
+    text: str
+    operative: str
+
+
+class _Notes(config_parser.ParserDelegate):
+    """Notes which macros a file refers to; values become markers nobody looks at."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> Any:
+        return f"@{scoped_name}"
+
+    def macro(self, scoped_name: str) -> Any:
+        self.used.add(scoped_name)
+        return f"%{scoped_name}"
+
+
+class _Scan:
+    """What a recipe and the files it includes set and use, with the place of each."""
+
+    def __init__(self) -> None:
+        self.macros: dict[str, str] = {}
+        self.used: dict[str, str] = {}
+
+    def file(self, path: Path, searched: Sequence[Path]) -> str:
+        """Notes a file; returns its text with every include replaced by what it includes."""
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {path} cannot be read ({error})", "a gin file") from error
+        return self.text(text, str(path), searched)
+
+    def text(self, text: str, name: str, searched: Sequence[Path] = ()) -> str:
+        """Notes a text; returns it with its includes expanded."""
+        notes = _Notes()
+        lines = text.splitlines()
+        seen: dict[str, int] = {}
+        try:
+            for statement in config_parser.ConfigParser(text, notes):
+                if isinstance(statement, config_parser.IncludeStatement):
+                    # Expanded here: gin looks for includes in the current folder first and logs
+                    # an error for every folder it does not find them in.
+                    included = self.file(_included(statement, name, searched), searched)
+                    lines[statement.location.line_num - 1] = included
+                elif isinstance(statement, config_parser.ImportStatement):
+                    raise InputError(
+                        f"{name}, line {statement.location.line_num}: an import",
+                        "bindings and includes only",
+                        "a net of your own is named by its dotted path in NET",
+                    )
+                elif isinstance(statement, config_parser.BindingStatement):
+                    self._binding(statement, name, seen)
+        except SyntaxError as error:
+            raise InputError(
+                f"{name}: {str(error).splitlines()[0]}", "gin's NAME = value lines"
+            ) from error
+        for macro in notes.used:
+            self.used.setdefault(macro, name)
+        return "\n".join(lines)
+
+    def _binding(
+        self, statement: config_parser.BindingStatement, name: str, seen: dict[str, int]
+    ) -> None:
+        line = statement.location.line_num
+        key = statement.selector + (f".{statement.arg_name}" if statement.arg_name else "")
+        if key in seen:
+            raise InputError(
+                f"{name}, line {line}: {key} is set again (first in line {seen[key]})",
+                "each name once in a file",
+                "remove one of the two",
+            )
+        seen[key] = line
+        if statement.arg_name:
+            check_binding(key, f"{name}, line {line}: ")
+        else:
+            self.macros.setdefault(key, f"{name}, line {line}")
+
+
+def _included(
+    statement: config_parser.IncludeStatement, name: str, searched: Sequence[Path]
+) -> Path:
+    for folder in searched:
+        if (folder / statement.filename).is_file():
+            return folder / statement.filename
+    raise InputError(
+        f"{name}, line {statement.location.line_num}: included file {statement.filename!r}"
+        " is not there",
+        "a file beside the recipe or under " + str(RECIPES),
+    )
+
+
+def check_binding(key: str, where: str = "") -> None:
+    """Raises InputError unless `key` is `Class.field` of something recipes can bind."""
+    known = [f"{name}.{f.name}" for name, cls in _BOUND.items() for f in fields(cls)]
+    if key.removeprefix("frepo_scale.") not in known:
+        raise InputError(
+            f"{where}unknown binding {key}", "a binding the program has", nearest(key, known)
+        )
+
+
+def knobs() -> list[str]:
+    """The public UPPER_CASE macros: those the shared base file sets or uses."""
+    scan = _Scan()
+    scan.file(BASE, [RECIPES])
+    return sorted(scan.macros.keys() | scan.used.keys())
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe as given, else under gin/; with or without `.gin`.
+
+    Raises:
+      InputError: there is no such recipe; names the nearest ones.
+    """
+    for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
+        if candidate.is_file():
+            return candidate
+    known = [p.name for p in RECIPES.glob("*.gin")]
+    raise InputError(
+        f"recipe {name!r} is not there",
+        f"a gin file, or the name of one under {RECIPES}",
+        nearest(name, known),
+    )
+
+
+def parse_value(text: str) -> Any:
+    """The value of `--gin.NAME=text`: a Python literal where it is one, else the text itself."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    simple = isinstance(value, bool | int | float | str | list | tuple | dict) or value is None
+    return value if simple else text
+
+
+def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
+    """Reads a recipe file with `--gin.` overrides applied.
+
+    Raises:
+      InputError: anything in it is wrong, naming file, line and name.
+    """
+    scan = _Scan()
+    text = scan.file(path, [path.parent, RECIPES])
+    known = knobs()
+    for macro, place in scan.macros.items():
+        if macro not in known and macro not in scan.used:
+            raise InputError(
+                f"{place}: {macro} is set but nothing uses it", "a known name", nearest(macro, known)
+            )
+    return _build(path.stem, overrides, scan, known, text)
+
+
+def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
+    """Like `load_recipe` from the text of a `config.gin` that a run or an export holds."""
+    scan = _Scan()
+    scan.text(text, name)
+    return _build(name, overrides, scan, knobs(), text)
+
+
+def _build(
+    name: str,
+    overrides: Mapping[str, str],
+    scan: _Scan,
+    known: Sequence[str],
+    text: str,
+) -> Recipe:
+    bindings = []
+    for key, given in overrides.items():
+        if "." in key:
+            check_binding(key, "--gin.")
+        elif key not in known and key not in scan.macros:
+            raise InputError(
+                f"--gin.{key}: no recipe knows {key}", "a known name", nearest(key, known)
+            )
+        bindings.append(f"{key} = {parse_value(given)!r}")
+    unset = scan.used.keys() - scan.macros.keys() - overrides.keys()
+    for macro in sorted(unset):
+        raise InputError(
+            f"{scan.used[macro]}: {macro} is used but not set",
+            f"a line {macro} = ... in the recipe",
+            nearest(macro, scan.macros),
+        )
+    gin.clear_config()
+    try:
+        gin.parse_config([text, *bindings])
+        config = gin.get_configurable("Run")()
+    except InputError as error:
+        # gin appends to the message how it came to call us; the user needs only the line itself.
+        raise InputError(f"{name}: {error.what}", error.expected, error.fix) from None
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        raise InputError(f"{name}: {error}", "a recipe gin can read") from error
+    return Recipe(name, config, gin.config_str(), gin.operative_config_str())

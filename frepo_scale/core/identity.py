@@ -1,0 +1,40 @@
+"""What a run *is*: its scientific settings, apart from those that only say how it is carried out.
+
+A dataclass field with `metadata={"operational": True}` does not change the result (log period,
+place of the data, workers); every other field does.
+"""
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def scientific_settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name to JSON value of every scientific field of a nested dataclass."""
+    settings: dict[str, Any] = {}
+    for field in fields(config):
+        if field.metadata.get("operational"):
+            continue
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        if is_dataclass(value):
+            settings |= scientific_settings(value, f"{name}.")
+        else:
+            settings[name] = value
+    return settings
+
+
+def settings_sha256(settings: dict[str, Any]) -> str:
+    """A fingerprint of scientific settings, independent of their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """One phrase for every setting that differs, e.g. "distill.ipc is 1 there and 10 here"."""
+    missing = "not set"
+    return [
+        f"{name} is {there.get(name, missing)!r} there and {here.get(name, missing)!r} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, missing) != here.get(name, missing)
+    ]

@@ -1,0 +1,167 @@
+"""Pixels to what the net sees and back: channel normalisation, then ZCA whitening for colour sets.
+
+Source: ALGORITHM.md section 1 (Zhou et al. 2022, section 4 and its published code).
+
+Legend: n images, H W height and width, C channels, D = H*W*C pixels of one image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ZCA_REGULARISATION = 0.1
+_ROWS_AT_ONCE = 4096  # bounds the float copy made while a uint8 set is transformed
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A ZCA transform `x -> (x - mean) @ matrix` of flattened HWC images.
+
+    Attributes:
+      mean: (D,) float32.
+      matrix: (D, D) float32, symmetric.
+      inverse: (D, D) float32, `x = z @ inverse + mean`.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+    inverse: np.ndarray
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The whole way from uint8 pixels to net inputs; part of every checkpointed run and export.
+
+    Attributes:
+      channel_mean: (C,) float32, of pixels in [0, 1].
+      channel_std: (C,) float32.
+      whitening: the ZCA transform of the normalised images, or None (grey sets).
+    """
+
+    channel_mean: np.ndarray
+    channel_std: np.ndarray
+    whitening: Whitening | None
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, C) pixels to float32 (n, H, W, C) net inputs."""
+        out = np.empty(images.shape, np.float32)
+        for lo in range(0, len(images), _ROWS_AT_ONCE):
+            block = images[lo : lo + _ROWS_AT_ONCE]
+            x = (block.astype(np.float32) / 255.0 - self.channel_mean) / self.channel_std
+            if self.whitening is not None:
+                flat = x.reshape(len(x), -1) - self.whitening.mean
+                x = _product(flat, self.whitening.matrix).reshape(x.shape)
+            out[lo : lo + _ROWS_AT_ONCE] = x
+        return out
+
+    def invert(self, images: np.ndarray) -> np.ndarray:
+        """Float (n, H, W, C) net inputs to float32 pixels, nominally in [0, 1] but not clipped."""
+        x = np.asarray(images, np.float32)
+        if self.whitening is not None:
+            flat = _product(x.reshape(len(x), -1), self.whitening.inverse) + self.whitening.mean
+            x = flat.reshape(x.shape)
+        return np.asarray(x * self.channel_std + self.channel_mean, np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By the names under which runs and exports store them."""
+        arrays = {"channel_mean": self.channel_mean, "channel_std": self.channel_std}
+        if self.whitening is not None:
+            arrays |= {
+                "whitening_mean": self.whitening.mean,
+                "whitening_matrix": self.whitening.matrix,
+                "whitening_inverse": self.whitening.inverse,
+            }
+        return arrays
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Preprocessing":
+        """The inverse of `arrays`; other names are left alone."""
+        whitening = None
+        if "whitening_matrix" in arrays:
+            whitening = Whitening(
+                arrays["whitening_mean"], arrays["whitening_matrix"], arrays["whitening_inverse"]
+            )
+        return Preprocessing(arrays["channel_mean"], arrays["channel_std"], whitening)
+
+    def to_pixels(self, images: np.ndarray) -> np.ndarray:
+        """Float (n, H, W, C) net inputs to viewable uint8 pixels, clipped and rounded."""
+        return np.clip(np.rint(self.invert(images) * 255.0), 0, 255).astype(np.uint8)
+
+
+def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    # HIGHEST: a TPU's default matrix precision is off by 1.5 % here (ALGORITHM.md section 1).
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jnp.asarray(rows) @ jnp.asarray(matrix))
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per-channel mean and standard deviation of uint8 (n, H, W, C) pixels scaled to [0, 1].
+
+    Computed from exact integer sums, so the result does not depend on the order of summation.
+
+    Returns:
+      Two float32 (C,) arrays; a channel that never varies gets standard deviation 1.
+    """
+    channels = images.shape[-1]
+    # A histogram per channel is exact and needs no float copy of the set.
+    counts = np.stack(
+        [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)]
+    ).astype(np.float64)
+    values = np.arange(256) / 255.0
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    variance = counts @ values**2 / total - mean**2
+    std = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0.0)), 1.0)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and biased covariance (D, D) in float64 of (n, D) float rows."""
+    n, dim = images.shape
+    mean = images.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((dim, dim))
+    for lo in range(0, n, _ROWS_AT_ONCE):
+        centred = images[lo : lo + _ROWS_AT_ONCE].astype(np.float64) - mean
+        covariance += centred.T @ centred
+    return mean, covariance / n
+
+
+def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
+    """The whitening of data with these moments.
+
+    `reg = 0.1 * tr(cov) / D`, eigenvalues of `cov + reg I` in descending order; where there are
+    fewer images than pixels the eigenvalues past the n-th are set to 1, as the authors do. There
+    the data leave the directions of the tail undetermined, so which of them keeps `reg` instead
+    of 1 depends on the eigensolver: we take LAPACK's order.
+
+    Args:
+      mean: (D,) float64.
+      covariance: (D, D) float64.
+      n: number of images the moments were taken over.
+    """
+    dim = len(mean)
+    regularisation = ZCA_REGULARISATION * np.trace(covariance) / dim
+    values, vectors = np.linalg.eigh(covariance + regularisation * np.eye(dim))
+    values, vectors = values[::-1].copy(), vectors[:, ::-1]
+    values[n:] = 1.0
+    matrix = (vectors / np.sqrt(values)) @ vectors.T
+    inverse = (vectors * np.sqrt(values)) @ vectors.T
+    return Whitening(*(np.asarray(a, np.float32) for a in (mean, matrix, inverse)))
+
+
+def fit_preprocessing(images: np.ndarray, whiten: bool) -> Preprocessing:
+    """Statistics of the training part (without the held-out images).
+
+    Args:
+      images: (n, H, W, C) uint8.
+      whiten: whether ZCA follows the channel normalisation.
+    """
+    mean, std = channel_statistics(images)
+    plain = Preprocessing(mean, std, None)
+    if not whiten:
+        return plain
+    flat = plain.apply(images).reshape(len(images), -1)
+    return Preprocessing(mean, std, zca(*moments(flat), n=len(images)))

@@ -1,0 +1,164 @@
+"""The pool of nets whose features the regression uses (ALGORITHM.md section 3).
+
+All members live in one `PoolState` whose leaves have a leading axis of P members, so that the pool
+can later be split over devices along it.
+
+Legend: P pool size, T online updates a member lives, b online minibatch, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from frepo_scale.core.checks import check_float, check_int
+from frepo_scale.core.keys import Purpose, key_for
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """The pool.
+
+    Attributes:
+      size: members, P.
+      max_online: online updates T before a member is replaced (it gets T + 1).
+      learning_rate: Adam's, for the members.
+      batch: most synthetic images an online step trains on.
+    """
+
+    size: int = 10
+    max_online: int = 100
+    learning_rate: float = 3e-4
+    batch: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuses an empty pool and negative counts."""
+        check_int("POOL", self.size, low=1)
+        check_int("MAX_ONLINE", self.max_online, low=0)
+        check_float("Pool.learning_rate", self.learning_rate, low=0.0, open_low=True)
+        check_int("Pool.batch", self.batch, low=1)
+
+
+class Member(NamedTuple):
+    """One net with its optimiser.
+
+    Attributes:
+      params: flax parameters.
+      stats: flax `batch_stats`, empty for nets without BatchNorm.
+      optimiser: Adam state.
+      age: int32 scalar, online updates since it was fresh (staggered at the start).
+    """
+
+    params: PyTree
+    stats: PyTree
+    optimiser: optax.OptState
+    age: jax.Array
+
+
+PoolState = Member
+"""A `Member` every leaf of which has a leading axis of P."""
+
+
+def adam(config: PoolConfig) -> optax.GradientTransformation:
+    """The members' optimiser."""
+    return optax.adam(config.learning_rate)
+
+
+def fresh_member(
+    module: nn.Module, config: PoolConfig, key: jax.Array, image: jax.ShapeDtypeStruct, age: int
+) -> Member:
+    """A newly initialised member.
+
+    Args:
+      module: the net.
+      config: the pool.
+      key: key of its initialisation.
+      image: shape (H, W, C) and dtype of an image.
+      age: the age to start from.
+    """
+    # The forward pass of init is dead code once jitted: only shapes matter.
+    variables = module.init(key, jnp.zeros((1, *image.shape), image.dtype), train=False)
+    params = variables["params"]
+    return Member(
+        params, variables.get("batch_stats", {}), adam(config).init(params), jnp.int32(age)
+    )
+
+
+def initial_age(member: int, config: PoolConfig) -> int:
+    """Staggered so that resets spread out: `T * i // P` (ALGORITHM.md section 3, M = 1)."""
+    return config.max_online * member // config.size
+
+
+def initial_pool(
+    module: nn.Module, config: PoolConfig, seed: int, image: jax.ShapeDtypeStruct
+) -> PoolState:
+    """P fresh members with staggered ages.
+
+    Args:
+      module: the net.
+      config: the pool.
+      seed: the run's seed.
+      image: shape (H, W, C) and dtype of an image.
+    """
+
+    @jax.jit
+    def member(index: jax.Array) -> Member:
+        return fresh_member(module, config, key_for(seed, Purpose.POOL_INIT, index), image, 0)
+
+    members = [
+        member(jnp.int32(i))._replace(age=jnp.int32(initial_age(i, config)))
+        for i in range(config.size)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def take_member(pool: PoolState, index: jax.Array) -> Member:
+    """Member `index` (int32 scalar) of the pool."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), pool)
+
+
+def put_member(pool: PoolState, index: jax.Array, member: Member) -> PoolState:
+    """The pool with `member` in place `index` (int32 scalar)."""
+    return jax.tree.map(
+        lambda x, leaf: jax.lax.dynamic_update_index_in_dim(x, leaf, index, 0), pool, member
+    )
+
+
+def online_loss(
+    module: nn.Module, params: PyTree, stats: PyTree, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """`mean_b ½ ‖logits - labels‖²` in training mode, and the updated BatchNorm statistics.
+
+    Args:
+      module: the net.
+      params: its parameters.
+      stats: its `batch_stats`.
+      images: (b, H, W, C).
+      labels: (b, K).
+    """
+    (logits, _), updated = module.apply(
+        {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+    )
+    loss = 0.5 * jnp.mean(jnp.sum(jnp.square(logits - labels), axis=-1))
+    return loss, updated.get("batch_stats", {})
+
+
+def online_step(
+    module: nn.Module, config: PoolConfig, member: Member, images: jax.Array, labels: jax.Array
+) -> tuple[Member, jax.Array]:
+    """One Adam step of a member on synthetic images: ALGORITHM.md section 4, step 6.
+
+    Returns:
+      The member one update older, and the loss before the update (scalar).
+    """
+    (loss, stats), grads = jax.value_and_grad(
+        lambda p: online_loss(module, p, member.stats, images, labels), has_aux=True
+    )(member.params)
+    updates, optimiser = adam(config).update(grads, member.optimiser, member.params)
+    params = optax.apply_updates(member.params, updates)
+    return Member(params, stats, optimiser, member.age + 1), loss

@@ -1,0 +1,65 @@
+"""How the synthetic set starts (ALGORITHM.md section 2) and how random baselines are drawn."""
+
+import jax
+import numpy as np
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.core.types import DistilledSet
+
+
+def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) -> np.ndarray:
+    """IPC random rows of every class, class-major.
+
+    Args:
+      labels: (n,) int32 classes of the real images.
+      num_classes: K.
+      ipc: rows per class.
+      key: decides which.
+
+    Returns:
+      (K * ipc,) int64 rows into `labels`.
+
+    Raises:
+      InputError: a class has fewer than `ipc` images.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    if ipc > counts.min():
+        scarce = int(counts.argmin())
+        raise InputError(
+            f"IPC = {ipc}: class {scarce} has {counts[scarce]} training images after the held-out"
+            " part is set aside",
+            f"at most {counts[scarce]}",
+            f"use --gin.IPC={max(1, int(counts[scarce]))}",
+        )
+    # One draw for the whole set, then the smallest of each class: no per-class random calls.
+    draws = np.asarray(jax.random.uniform(key, (len(labels),)))
+    by_class_then_draw = np.lexsort((draws, labels))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return by_class_then_draw[starts[:, None] + np.arange(ipc)].reshape(-1)
+
+
+def scaled_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """`(onehot - 1/K) / sqrt(K/10)` of integer labels (n,): float32 (n, K)."""
+    onehot = np.eye(num_classes, dtype=np.float32)[labels]
+    return (onehot - np.float32(1.0 / num_classes)) / np.float32(np.sqrt(num_classes / 10))
+
+
+def real_set(
+    images: np.ndarray, labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array
+) -> DistilledSet:
+    """Random real images with the initial labels: where distillation starts, and the baseline.
+
+    Args:
+      images: (n, H, W, C) float32 net inputs.
+      labels: (n,) int32.
+      num_classes: K.
+      ipc: images per class.
+      key: decides which images.
+    """
+    rows = choose_rows(labels, num_classes, ipc, key)
+    return DistilledSet(images[rows], scaled_labels(labels[rows], num_classes))
+
+
+def hard_labels(num_classes: int, ipc: int) -> np.ndarray:
+    """The class each synthetic image was started as: int32 (K * ipc,)."""
+    return np.repeat(np.arange(num_classes, dtype=np.int32), ipc)

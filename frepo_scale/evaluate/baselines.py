@@ -1,0 +1,78 @@
+"""The final numbers of a distilled set, beside the baselines it has to beat.
+
+Source: ALGORITHM.md section 6: the same recipe with hard labels and with random real images.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frepo_scale.core.keys import Purpose, key_for
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.types import Split
+from frepo_scale.distill.synthetic import hard_labels, real_set, scaled_labels
+from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Real images a result is measured with.
+
+    Attributes:
+      train: (n, H, W, C) float32 net inputs and labels of the target part.
+      test: the same of the test part.
+      num_classes: K.
+    """
+
+    train: Split
+    test: Split
+    num_classes: int
+
+
+def final_scores(
+    evaluator: Evaluator,
+    config: EvaluationConfig,
+    real: RealData,
+    sets: dict[str, DistilledSet],
+    ipc: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Test accuracies by name, each {"mean", "std", "n"}.
+
+    Args:
+      evaluator: trains the nets.
+      config: the protocol.
+      real: the real images.
+      sets: distilled sets by the name they are reported under; "distilled" is also scored with
+        hard labels, as "distilled_hard".
+      ipc: images per class.
+      seed: the run's seed.
+    """
+    classes = real.num_classes
+    images = sets["distilled"].images
+    steps = config.steps_for(len(images))
+
+    def random_images(net: int) -> DistilledSet:
+        # Another draw for every net: the spread then includes the luck of the draw.
+        key = key_for(seed, Purpose.RANDOM_BASELINE, net)
+        return real_set(real.train.images, real.train.labels, classes, ipc, key)
+
+    hard = DistilledSet(images, scaled_labels(hard_labels(classes, ipc), classes))
+    scores = {}
+    for name, labelled in (sets | {"distilled_hard": hard}).items():
+        what = name.replace("_", " ")
+        scores[name] = evaluator.final(
+            what, lambda net, labelled=labelled: labelled, real.test, classes, steps
+        )
+    scores["random_real"] = evaluator.final(
+        "random real", random_images, real.test, classes, steps
+    )
+    if config.full_data:
+        everything = DistilledSet(
+            real.train.images, scaled_labels(np.asarray(real.train.labels), classes)
+        )
+        scores["full_data"] = evaluator.final(
+            "full data", lambda net: everything, real.test, classes, config.full_data_steps or steps
+        )
+    return {name: found.as_dict() for name, found in scores.items()}

@@ -1,0 +1,87 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is built under a hidden temporary name beside its target and renamed at the end, so a
+reader, a crash or a full disk never meets half a file, and an older target survives a failure.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from frepo_scale.core.errors import InputError
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file that becomes `path` when the block ends without an error.
+
+    Missing parent folders are made. An existing file is replaced.
+
+    Raises:
+      InputError: `path` cannot be written (no permission, no room, a folder, a URL).
+    """
+    target = _local(path)
+    with _as_input_error(target, "a file name in a folder you may write to, with room on it"):
+        temporary = _beside(target)
+        try:
+            # "xb" and not tempfile: the file gets the usual permissions, not owner-only ones.
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder that becomes `path` when the block ends without an error.
+
+    Missing parent folders are made.
+
+    Raises:
+      InputError: `path` exists and is anything but an empty folder, or cannot be written.
+    """
+    target = _local(path)
+    expected = "a folder that does not exist yet, or is empty"
+    with _as_input_error(target, expected):
+        if target.exists() and not target.is_dir():
+            raise InputError(f"{target} is a file", expected, "choose another name")
+        if target.is_dir() and any(target.iterdir()):
+            raise InputError(f"{target} is not empty", expected, "choose another or empty it")
+        temporary = _beside(target)
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.rename(temporary, target)  # replaces an empty folder, refuses any other
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _local(path: str | Path) -> Path:
+    # pathlib folds "gs://bucket" to "gs:/bucket": a file put there would vanish with the machine.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise InputError(f"cannot write {path}", "a local path", "write it locally and copy it")
+    return Path(path)
+
+
+def _beside(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.parent / f".partial-{secrets.token_hex(6)}"
+
+
+@contextmanager
+def _as_input_error(target: Path, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {target} ({reason})", expected) from error

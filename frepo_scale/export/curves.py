@@ -1,0 +1,145 @@
+"""Training curves as inline SVG whose text and axes take the colour of the page around them."""
+
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK = "#010203"  # stands for the page's own text colour and is replaced by it
+_BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
+_MOST_POINTS = 300  # a curve drawn with more is no clearer, only larger
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Values over steps, thinned: (n,) float64 each, `low` and `high` bound what was averaged."""
+
+    steps: np.ndarray
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def loss_curve(metrics: list[dict[str, Any]]) -> str:
+    """The loss and the regression loss over steps, as one `<svg>`; "" where neither was logged."""
+    total, regression = _series(metrics, "loss"), _series(metrics, "regression_loss")
+    if not len(total.steps) and not len(regression.steps):
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        _line(axes, total, _BLUE, "loss")
+        _line(axes, regression, _ORANGE, "regression loss")
+        lows = [s.low.min() for s in (total, regression) if len(s.steps)]
+        highs = [s.high.max() for s in (total, regression) if len(s.steps)]
+        if min(lows) > 0 and max(highs) > 20 * min(lows):  # the label loss may make it negative
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+
+    return _svg("loss", draw)
+
+
+def accuracy_curve(metrics: list[dict[str, Any]], random_real: float | None) -> str:
+    """Accuracies over steps, as one `<svg>`; "" where none was logged.
+
+    Args:
+      metrics: rows with "step" and any of "target_accuracy", "probe_accuracy" and
+        "probe_accuracy_std".
+      random_real: test accuracy of random real images, drawn as a level, or None.
+    """
+    target, probe = _series(metrics, "target_accuracy", 100), _probes(metrics)
+    if not len(target.steps) and not len(probe.steps):
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        _line(axes, target, _BLUE, "regression, target batch")
+        _line(axes, probe, _GREEN, "probe: mean ± std", marker="o", markersize=3.5)
+        if random_real is not None:
+            axes.axhline(
+                100 * random_real, color=_INK, alpha=0.6, linestyle="--", linewidth=1.1,
+                label="random real images",
+            )  # fmt: skip
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+
+    return _svg("accuracy", draw)
+
+
+def _series(metrics: list[dict[str, Any]], name: str, factor: float = 1.0) -> _Series:
+    rows = [r for r in metrics if _finite(r.get(name)) and _finite(r.get("step"))]
+    rows.sort(key=lambda r: r["step"])
+    steps = np.array([r["step"] for r in rows], np.float64)
+    values = factor * np.array([r[name] for r in rows], np.float64)
+    bins = [b for b in np.array_split(np.arange(len(rows)), _MOST_POINTS) if len(b)]
+    return _Series(
+        steps=np.array([steps[b].mean() for b in bins]),
+        values=np.array([values[b].mean() for b in bins]),
+        low=np.array([values[b].min() for b in bins]),
+        high=np.array([values[b].max() for b in bins]),
+    )
+
+
+def _probes(metrics: list[dict[str, Any]]) -> _Series:
+    rows = [r for r in metrics if _finite(r.get("probe_accuracy"))]
+    stds = [std if _finite(std := r.get("probe_accuracy_std")) else 0.0 for r in rows]
+    spreads = [{"step": r.get("step"), "std": std} for r, std in zip(rows, stds, strict=True)]
+    mean, std = _series(rows, "probe_accuracy", 100), _series(spreads, "std", 100)
+    return _Series(mean.steps, mean.values, mean.values - std.values, mean.values + std.values)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _line(axes: "Axes", series: _Series, colour: str, label: str, **style: Any) -> None:
+    if not len(series.steps):
+        return
+    axes.plot(series.steps, series.values, color=colour, label=label, linewidth=1.5, **style)
+    if (series.low < series.high).any():
+        axes.fill_between(
+            series.steps, series.low, series.high, color=colour, alpha=0.22, linewidth=0
+        )
+
+
+def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    # The salt makes equal curves equal text and keeps ids of two curves apart; fonttype "none"
+    # leaves text as text.
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel("outer step", color=_INK)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.locator_params(axis="x", nbins=6)
+        axes.margins(x=0.02)
+        axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
+        axes.tick_params(which="both", colors=_INK, length=0)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(_INK)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_INK)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True)
+    return _inline(text.getvalue(), name)
+
+
+def _inline(document: str, name: str) -> str:
+    svg = document[document.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # matplotlib's own style sheet would apply to the whole page.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
+    # Group names such as "axes_1" would occur once per curve; nothing refers to them.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the size
+    svg = svg.replace(_INK, "currentColor")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{name} over outer steps"', 1)

@@ -1,0 +1,143 @@
+"""The command line: reads arguments, calls `run`, turns errors into exit codes.
+
+Exit codes: 0 done, 42 preempted and saved, 130 interrupted and saved, 1 the run failed,
+2 wrong input.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = "Distils a data set into a few synthetic images per class (FRePo, NeurIPS 2022)."
+OVERRIDES = (
+    "Any setting of the recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10. "
+    "The names are listed in gin/base/frepo.gin. Strings need no quotes."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of `frepo-scale`."""
+    top = argparse.ArgumentParser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    distill = commands.add_parser(
+        "distill",
+        help="run a recipe; an interrupted run goes on where it was",
+        description="Runs a recipe. The same command again resumes an interrupted run.",
+        epilog=OVERRIDES,
+    )
+    distill.add_argument("recipe", help="a .gin file, or the name of one under gin/")
+    distill.add_argument("--workdir", help="where the run lives (default: runs/<recipe>)")
+    distill.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, print the configuration and what it needs, train nothing",
+    )
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="train fresh nets on a distilled set and test them",
+        description="Evaluates a finished run or an exported .npz with fresh nets.",
+        epilog="Another net: --gin.NET=convnet --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
+    )
+    evaluate.add_argument("target", help="a run's workdir, or an exported .npz")
+
+    report = commands.add_parser(
+        "report",
+        help="write a run's report.html again",
+        description="Writes WORKDIR/report.html from what the run has left so far.",
+    )
+    report.add_argument("workdir", help="a run's workdir")
+
+    export = commands.add_parser(
+        "export",
+        help="hand a distilled set over to others",
+        description="Copies a finished run's distilled set: one .npz with everything needed to"
+        " train on it elsewhere, or a folder of viewable PNG images with their labels.",
+    )
+    export.add_argument("workdir", help="a finished run's workdir")
+    export.add_argument("--format", choices=("npz", "folder"), default="npz", help="default: npz")
+    export.add_argument("--out", required=True, help="path of the .npz or folder to make")
+    return top
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) out of the arguments.
+
+    Raises:
+      InputError: an override has no value.
+    """
+    from frepo_scale.core.errors import InputError
+
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith("--gin."):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise InputError(argument, f"a value, as in {argument}=VALUE")
+            value = queue.pop(0)
+        overrides[name] = value
+    return rest, overrides
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    from frepo_scale.core.errors import InputError, RunError
+
+    try:
+        rest, overrides = split_overrides(arguments)
+        options = parser().parse_args(rest)
+        if overrides and options.command in ("report", "export"):
+            raise InputError(
+                f"--gin. settings with {options.command}", "none: it only reads what a run left"
+            )
+        return _dispatch(options, overrides)
+    except InputError as error:
+        print(f"frepo-scale: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"frepo-scale: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    # Imported late: --help and wrong arguments answer at once.
+    from frepo_scale import config, run
+
+    match options.command:
+        case "distill":
+            recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+            workdir = Path(options.workdir or Path("runs") / recipe.name)
+            source = run.Source(recipe.name, recipe.text, recipe.operative)
+            if options.dry_run:
+                return run.dry_run(recipe.config, source, workdir)
+            return run.distill(recipe.config, source, workdir)
+        case "evaluate":
+            name, text = run.recipe_text(Path(options.target))
+            recipe = config.load_text(name, text, overrides)
+            return run.evaluate(recipe.config, Path(options.target))
+        case "report":
+            return run.report(Path(options.workdir))
+        case _:
+            return run.export(Path(options.workdir), options.format, Path(options.out))
+
+
+def entry() -> None:
+    """The console script."""
+    # JAX's LAPACK on CPU is SciPy's OpenBLAS, which is 2-50 times slower with several threads on
+    # busy cores (STACK.md section 6). Read when it is loaded, so it is set before any import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

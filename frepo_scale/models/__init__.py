@@ -1,0 +1,1 @@
+"""Networks: each maps images to (logits, features)."""

@@ -1,0 +1,74 @@
+"""The paper's ConvNet (ALGORITHM.md section 3; Zhou et al. 2022, appendix on architectures)."""
+
+import flax.linen as nn
+import jax
+
+from frepo_scale.models.norm import BatchNorm
+
+NORMS = ("batch", "layer", "group", "instance", "none")
+_GROUPS = 32
+
+
+class ConvNet(nn.Module):
+    """Blocks of [norm, not before the first] conv 3x3, ReLU, 2x2 average pool; then one Dense.
+
+    Attributes:
+      num_classes: width of the head, K.
+      width: channels of the first block; each further block has twice as many.
+      depth: number of blocks.
+      norm: one of `NORMS`. "layer" normalises over (H, W, C), "instance" over (H, W) per channel,
+        "group" over (H, W) and the channels of one of up to 32 groups.
+    """
+
+    num_classes: int
+    width: int = 128
+    depth: int = 3
+    norm: str = "batch"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Images (B, H, W, C) to logits (B, K) and features (B, d), d = the flattened last map."""
+        # One-channel images are digits and clothes: 28 px become 32 (ALGORITHM.md section 3).
+        first_padding = 3 if x.shape[-1] == 1 else 1
+        for block in range(self.depth):
+            if block:
+                x = self._normalise(x, block, train)
+            padding = first_padding if block == 0 else 1
+            x = nn.Conv(
+                self.width * 2**block,
+                (3, 3),
+                padding=padding,
+                param_dtype=x.dtype,
+                name=f"conv{block}",
+            )(x)
+            x = nn.avg_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        features = x.reshape(x.shape[0], -1)
+        logits = nn.Dense(self.num_classes, param_dtype=x.dtype, name="head")(features)
+        return logits, features
+
+    def _normalise(self, x: jax.Array, block: int, train: bool) -> jax.Array:
+        name = f"norm{block}"
+        channels = x.shape[-1]
+        match self.norm:
+            case "batch":
+                return BatchNorm(name=name)(x, train)
+            case "layer":
+                axes = (-3, -2, -1)
+                layer = nn.LayerNorm(
+                    reduction_axes=axes, feature_axes=-1, param_dtype=x.dtype, name=name
+                )
+                return layer(x)
+            case "group":
+                groups = next(g for g in range(_GROUPS, 0, -1) if channels % g == 0)
+                return nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)(x)
+            case "instance":
+                return nn.GroupNorm(
+                    num_groups=None, group_size=1, param_dtype=x.dtype, name=name
+                )(x)
+        return x
+
+
+def smallest_map(height: int, width: int, channels: int, depth: int) -> int:
+    """Side of the last feature map of a ConvNet of this depth, in pixels; 0 if it vanishes."""
+    side = min(height, width) + (4 if channels == 1 else 0)
+    return side >> depth

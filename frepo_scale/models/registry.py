@@ -1,0 +1,135 @@
+"""From the net a recipe names to a flax module, checked before any compute is spent."""
+
+import importlib
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from frepo_scale.core.checks import check_choice, check_int
+from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
+
+NETS: dict[str, type[nn.Module]] = {"convnet": ConvNet}
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Which net.
+
+    Attributes:
+      name: a key of `NETS`, or the dotted path of a flax module class of the user's own. Such a
+        class is built with those of `num_classes, width, depth, norm` it has fields for; its
+        `__call__(images, train)` returns (logits (B, K), features (B, d)), and BatchNorm-like
+        statistics live in the collection `batch_stats`.
+      width: channels of the first layer.
+      depth: number of convolution blocks.
+      norm: one of batch, layer, group, instance, none.
+    """
+
+    name: str = "convnet"
+    width: int = 128
+    depth: int = 3
+    norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        """Refuses values no net can be built from."""
+        check_int("WIDTH", self.width, low=1)
+        check_int("DEPTH", self.depth, low=1)
+        check_choice("NORM", self.norm, NORMS)
+        if not isinstance(self.name, str) or ("." not in self.name and self.name not in NETS):
+            raise InputError(
+                f"NET = {self.name!r}",
+                "the name of a net or the dotted path of a flax module",
+                nearest(str(self.name), NETS),
+            )
+
+    def for_evaluation(self) -> "NetConfig":
+        """The net that fresh evaluation nets use: without norm where the pool has BatchNorm."""
+        return replace(self, norm="none") if self.norm == "batch" else self
+
+
+def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...]) -> nn.Module:
+    """The module, after a dry run of its shapes.
+
+    Args:
+      config: which net.
+      num_classes: K.
+      image_shape: (H, W, C).
+
+    Raises:
+      InputError: the class cannot be imported, a feature map would vanish, or the module does not
+        return (logits (B, K), features (B, d)).
+    """
+    if config.name == "convnet":
+        side = smallest_map(*image_shape, config.depth)
+        if side == 0:
+            deepest = next(d for d in range(config.depth, -1, -1) if smallest_map(*image_shape, d))
+            raise InputError(
+                f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
+                " shrinks to size 0",
+                f"a depth of at most {deepest}",
+                f"use --gin.DEPTH={deepest}",
+            )
+    cls = NETS[config.name] if config.name in NETS else _import_class(config.name)
+    offered: dict[str, Any] = {
+        "num_classes": num_classes,
+        "width": config.width,
+        "depth": config.depth,
+        "norm": config.norm,
+    }
+    accepted = inspect.signature(cls).parameters
+    module = cls(**{k: v for k, v in offered.items() if k in accepted})
+    if config.name not in NETS:
+        _check_outputs(config.name, module, num_classes, image_shape)
+    return module
+
+
+def feature_dim(module: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """The feature dimension d of a net at this image shape, without running it."""
+    return int(_output_shapes(module, image_shape)[1].shape[-1])
+
+
+def _output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Any:
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    return jax.eval_shape(
+        lambda x: module.init_with_output(jax.random.key(0), x, train=False)[0], images
+    )
+
+
+def _import_class(path: str) -> type[nn.Module]:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"NET = {path!r}: {error}",
+            "an importable module.Class",
+            "put the module's folder on PYTHONPATH",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"NET = {path!r} is {found!r}", "a subclass of flax.linen.Module")
+    return found
+
+
+def _check_outputs(
+    name: str, module: nn.Module, num_classes: int, image_shape: tuple[int, ...]
+) -> None:
+    expected = "a module whose __call__(images, train) returns (logits (B, K), features (B, d))"
+    try:
+        outputs = _output_shapes(module, image_shape)
+        logits, features = outputs
+    # A user's module can fail in any way while it is traced: all are wrong input here.
+    except Exception as error:
+        raise InputError(f"NET = {name!r} failed on {image_shape} images: {error}", expected) from (
+            error
+        )
+    if logits.shape != (2, num_classes) or features.ndim != 2:
+        raise InputError(
+            f"NET = {name!r} returned shapes {logits.shape} and {features.shape} for B = 2,"
+            f" K = {num_classes}",
+            expected,
+        )

@@ -1,0 +1,1 @@
+"""What every long job needs, whatever it computes: checkpoints, metrics, signals, progress."""

@@ -1,0 +1,97 @@
+"""Where numbers go: a small writer protocol, a JSON-lines writer, and a fan-out."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class MetricWriter(Protocol):
+    """Receives scalars and images of a step."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records scalars of a step."""
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Records a (H, W, 3) uint8 image of a step."""
+
+    def flush(self) -> None:
+        """Makes what was recorded durable."""
+
+    def close(self) -> None:
+        """Flushes and releases."""
+
+
+class JsonlWriter:
+    """One JSON object per line: `{"step": s, name: value, ...}`."""
+
+    def __init__(self, path: Path, resume_at: int) -> None:
+        """Opens `path`, dropping rows of steps after `resume_at` (they will be made again)."""
+        kept = [row for row in read_jsonl(path) if row["step"] <= resume_at]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one line; values that are not finite become null."""
+        row: dict[str, Any] = {"step": step}
+        for name, value in scalars.items():
+            row[name] = float(value) if math.isfinite(value) else None
+        self._file.write(json.dumps(row) + "\n")
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Images have no place in a line of JSON."""
+
+    def flush(self) -> None:
+        """Hands the lines to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; empty if it is not there. A torn last line is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # a kill while writing tears the last line; nothing good follows it
+    return rows
+
+
+class MultiWriter:
+    """Hands everything to several writers."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        """Takes ownership of the writers."""
+        self._writers = tuple(writers)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """To each writer."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """To each writer."""
+        for writer in self._writers:
+            writer.write_image(step, name, image)
+
+    def flush(self) -> None:
+        """Each writer."""
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """Each writer."""
+        for writer in self._writers:
+            writer.close()

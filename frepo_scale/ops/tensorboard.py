@@ -1,0 +1,156 @@
+"""TensorBoard through clu: scalars, galleries, progress reports and a profile of a few steps.
+
+clu imports TensorFlow for its event files. Where TensorFlow is not installed (a GPU image without
+it) the one clu module that needs it is replaced by a writer on TensorBoard's own event files, so
+that training and resuming never depend on TensorFlow.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+import time
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROFILE_DELAY = 10  # steps after the start: past compilation and the first transfers
+PROFILED_STEPS = 5
+
+
+class _EventFileSummaries:
+    """Stands in for `clu.metric_writers.tf.summary_writer.SummaryWriter`; same methods."""
+
+    def __init__(self, logdir: str) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(logdir)
+
+    def _add(self, step: int, **value: Any) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(**value)])
+        event = event_pb2.Event(step=step, wall_time=time.time(), summary=summary)
+        self._writer.add_event(event)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        for name, value in scalars.items():
+            self._add(step, tag=name, simple_value=float(value))
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        import io
+
+        from PIL import Image
+        from tensorboard.compat.proto import summary_pb2
+
+        for name, image in images.items():
+            buffer = io.BytesIO()
+            Image.fromarray(image[0] if image.ndim == 4 else image).save(buffer, "PNG")
+            picture = summary_pb2.Summary.Image(
+                height=image.shape[-3],
+                width=image.shape[-2],
+                colorspace=3,
+                encoded_image_string=buffer.getvalue(),
+            )
+            self._add(step, tag=name, image=picture)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def stand_in_for_tensorflow() -> bool:
+    """Makes `clu.metric_writers` importable without TensorFlow; True if that was needed."""
+    if importlib.util.find_spec("tensorflow") is not None:
+        return False
+    package = types.ModuleType("clu.metric_writers.tf")
+    package.__path__ = []
+    module = types.ModuleType("clu.metric_writers.tf.summary_writer")
+    module.SummaryWriter = _EventFileSummaries  # type: ignore[attr-defined]
+    sys.modules.setdefault(package.__name__, package)
+    sys.modules.setdefault(module.__name__, module)
+    return True
+
+
+class TensorBoardWriter:
+    """A `MetricWriter` on clu's asynchronous summary writer."""
+
+    def __init__(self, logdir: Path) -> None:
+        """Opens a new event file in `logdir`."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        stand_in_for_tensorflow()
+        from clu import metric_writers
+
+        self.clu_writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records scalars of a step."""
+        self.clu_writer.write_scalars(step, scalars)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Records a (H, W, 3) uint8 image of a step."""
+        self.clu_writer.write_images(step, {name: image[None]})
+
+    def flush(self) -> None:
+        """Waits until the event file has everything."""
+        self.clu_writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self.clu_writer.close()
+
+
+class StepActions:
+    """clu's periodic actions of a training loop; call `after_step` after every step."""
+
+    def __init__(
+        self, writer: TensorBoardWriter, logdir: Path, start: int, steps: int, profile: bool
+    ) -> None:
+        """Progress every minute and, if asked for, one profile shortly after `start`.
+
+        Args:
+          writer: where progress goes.
+          logdir: where the profile goes.
+          start: the step the loop starts at: profiles are relative to it, or a resumed run would
+            never take one.
+          steps: the step the loop ends at.
+          profile: whether to take a profile.
+        """
+        stand_in_for_tensorflow()
+        from clu import periodic_actions
+
+        # clu reports every profile and progress note on absl's log, where nobody reads it here.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._actions = [
+            periodic_actions.ReportProgress(num_train_steps=steps, writer=writer.clu_writer)
+        ]
+        if profile:
+            self._actions.append(
+                periodic_actions.Profile(
+                    logdir=str(logdir),
+                    num_profile_steps=PROFILED_STEPS,
+                    profile_duration_ms=None,
+                    first_profile=start + PROFILE_DELAY,
+                    every_secs=None,
+                )
+            )
+        self._profiling_may_run = profile
+
+    def after_step(self, step: int) -> None:
+        """Tells every action that `step` steps are done."""
+        for action in self._actions:
+            action(step)
+
+    def close(self) -> None:
+        """Ends a profile the loop ended in the middle of."""
+        if self._profiling_may_run:
+            import jax
+
+            with contextlib.suppress(RuntimeError):  # no profile was running
+                jax.profiler.stop_trace()

@@ -1,0 +1,1 @@
+"""Ridge regression from net features to labels, and the loss on its predictions."""

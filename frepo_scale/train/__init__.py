@@ -1,0 +1,1 @@
+"""The loop: it knows steps, not what they compute."""

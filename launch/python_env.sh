@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# The Python environment of local.sh and test.sh; sourced, not run.
+#
+# It lives in .venv at the top of the repository. What was installed is remembered in stamp files
+# there, written when an installation is complete: an interrupted one is simply done again.
+# `python -I` throughout: neither PYTHONPATH nor a file of the current directory gets in the way.
+
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$root/.venv
+
+# On a CPU, JAX's LAPACK is SciPy's OpenBLAS: with several threads on busy cores a factorisation
+# takes 2 to 50 times as long as with one.
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+# Errors only: TensorFlow greets on stderr at every start.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+
+say() { printf 'frepo_scale: %s\n' "$*" >&2; }
+
+# Prints MAJOR.MINOR; fails where $1 is no working Python (a pyenv shim of a missing version).
+python_version() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+supported() { [[ $1 == 3.11 || $1 == 3.12 || $1 == 3.13 ]]; }
+
+# Prints the path of the first Python that can make the environment: of the interpreter behind it
+# where it is a virtual environment (maybe the very .venv to be replaced). None: one line on stderr,
+# status 2.
+find_python() {
+  local candidate version path found='' bare=''
+  for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3; do
+    version=$(python_version "$candidate") || continue
+    if ! supported "$version"; then
+      if [[ ", $found," != *", $version,"* ]]; then found+="${found:+, }$version"; fi
+    elif path=$("$candidate" -I -c 'import ensurepip, sys, venv; print(sys._base_executable)' \
+      2>/dev/null); then
+      if [[ -n ${PYTHON:-} && $candidate != "$PYTHON" ]]; then
+        say "PYTHON=$PYTHON does not do (3.11 to 3.13 with venv would): taking $path"
+      fi
+      printf '%s\n' "$path"
+      return 0
+    else
+      bare=${bare:-$version}
+    fi
+  done
+  if [[ -n $bare ]]; then
+    say "found Python $bare without its venv module: install python$bare-venv" \
+      "(Debian/Ubuntu: apt-get install python$bare-venv)"
+  else
+    say "needs Python 3.11, 3.12 or 3.13, found ${found:-none}: install one with its venv module" \
+      "(Debian/Ubuntu: apt-get install python3-venv), or set PYTHON=/path/to/python3.12"
+  fi
+  return 2
+}
+
+# Whether .venv holds a complete environment of a supported version.
+venv_works() {
+  local version
+  [[ ! -e $venv/being-made ]] && version=$(python_version "$venv/bin/python") &&
+    supported "$version" && "$venv/bin/python" -I -c 'import pip' 2>/dev/null
+}
+
+# What an installation depends on: the requirements, and where the editable package lies.
+fingerprint() {
+  "$venv/bin/python" -I -c '
+import hashlib, sys
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.argv[1])
+' "$root/pyproject.toml"
+}
+
+# Whether what $1 ("base" or "dev") stands for is installed.
+installed() {
+  [[ -x $venv/bin/frepo-scale && -s $venv/installed-$1 ]] &&
+    [[ $(<"$venv/installed-$1") == "$(fingerprint)" ]]
+}
+
+make_venv() { # with the Python $1
+  say "making .venv with $1"
+  : >"$venv/being-made"
+  find "$venv/" -mindepth 1 -maxdepth 1 ! -name being-made ! -name lock -exec rm -rf -- {} +
+  "$1" -I -m venv "$venv" >&2
+  rm -- "$venv/being-made"
+}
+
+install() { # "base" or "dev"
+  local what=. stamp
+  if [[ $1 == dev ]]; then what='.[dev]'; fi
+  say "installing frepo_scale and what it needs into .venv; this takes a minute or two"
+  rm -f -- "$venv/installed-base" "$venv/installed-dev"
+  stamp=$(fingerprint) # read first: a change during the installation must not be missed
+  (cd -- "$root" && "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check \
+    -e "$what" >&2) || {
+    say "the installation failed, see above; the next start tries it again"
+    exit 1 # pip's own status may be 2, which would mean wrong input
+  }
+  printf '%s\n' "$stamp" >"$venv/installed-base"
+  if [[ $1 == dev ]]; then printf '%s\n' "$stamp" >"$venv/installed-dev"; fi
+}
+
+# Makes .venv ready for $1: "base" (to run the program) or "dev" (to test it, too).
+ensure_env() {
+  local python=''
+  if venv_works && installed "$1"; then return 0; fi
+  if ! venv_works; then python=$(find_python); fi # before anything is written
+  mkdir -p -- "$venv"
+  (
+    # One at a time; macOS has no flock, and some network file systems refuse it.
+    if command -v flock >/dev/null && ! flock -n 9; then
+      say "waiting for another launch that is preparing .venv"
+      flock 9 || say "cannot lock .venv: going on without"
+    fi
+    if ! venv_works; then
+      if [[ -z $python ]]; then python=$(find_python); fi
+      make_venv "$python"
+    fi
+    if ! installed "$1"; then install "$1"; fi
+  ) 9>>"$venv/lock"
+}

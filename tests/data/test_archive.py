@@ -1,0 +1,142 @@
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import members
+
+QUICK = settings(
+    max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+FILES = {"a/x": b"one", "a/long" * 30: b"2" * 700, "b": b"", "c": b"x" * 512}
+
+
+def tar_bytes() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in FILES.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+TAR = tar_bytes()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {m.name: m.read() for m in members(path)}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_reads_all_files_in_order(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(gzip.compress(TAR) if zipped else TAR)
+    assert list(contents(path).items()) == list(FILES.items())
+
+
+def test_names_are_normalised_and_kinds_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind in (
+            ("./d", tarfile.DIRTYPE),
+            (".//d/l", tarfile.SYMTYPE),
+            ("d/f", tarfile.REGTYPE),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type = kind
+            tar.addfile(entry)
+    got = [(m.name, m.kind) for m in members(path)]
+    assert got == [("d", "folder"), ("d/l", "other"), ("d/f", "file")]
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar at all" * 100, b"\x1f\x8b", gzip.compress(b"x")])
+def test_what_is_no_tar(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.tar"):
+        contents(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.tar cannot be read \(.*No such file"):
+        contents(tmp_path / "x.tar")
+
+
+def test_a_cut_between_two_entries_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(TAR[:1024])  # header and data of the first entry, nothing else
+    with pytest.raises(InputError, match="no entry and no end mark at byte 1024"):
+        contents(path)
+
+
+def test_a_cut_inside_a_file_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(TAR[:514])
+    with pytest.raises(InputError, match="ends inside a/x"):
+        contents(path)
+
+
+def test_a_broken_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(TAR[:1030] + b"?" + TAR[1031:])
+    with pytest.raises(InputError):
+        contents(path)
+
+
+def test_the_checksum_after_the_end_mark_is_compared(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    zipped = bytearray(gzip.compress(TAR))
+    zipped[-8] ^= 1
+    path.write_bytes(zipped)
+    with pytest.raises(InputError, match="CRC"):
+        contents(path)
+
+
+@QUICK
+@given(cut=st.integers(0, len(TAR) - 1))
+def test_no_cut_goes_unnoticed(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(TAR[:cut])
+    try:
+        got = contents(path)
+    except InputError:
+        return
+    assert got == FILES  # only behind the end mark may something be missing
+
+
+@QUICK
+@given(data=st.data(), bit=st.integers(0, 7))
+def test_no_flip_goes_unnoticed_where_there_is_a_checksum(
+    tmp_path: Path, data: st.DataObject, bit: int
+) -> None:
+    path = tmp_path / "x.tar"
+    zipped = bytearray(gzip.compress(TAR))
+    zipped[data.draw(st.integers(0, len(zipped) - 1))] ^= 1 << bit
+    path.write_bytes(zipped)
+    try:
+        got = contents(path)
+    except InputError:
+        return
+    assert got == FILES
+
+
+@QUICK
+@given(at=st.integers(0, len(TAR) - 1), bit=st.integers(0, 7))
+def test_a_flip_in_a_plain_tar_changes_no_short_name(tmp_path: Path, at: int, bit: int) -> None:
+    path = tmp_path / "x.tar"
+    data = bytearray(TAR)
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    try:
+        got = contents(path)
+    except InputError:
+        return
+    # A long name is stored as data, which a plain tar has no checksum of.
+    assert {n for n in got if len(n) < 99} >= {"a/x", "b", "c"}
+    assert len(got) == len(FILES)

@@ -1,0 +1,114 @@
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.export.atomic import whole_file, whole_folder
+
+
+def test_file_is_written_with_parents_and_usual_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a" / "b.bin"
+    with whole_file(target) as file:
+        file.write(b"whole")
+        assert not target.exists()  # nothing to see before the end
+    assert target.read_bytes() == b"whole"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
+    assert os.listdir(target.parent) == ["b.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_old_file_and_no_rest(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(error), whole_file(target) as file:
+        file.write(b"half")
+        raise error
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_file_is_synced_before_it_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    with whole_file(tmp_path / "x") as file:
+        file.write(b"x")
+    assert calls == ["sync", "rename"]
+
+
+def test_full_disk_is_an_input_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"cannot write .*No space left"),
+        whole_file(tmp_path / "x") as file,
+    ):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
+
+
+def test_unwritable_targets_are_input_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "file" / "below", tmp_path / "folder", Path("/proc/none/x")):
+        with pytest.raises(InputError, match="cannot write"), whole_file(target) as file:
+            file.write(b"x")
+    with pytest.raises(InputError, match="cannot write"), whole_folder("/proc/none/x"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert os.listdir(tmp_path / "folder") == []
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x.npz", Path("gs://bucket/x.npz")])
+def test_urls_are_refused(url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a local path"), whole_file(url):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_folder_appears_whole_and_may_replace_an_empty_one(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "set"
+    for _ in range(2):
+        with whole_folder(target) as folder:
+            (folder / "a").write_text("a")
+            assert not (target / "a").exists()
+        assert os.listdir(target) == ["a"] and os.listdir(target.parent) == ["set"]
+        (target / "a").unlink()  # now it is empty
+
+
+def test_folder_refuses_files_and_anything_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_bytes(b"kept")
+    with pytest.raises(InputError, match="is a file"), whole_folder(tmp_path / "file"):
+        pytest.fail("must be refused before anything is built")
+    with pytest.raises(InputError, match="is not empty"), whole_folder(tmp_path / "full"):
+        pytest.fail("must be refused before anything is built")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+    assert (tmp_path / "full" / "kept").read_bytes() == b"kept"
+
+
+def test_folder_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    with pytest.raises(InputError, match="cannot write"), whole_folder(target) as folder:
+        (folder / "a").write_text("ours")
+        target.mkdir()
+        (target / "a").write_text("theirs")
+    assert (target / "a").read_text() == "theirs"
+    assert os.listdir(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_folder_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), whole_folder(tmp_path / "set") as folder:
+        (folder / "half").write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == []
