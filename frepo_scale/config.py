@@ -202,7 +202,9 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
     for macro, place in scan.macros.items():
         if macro not in known and macro not in scan.used:
             raise InputError(
-                f"{place}: {macro} is set but nothing uses it", "a known name", nearest(macro, known)
+                f"{place}: {macro} is set but nothing uses it",
+                "a known name",
+                nearest(macro, known),
             )
     return _build(path.stem, overrides, scan, known, text)
 

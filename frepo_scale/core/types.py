@@ -3,13 +3,12 @@
 Legend: N synthetic images, B target batch, H W height and width in pixels, C channels, K classes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = Any  # a jax.Array on devices, an np.ndarray on the host
 
 
 class DistilledSet(NamedTuple):
@@ -37,6 +36,8 @@ class Batch(NamedTuple):
     labels: Array
 
 
-def centred_onehot(labels: Array, num_classes: int, dtype: jnp.dtype | type = jnp.float32) -> jax.Array:
+def centred_onehot(
+    labels: Array, num_classes: int, dtype: jnp.dtype | type = jnp.float32
+) -> jax.Array:
     """`onehot - 1/K` of integer labels (B,): float (B, K) (ALGORITHM.md section 1)."""
     return jax.nn.one_hot(labels, num_classes, dtype=dtype) - 1.0 / num_classes

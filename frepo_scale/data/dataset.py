@@ -118,8 +118,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     digest = hashlib.sha256()
     for split in (raw.train, raw.test):
         digest.update(repr(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(np.ascontiguousarray(split.labels))
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels).data)
     return Dataset(
         spec=spec_for(config.name),
         class_names=raw.class_names,

@@ -87,7 +87,7 @@ class _Gathered:
 def has_train(place: Path) -> bool:
     """Whether a directory has train/, itself or in one of its folders."""
     with damage(place):
-        return any((folder / "train").is_dir() for folder in (place, *place.iterdir()))
+        return any(os.path.isdir(folder / "train") for folder in (place, *place.iterdir()))
 
 
 def _in_part(path: str) -> bool:
@@ -107,7 +107,7 @@ def _list_directory(place: Path) -> tuple[list[str], list[str], dict[str, str]]:
                 path = prefix + entry.name
                 if entry.is_dir():
                     # Only what can hold a part is entered: `place` may be somebody's home.
-                    holds = depth == 0 and (Path(entry.path) / "train").is_dir()
+                    holds = depth == 0 and os.path.isdir(os.path.join(entry.path, "train"))
                     if depth < _DEPTH and is_visible(path) and (holds or _in_part(path)):
                         folders.append(path)
                         visit(Path(entry.path), path + "/", depth + 1)

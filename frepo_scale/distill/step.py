@@ -10,7 +10,7 @@ d features, K classes, P pool size.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -185,7 +185,8 @@ def objective(
 def features_of(module: nn.Module, member: Member, images: jax.Array) -> jax.Array:
     """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics."""
     variables = {"params": member.params, "batch_stats": member.stats}
-    return module.apply(variables, images, train=False)[1]
+    outputs: Any = module.apply(variables, images, train=False)
+    return outputs[1]
 
 
 def make_outer_step(

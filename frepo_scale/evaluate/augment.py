@@ -190,9 +190,8 @@ def adjust_colour(
         jnp.asarray(a, x_BHWC.dtype)[:, None, None, None]
         for a in (brightness, contrast, saturation)
     )
-    if x_BHWC.shape[-1] > 1:
-        grey_BHW1 = x_BHWC.mean(axis=-1, keepdims=True)
-        x_BHWC = grey_BHW1 + saturation * (x_BHWC - grey_BHW1)
+    grey_BHW1 = x_BHWC.mean(axis=-1, keepdims=True)
+    x_BHWC = grey_BHW1 + saturation * (x_BHWC - grey_BHW1)
     mean_B111 = x_BHWC.mean(axis=(1, 2, 3), keepdims=True)
     x_BHWC = mean_B111 + contrast * (x_BHWC - mean_B111) + brightness
     return x_BHWC.astype(images.dtype)

@@ -4,6 +4,7 @@ Source: ALGORITHM.md section 6: the same recipe with hard labels and with random
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ class RealData:
     train: Split
     test: Split
     num_classes: int
+
+
+def _same(labelled: DistilledSet, net: int) -> DistilledSet:
+    """Every net trains on the same set."""
+    return labelled
 
 
 def final_scores(
@@ -61,18 +67,16 @@ def final_scores(
     hard = DistilledSet(images, scaled_labels(hard_labels(classes, ipc), classes))
     scores = {}
     for name, labelled in (sets | {"distilled_hard": hard}).items():
-        what = name.replace("_", " ")
         scores[name] = evaluator.final(
-            what, lambda net, labelled=labelled: labelled, real.test, classes, steps
+            name.replace("_", " "), partial(_same, labelled), real.test, classes, steps
         )
-    scores["random_real"] = evaluator.final(
-        "random real", random_images, real.test, classes, steps
-    )
+    scores["random_real"] = evaluator.final("random real", random_images, real.test, classes, steps)
     if config.full_data:
         everything = DistilledSet(
             real.train.images, scaled_labels(np.asarray(real.train.labels), classes)
         )
+        full_steps = config.full_data_steps or steps
         scores["full_data"] = evaluator.final(
-            "full data", lambda net: everything, real.test, classes, config.full_data_steps or steps
+            "full data", partial(_same, everything), real.test, classes, full_steps
         )
     return {name: found.as_dict() for name, found in scores.items()}

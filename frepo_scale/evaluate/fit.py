@@ -175,9 +175,7 @@ class Fitter:
         progress(self._config.steps % _POLL_EVERY)
         return state
 
-    def test(
-        self, state: _Fitting, images: np.ndarray, labels: np.ndarray
-    ) -> tuple[float, float]:
+    def test(self, state: _Fitting, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Top-1 and top-5 accuracy on (n, H, W, C) float32 images and (n,) int32 labels."""
         totals = Hits.empty()
         size = min(_TEST_BATCH, len(labels))

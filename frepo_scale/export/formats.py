@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from frepo_scale.core.atomic import whole_file, whole_folder
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.whitening import Preprocessing, Whitening
-from frepo_scale.export.atomic import whole_file, whole_folder
+from frepo_scale.data.whitening import Preprocessing
 
 FORMAT = "frepo_scale-distilled-1"
 
@@ -30,6 +30,7 @@ _PLAIN = (
     "channel_std",
 )
 _WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
+_AGAIN = "export it again or fetch the file again"
 _NOTE = (
     "The PNG files show the images after undoing the normalisation (and the whitening), rounded "
     "to 8 bits and clipped to the range of pixels. Training on them loses a little against the "
@@ -74,6 +75,7 @@ def write_npz(path: str | Path, export: Export) -> None:
     Raises:
       InputError: an array of the export has a wrong shape, type or value, or `path` cannot be
         written.
+      ValueError, TypeError: JSON cannot hold the evaluation or the provenance.
     """
     arrays = _to_arrays(export)
     _check(path, arrays)
@@ -96,13 +98,12 @@ def read_npz(path: str | Path) -> Export:
     if missing:
         raise InputError(f"{path}: no array {missing[0]}", f"the arrays of {FORMAT}", _AGAIN)
     _check(path, arrays)
-    whitening = Whitening(*(arrays[n] for n in _WHITENING)) if _WHITENING[0] in arrays else None
     return Export(
         images=arrays["images"],
         labels=arrays["labels"],
         hard_labels=arrays["hard_labels"],
         class_names=tuple(arrays["class_names"].tolist()),
-        preprocessing=Preprocessing(arrays["channel_mean"], arrays["channel_std"], whitening),
+        preprocessing=Preprocessing.from_arrays(arrays),
         evaluation=meta["evaluation"],
         provenance=meta["provenance"],
     )
@@ -114,10 +115,12 @@ def write_folder(path: str | Path, export: Export) -> None:
     Raises:
       InputError: `path` exists and is not an empty folder, cannot be written, or an array of the
         export has a wrong shape, type or value.
+      ValueError, TypeError: JSON cannot hold the evaluation or the provenance.
     """
     from PIL import Image
 
-    _check(path, _to_arrays(export))
+    arrays = _to_arrays(export)
+    _check(path, arrays)
     classes = _folder_names(export.class_names)
     counts = [0] * len(classes)
     with whole_folder(path) as folder:
@@ -125,7 +128,7 @@ def write_folder(path: str | Path, export: Export) -> None:
             table = csv.writer(file)
             soft = [f"soft_{k}" for k in range(len(classes))]
             table.writerow(["file", "hard_label", *soft])
-            rows = zip(export.pixels(), export.hard_labels.tolist(), export.labels, strict=True)
+            rows = zip(export.pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
             for pixels, label, learned in rows:
                 name = f"{classes[label]}/{counts[label]:04d}.png"
                 counts[label] += 1
@@ -138,9 +141,6 @@ def write_folder(path: str | Path, export: Export) -> None:
         (folder / "dataset.json").write_bytes(_description(export))
 
 
-_AGAIN = "export it again or fetch the file again"
-
-
 def _to_arrays(export: Export) -> dict[str, np.ndarray]:
     # All but the pixels, which wait until the images are known to be finite.
     # C order so that bytes depend on values only; nothing that already is C-ordered is copied.
@@ -148,21 +148,14 @@ def _to_arrays(export: Export) -> dict[str, np.ndarray]:
         return np.ascontiguousarray(array, dtype)
 
     meta = {"format": FORMAT, "evaluation": export.evaluation, "provenance": export.provenance}
-    preprocessing = export.preprocessing
     arrays = {
         "meta": np.array(json.dumps(meta, sort_keys=True, allow_nan=False)),
         "images": c_ordered(export.images, np.float32),
         "labels": c_ordered(export.labels, np.float32),
         "hard_labels": c_ordered(export.hard_labels, np.int32),
         "class_names": np.array(export.class_names, np.str_),
-        "channel_mean": c_ordered(preprocessing.channel_mean, np.float32),
-        "channel_std": c_ordered(preprocessing.channel_std, np.float32),
     }
-    if (whitening := preprocessing.whitening) is not None:
-        arrays["whitening_mean"] = c_ordered(whitening.mean, np.float32)
-        arrays["whitening_matrix"] = c_ordered(whitening.matrix, np.float32)
-        arrays["whitening_inverse"] = c_ordered(whitening.inverse, np.float32)
-    return arrays
+    return arrays | {n: c_ordered(a, np.float32) for n, a in export.preprocessing.arrays().items()}
 
 
 def _load(path: str | Path) -> dict[str, np.ndarray]:

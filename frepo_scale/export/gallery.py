@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from frepo_scale.export.atomic import whole_file
+from frepo_scale.core.atomic import whole_file
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

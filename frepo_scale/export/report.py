@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.export.atomic import whole_file
 from frepo_scale.export.curves import accuracy_curve, loss_curve
 from frepo_scale.export.page import fill_page
 

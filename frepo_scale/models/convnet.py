@@ -62,13 +62,14 @@ class ConvNet(nn.Module):
                 groups = next(g for g in range(_GROUPS, 0, -1) if channels % g == 0)
                 return nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)(x)
             case "instance":
-                return nn.GroupNorm(
-                    num_groups=None, group_size=1, param_dtype=x.dtype, name=name
-                )(x)
+                return nn.GroupNorm(num_groups=None, group_size=1, param_dtype=x.dtype, name=name)(
+                    x
+                )
         return x
 
 
-def smallest_map(height: int, width: int, channels: int, depth: int) -> int:
-    """Side of the last feature map of a ConvNet of this depth, in pixels; 0 if it vanishes."""
+def smallest_map(image_shape: tuple[int, ...], depth: int) -> int:
+    """Side of the last map of a ConvNet on (H, W, C) images, in pixels; 0 if it vanishes."""
+    height, width, channels = image_shape
     side = min(height, width) + (4 if channels == 1 else 0)
     return side >> depth

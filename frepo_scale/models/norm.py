@@ -37,4 +37,4 @@ class BatchNorm(nn.Module):
                 var.value = RUNNING_WEIGHT * var.value + (1 - RUNNING_WEIGHT) * batch_var
         else:
             batch_mean, batch_var = mean.value, var.value
-        return (x - batch_mean) * (scale * jax.lax.rsqrt(batch_var + BATCH_NORM_EPSILON)) + bias
+        return (x - batch_mean) * (scale / jnp.sqrt(batch_var + BATCH_NORM_EPSILON)) + bias

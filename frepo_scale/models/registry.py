@@ -65,9 +65,9 @@ def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...])
         return (logits (B, K), features (B, d)).
     """
     if config.name == "convnet":
-        side = smallest_map(*image_shape, config.depth)
+        side = smallest_map(image_shape, config.depth)
         if side == 0:
-            deepest = next(d for d in range(config.depth, -1, -1) if smallest_map(*image_shape, d))
+            deepest = next(d for d in range(config.depth, -1, -1) if smallest_map(image_shape, d))
             raise InputError(
                 f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
                 " shrinks to size 0",

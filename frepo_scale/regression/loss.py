@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 
-def regression_loss(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:  # noqa: N803
+def regression_loss(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:
     """`mean_B ½ ‖pred - y‖²`, a scalar."""
     return 0.5 * jnp.mean(jnp.sum(jnp.square(pred_BK - y_BK), axis=-1))
 
 
-def label_loss(y_NK: jax.Array) -> jax.Array:  # noqa: N803
+def label_loss(y_NK: jax.Array) -> jax.Array:
     """`mean_N -min(top1(y) - top2(y), 1/K)`: keeps learned labels decided, a scalar.
 
     Args:
@@ -22,6 +22,6 @@ def label_loss(y_NK: jax.Array) -> jax.Array:  # noqa: N803
     return -jnp.mean(jnp.minimum(top[:, 0] - top[:, 1], 1.0 / y_NK.shape[-1]))
 
 
-def accuracy(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:  # noqa: N803
+def accuracy(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:
     """Share of rows whose largest prediction is the target's class, a float32 scalar."""
     return jnp.mean(jnp.argmax(pred_BK, -1) == jnp.argmax(y_BK, -1), dtype=jnp.float32)

@@ -279,6 +279,12 @@ def test_an_export_nobody_could_read_is_not_written(tmp_path: Path) -> None:
             write(tmp_path / "a", dataclasses.replace(export, labels=export.labels[:, :2]))
         with pytest.raises(ValueError, match="JSON compliant"):
             write(tmp_path / "a", dataclasses.replace(export, evaluation={"x": float("nan")}))
+        with pytest.raises(InputError, match=r"array images is \(0, 4, 4, 3\)"):
+            write(tmp_path / "a", dataclasses.replace(export, images=images[:0]))
+        with pytest.raises(InputError, match=r"array images is \(6, 4, 4, 2\)"):
+            write(tmp_path / "a", make(channels=2))
+        with pytest.raises(InputError, match="array class_names is"):
+            write(tmp_path / "a", dataclasses.replace(export, class_names=()))
     assert os.listdir(tmp_path) == []
 
 
@@ -318,8 +324,9 @@ def test_folder_holds_pixels_labels_and_description(tmp_path: Path, channels: in
         np.testing.assert_array_equal(stored, pixels)
         assert int(row[1]) == hard
         np.testing.assert_array_equal(np.array(row[2:], np.float32), soft)  # to the last bit
-    about = json.loads((tmp_path / "set" / "dataset.json").read_text(encoding="utf-8"))
-    assert about["class_names"] == list(export.class_names)
+    text = (tmp_path / "set" / "dataset.json").read_text(encoding="utf-8")
+    about = json.loads(text)
+    assert about["class_names"] == list(export.class_names) and "ça va" in text
     assert about["evaluation"] == export.evaluation
     assert about["provenance"] == export.provenance
     assert about["normalisation"]["whitened"] is (channels == 3)

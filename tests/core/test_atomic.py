@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from frepo_scale.core.atomic import whole_file, whole_folder
 from frepo_scale.core.errors import InputError
-from frepo_scale.export.atomic import whole_file, whole_folder
 
 
 def test_file_is_written_with_parents_and_usual_permissions(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""The parts of a run: its configuration, and the objects built and checked from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.keys import Purpose, key_for
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.dataset import DataConfig, Dataset, load_dataset
+from frepo_scale.data.types import Split
+from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.distill.step import (
+    DistillConfig,
+)
+from frepo_scale.distill.synthetic import real_set
+from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
+from frepo_scale.models.registry import NetConfig, build_net
+from frepo_scale.ops.preemption import Preemption
+from frepo_scale.ops.workdir import Workdir
+from frepo_scale.regression.ridge import RidgeConfig
+from frepo_scale.train.loop import LoopConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is configured by; recipes bind these parts."""
+
+    data: DataConfig
+    distill: DistillConfig
+    ridge: RidgeConfig
+    net: NetConfig
+    pool: PoolConfig
+    loop: LoopConfig
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Source:
+    """The recipe a configuration came from: its name, its full text, and what is operative."""
+
+    name: str
+    text: str
+    operative: str
+
+
+class Parts:
+    """The objects of one configuration, built and checked before any compute is spent."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.dataset: Dataset = load_dataset(config.data)
+        dataset = self.dataset
+        self.module: nn.Module = build_net(config.net, dataset.num_classes, dataset.image_shape)
+        self.evaluation_module: nn.Module = build_net(
+            config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
+        )
+        self.preemption = Preemption()
+        self.evaluator = Evaluator(
+            self.evaluation_module,
+            config.evaluation,
+            AugmentConfig(flip=dataset.spec.augment_flip),
+            config.distill.seed,
+            self.preemption,
+        )
+
+    def start(self, images: np.ndarray) -> DistilledSet:
+        """Random rows of `images` (the target part, in whatever form) with initial labels."""
+        config, dataset = self.config, self.dataset
+        key = key_for(config.distill.seed, Purpose.SYNTHETIC_INIT)
+        return real_set(images, dataset.train.labels, dataset.num_classes, config.distill.ipc, key)
+
+
+def net_inputs(preprocessing: Preprocessing, split: Split) -> Split:
+    """The split with float32 net inputs instead of pixels: whitened once, kept in memory."""
+    return Split(preprocessing.apply(split.images), split.labels)
+
+
+def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
+    """From the workdir, else fitted and left there: a 64 px whitening takes minutes."""
+    if place.preprocessing.exists():
+        with np.load(place.preprocessing, allow_pickle=False) as stored:
+            if str(stored["dataset"]) == dataset.fingerprint:
+                return Preprocessing.from_arrays(dict(stored))
+    fitted = dataset.fit_preprocessing()
+    with whole_file(place.preprocessing) as file:
+        arrays = {"dataset": np.array(dataset.fingerprint)} | fitted.arrays()
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for its own keyword
+    return fitted
+
+
+def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What somebody else needs to train nets as the result was measured."""
+    size = dataset.num_classes * config.distill.ipc
+    net, protocol = config.net.for_evaluation(), config.evaluation
+    return {
+        "net": net.name,
+        "width": net.width,
+        "depth": net.depth,
+        "norm": net.norm,
+        "nets": protocol.nets,
+        "steps": protocol.steps_for(size),
+        "batch": min(size, protocol.batch),
+        "optimiser": "adam",
+        "learning_rate": protocol.learning_rate,
+        "schedule": "linear warm-up over min(500, steps/2), cosine to 1 %",
+        "loss": "mean over the batch of half the squared error to the labels",
+        "augment": vars(AugmentConfig(flip=dataset.spec.augment_flip)),
+    }
