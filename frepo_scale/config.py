@@ -21,7 +21,7 @@ from frepo_scale.distill.step import DistillConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.models.registry import NetConfig
 from frepo_scale.regression.ridge import RidgeConfig
-from frepo_scale.run import RunConfig
+from frepo_scale.jobs.parts import RunConfig
 from frepo_scale.train.loop import LoopConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "gin"

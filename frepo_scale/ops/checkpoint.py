@@ -39,20 +39,27 @@ class Checkpointer:
     """Saves asynchronously, keeps the newest two, restores the newest intact one."""
 
     def __init__(self, directory: Path) -> None:
-        """Opens (and makes) `directory`."""
+        """Opens (and makes) `directory`.
+
+        Raises:
+          RunError: it cannot be made or read.
+        """
         self._directory = directory
-        # Handlers are named so that the items of a step can be read before anything was saved.
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_names=("state", "meta"),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=True
-            ),
-        )
+        try:
+            # Handlers are named so that the items of a step can be read before any was saved.
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                item_names=("state", "meta"),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=True
+                ),
+            )
+        except OSError as error:
+            raise RunError(f"cannot open the checkpoints in {directory}: {_brief(error)}") from error
 
     def latest(self) -> int | None:
         """The newest committed step, intact or not."""
@@ -73,9 +80,11 @@ class Checkpointer:
           RunError: this or an earlier save failed, naming the reason.
         """
         try:
-            if step in self._manager.all_steps():
-                # Only a damaged one we stepped back from can be there: it is made anew.
-                self._manager.delete(step)
+            for newer in self._manager.all_steps():
+                # Only damaged ones we stepped back from can be there. Left in place they would
+                # count among those kept, at the cost of an intact one.
+                if newer >= step:
+                    self._manager.delete(newer)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -121,8 +130,9 @@ class Checkpointer:
                 facts = dict(meta["facts"])
             # Orbax reports damage as exceptions of many types; each means the same to us here.
             except Exception as error:
-                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {first_line}")
+                damaged.append(
+                    f"checkpoint {self._directory / str(step)} is damaged: {_brief(error)}"
+                )
                 continue
             if wrong:
                 damaged.append(
@@ -148,5 +158,11 @@ def _save_error(step: int | None, directory: Path, error: Exception) -> RunError
     what = "a checkpoint" if step is None else f"checkpoint {step}"
     full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
     hint = "free some space and start again" if full else "mend it and start again"
-    reason = " ".join(str(error).split())[:300]
-    return RunError(f"could not save {what} in {directory}: {reason}; {hint}, the run resumes")
+    return RunError(
+        f"could not save {what} in {directory}: {_brief(error)}; {hint}, the run resumes"
+    )
+
+
+def _brief(error: Exception) -> str:
+    """One line of bounded length: Orbax quotes whole storage specifications."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -10,28 +10,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MULTIPLIERS = (0x9E3779B1, 0x85EBCA77)  # odd: any change of a single word changes the sum
+_SEEDS = (0x9E3779B1, 0x85EBCA77)
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits of an array as a flat uint32 array."""
+    """The bits of an array as uint32, in its own shape: flattening would gather a sharded one."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     if x.dtype.itemsize < 4:
         narrow = jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16
-        return jax.lax.bitcast_convert_type(x, narrow).astype(jnp.uint32).reshape(-1)
-    return jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
+        return jax.lax.bitcast_convert_type(x, narrow).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """MurmurHash3's finaliser: one-to-one on uint32, and every bit of x reaches every bit of it."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _leaf_digest(x: jax.Array) -> jax.Array:
+    """Two sums over words mixed with their positions.
+
+    One-to-one mixing lets no change of a single word pass. It must not be linear: in a sum of
+    word * weight two flipped signs cancel, and x and -x can change places.
+    """
     words = _words(x)
-    position = jax.lax.iota(jnp.uint32, words.size)
-    sums = []
-    for multiplier in _MULTIPLIERS:
-        weight = (position * jnp.uint32(multiplier)) ^ (position >> 15)
-        sums.append(jnp.sum(words * (weight | 1), dtype=jnp.uint32))
+    position = jax.lax.iota(jnp.uint32, words.size).reshape(words.shape)
+    sums = [
+        jnp.sum(_mix(words ^ _mix(position + jnp.uint32(seed))), dtype=jnp.uint32)
+        for seed in _SEEDS
+    ]
     return jnp.stack(sums)
 
 

@@ -36,12 +36,20 @@ class JsonlWriter:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
         self._file = path.open("a")
+        # A probe that is not in the checkpoint of its own step is made again; its row is there.
+        self._resume_at = resume_at
+        self._there = {frozenset(row) for row in kept if row["step"] == resume_at}
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends one line; values that are not finite become null."""
+        """Appends one line; values that are not finite become null.
+
+        What `resume_at` has already is not written again: the same step has the same numbers.
+        """
         row: dict[str, Any] = {"step": step}
         for name, value in scalars.items():
             row[name] = float(value) if math.isfinite(value) else None
+        if step == self._resume_at and frozenset(row) in self._there:
+            return
         self._file.write(json.dumps(row) + "\n")
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:

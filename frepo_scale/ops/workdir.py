@@ -63,18 +63,25 @@ class Workdir:
     def check_identity(self, settings: dict[str, Any]) -> None:
         """Raises InputError if the folder there is not of a run with these settings."""
         fix = "choose another with --workdir, or remove it"
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"workdir {self.root} is a file", "a folder", fix)
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise InputError(f"workdir {self.root} is a file", "a folder", fix)
+            names = os.listdir(self.root) if self.root.exists() else []
+        except OSError as error:
+            raise InputError(
+                f"workdir {self.root} cannot be read ({error.strerror})", "a run's folder", fix
+            ) from error
+        # A kill before the run's first file leaves only a write test behind.
+        if all(name.startswith((".write-test-", ".partial-")) for name in names):
             return
-        if not self.identity.exists():
-            if self._only_leftovers():
-                return
+        if self.identity.name not in names:
             raise InputError(
                 f"workdir {self.root} holds something that is not a run", "a run's folder", fix
             )
         try:
             there = json.loads(self.identity.read_text())
+            if not isinstance(there, dict):
+                raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
             raise InputError(f"{self.identity} cannot be read ({error})", "JSON", fix) from error
         changed = differences(there, settings)
@@ -84,10 +91,6 @@ class Workdir:
                 "the same scientific settings",
                 fix,
             )
-
-    def _only_leftovers(self) -> bool:
-        """Whether a kill before the run's first file left only a write test behind."""
-        return all(p.name.startswith((".write-test-", ".partial-")) for p in self.root.iterdir())
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Records whose folder this is."""

@@ -158,7 +158,7 @@ def train(
             job.after_step(done + 1)
             progress.advance()
     writer.flush()
-    return Outcome(state, done, stopped=stop and not last)
+    return Outcome(state, done, stopped=stop)
 
 
 class _Speed:

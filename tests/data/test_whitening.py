@@ -1,0 +1,84 @@
+"""Pixels to net inputs and back. Parity with the authors' ZCA is in tests/parity."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frepo_scale.data.whitening import (
+    Preprocessing,
+    channel_statistics,
+    fit_preprocessing,
+    moments,
+    zca,
+)
+
+
+def pixels(n, channels, seed=0, side=4):
+    rng = np.random.default_rng(seed)
+    smooth = rng.normal(size=(n, side, side, channels)).cumsum(1).cumsum(2)
+    return np.clip(128 + 40 * smooth, 0, 255).astype(np.uint8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.sampled_from([1, 3]), st.integers(0, 99))
+def test_channel_statistics_equal_numpy(n, channels, seed):
+    images = pixels(n, channels, seed)
+    mean, std = channel_statistics(images)
+    flat = images.reshape(-1, channels) / 255.0
+    np.testing.assert_allclose(mean, flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, flat.std(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_constant_channel_does_not_divide_by_zero():
+    images = np.full((3, 2, 2, 1), 7, np.uint8)
+    assert np.isfinite(fit_preprocessing(images, whiten=False).apply(images)).all()
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("n", [20, 300])  # fewer and more images than the 48 dimensions
+def test_pixels_survive_there_and_back(whiten, n):
+    images = pixels(n, 3)
+    fitted = fit_preprocessing(images, whiten)
+    inputs = fitted.apply(images)
+    assert inputs.dtype == np.float32
+    np.testing.assert_allclose(fitted.invert(inputs), images / 255.0, atol=2e-5)
+    np.testing.assert_array_equal(fitted.to_pixels(inputs), images)
+
+
+def test_whitened_data_have_the_spectrum_zca_gives():
+    """Eigenvalues s become s / (s + reg): close to 1 for the large ones, never above."""
+    images = pixels(2000, 3)
+    fitted = fit_preprocessing(images, whiten=True)
+    flat = fitted.apply(images).reshape(len(images), -1)
+    values = np.linalg.eigvalsh(np.cov(flat.T, bias=True))
+    plain = Preprocessing(fitted.channel_mean, fitted.channel_std, None).apply(images)
+    _, covariance = moments(plain.reshape(len(images), -1))
+    source = np.linalg.eigvalsh(covariance)
+    regularised = source / (source + 0.1 * source.mean())
+    np.testing.assert_allclose(np.sort(values), np.sort(regularised), atol=1e-4)
+
+
+def test_fewer_images_than_dimensions_leave_the_tail_at_one():
+    images = pixels(10, 3)
+    plain = fit_preprocessing(images, whiten=False).apply(images).reshape(10, -1)
+    mean, covariance = moments(plain)
+    values = np.linalg.eigvalsh(zca(mean, covariance, n=10).matrix.astype(np.float64))
+    assert np.sum(np.abs(values - 1) < 1e-5) >= 48 - 10
+    many = np.linalg.eigvalsh(zca(mean, covariance, n=48).matrix.astype(np.float64))
+    assert np.sum(np.abs(many - 1) < 1e-5) < 5
+
+
+def test_arrays_roundtrip():
+    for whiten in (False, True):
+        fitted = fit_preprocessing(pixels(60, 3), whiten)
+        again = Preprocessing.from_arrays(fitted.arrays() | {"dataset": np.array("x")})
+        images = pixels(5, 3, seed=1)
+        np.testing.assert_array_equal(fitted.apply(images), again.apply(images))
+        assert (again.whitening is not None) == whiten
+
+
+def test_pixels_are_clipped_and_rounded():
+    plain = Preprocessing(np.zeros(1, np.float32), np.ones(1, np.float32), None)
+    x = np.array([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0], np.float32).reshape(4, 1, 1, 1)
+    assert plain.to_pixels(x).ravel().tolist() == [0, 0, 1, 255]

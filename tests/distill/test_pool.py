@@ -1,0 +1,92 @@
+"""The pool: ages, resets, online steps (ALGORITHM.md sections 3 and 4)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.distill.pool import (
+    PoolConfig,
+    initial_age,
+    initial_pool,
+    online_loss,
+    online_step,
+    put_member,
+    take_member,
+)
+from frepo_scale.models.convnet import ConvNet
+
+MODULE = ConvNet(num_classes=3, width=2, depth=2, norm="batch")
+IMAGE = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return initial_pool(MODULE, PoolConfig(size=4, max_online=10), seed=1, image=IMAGE)
+
+
+def test_initial_ages_are_the_papers():
+    config = PoolConfig()
+    assert [initial_age(i, config) for i in range(10)] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def test_members_differ_and_are_reproducible(pool):
+    kernels = np.asarray(pool.params["conv0"]["kernel"])
+    assert kernels.shape[0] == 4
+    assert len({k.tobytes() for k in kernels}) == 4
+    again = initial_pool(MODULE, PoolConfig(size=4, max_online=10), seed=1, image=IMAGE)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (pool, again)), strict=True)
+    )
+    other = initial_pool(MODULE, PoolConfig(size=4, max_online=10), seed=2, image=IMAGE)
+    assert not np.array_equal(kernels, other.params["conv0"]["kernel"])
+
+
+def test_a_larger_pool_starts_with_the_same_members(pool):
+    larger = initial_pool(MODULE, PoolConfig(size=5, max_online=10), seed=1, image=IMAGE)
+    kernel = "conv1", "kernel"
+    small, large = (p.params[kernel[0]][kernel[1]] for p in (pool, larger))
+    np.testing.assert_array_equal(small, large[:4])
+
+
+def test_put_changes_one_member_only(pool):
+    member = take_member(pool, jnp.int32(2))
+    changed = jax.tree.map(lambda x: x + 1, member)
+    after = put_member(pool, jnp.int32(2), changed)
+    for index in range(4):
+        before = take_member(pool, jnp.int32(index))
+        now = take_member(after, jnp.int32(index))
+        same = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), before, now)
+        assert all(jax.tree.leaves(same)) == (index != 2)
+
+
+def test_online_step_is_adam_on_half_squared_error(pool):
+    member = take_member(pool, jnp.int32(0))
+    images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
+    labels = jax.random.normal(jax.random.key(1), (6, 3))
+    after, loss = online_step(MODULE, PoolConfig(), member, images, labels)
+    (logits, _), _ = MODULE.apply(
+        {"params": member.params, "batch_stats": member.stats}, images, True, mutable="batch_stats"
+    )
+    expected = 0.5 * np.mean(np.sum((np.asarray(logits) - np.asarray(labels)) ** 2, -1))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    grads = jax.grad(lambda p: online_loss(MODULE, p, member.stats, images, labels)[0])(
+        member.params
+    )
+    updates, _ = optax.adam(3e-4).update(grads, optax.adam(3e-4).init(member.params))
+    expected = optax.apply_updates(member.params, updates)
+    for a, b in zip(*map(jax.tree.leaves, (after.params, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    assert int(after.age) == int(member.age) + 1
+    moved = np.asarray(after.stats["norm1"]["mean"])
+    assert np.abs(moved).max() > 0  # training mode moved the running statistics
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"max_online": -1}, {"size": 2.5}, {"learning_rate": 0}, {"batch": 0}]
+)
+def test_wrong_values_are_refused(wrong):
+    with pytest.raises(InputError):
+        PoolConfig(**wrong)

@@ -1,0 +1,87 @@
+"""Imports point down only, and heavy packages stay in their few modules (DESIGN.md section 2)."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "frepo_scale"
+
+# Members of one row must not import each other.
+LAYERS = [
+    {"core"},
+    {"parallel"},
+    {"ops"},
+    {"data", "models", "regression"},
+    {"distill"},
+    {"train", "evaluate", "export", "plan"},
+    {"jobs"},
+    {"run"},
+    {"config"},
+    {"main"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+ALLOWED = {
+    "gin": {"config", "main"},
+    "tensorflow": {"ops.tensorboard", "data.tfrecord"},
+    "torch": set(),
+}
+
+
+def imports(tree):
+    """Every imported module with its line, wherever in the file it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            yield node.module, node.lineno
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def violations(name, source):
+    """What is wrong with the imports of module `name` (dotted, below frepo_scale)."""
+    layer = name.split(".")[0]
+    found = []
+    for module, line in imports(ast.parse(source)):
+        top, *rest = module.split(".")
+        if top in ALLOWED and name not in ALLOWED[top]:
+            found.append(f"{name}:{line} imports {top}")
+        if top != "frepo_scale" or not rest or rest[0] == layer:
+            continue
+        if rest[0] not in RANK:
+            continue  # a name of the package itself
+        if RANK[rest[0]] >= RANK[layer]:
+            found.append(f"{name}:{line} imports {module}, which is not below it")
+    return found
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if name != "__init__":
+            yield name.removesuffix(".__init__"), path.read_text()
+
+
+def test_every_package_has_a_layer():
+    unknown = {name.split(".")[0] for name, _ in modules()} - RANK.keys()
+    assert not unknown
+
+
+def test_imports_point_down():
+    found = [line for name, source in modules() for line in violations(name, source)]
+    assert not found, "\n".join(found)
+
+
+def test_the_check_itself():
+    assert violations("core.types", "import frepo_scale.ops.metrics")
+    assert violations("train.loop", "def f():\n    from frepo_scale.evaluate import fit")
+    assert violations("data.x", "from frepo_scale import models")
+    assert violations("run", "import gin")
+    assert violations("export.x", "from torch import nn")
+    assert not violations("config", "import gin\nfrom frepo_scale.jobs.parts import RunConfig")
+
+
+def test_gin_folder_is_not_a_package():
+    assert not (PACKAGE.parent / "gin" / "__init__.py").exists()
