@@ -6,6 +6,9 @@ that is not a call to gin closes one of those gaps with a line the user can act 
 
 import ast
 import importlib.util  # noqa: F401  gin 0.5 uses importlib.util without importing it
+import os
+import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,9 +22,9 @@ from frepo_scale.data.dataset import DataConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.step import DistillConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig
+from frepo_scale.jobs.parts import RunConfig
 from frepo_scale.models.registry import NetConfig
 from frepo_scale.regression.ridge import RidgeConfig
-from frepo_scale.jobs.parts import RunConfig
 from frepo_scale.train.loop import LoopConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "gin"
@@ -79,23 +82,36 @@ class _Scan:
     def __init__(self) -> None:
         self.macros: dict[str, str] = {}
         self.used: dict[str, str] = {}
+        self.runs = False  # whether the parts of a run are bound
+        self._open: list[Path] = []  # the file being read and those that include it
 
     def file(self, path: Path, searched: Sequence[Path]) -> str:
         """Notes a file; returns its text with every include replaced by what it includes."""
+        if path in self._open:
+            raise InputError(f"recipe {path} includes itself", "includes without a circle")
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"recipe {path} cannot be read ({error})", "a gin file") from error
-        return self.text(text, str(path), searched)
+        self._open.append(path)
+        expanded = self.text(text, str(path), searched)
+        self._open.pop()
+        return expanded
 
     def text(self, text: str, name: str, searched: Sequence[Path] = ()) -> str:
         """Notes a text; returns it with its includes expanded."""
         notes = _Notes()
-        lines = text.splitlines()
+        lines = text.split("\n")  # the lines gin counts; splitlines() knows others too
         seen: dict[str, int] = {}
         try:
             for statement in config_parser.ConfigParser(text, notes):
                 if isinstance(statement, config_parser.IncludeStatement):
+                    if seen:
+                        raise InputError(
+                            f"{name}, line {statement.location.line_num}: include after a setting",
+                            "includes first: what they set would replace what is above them",
+                            "move it to the top",
+                        )
                     # Expanded here: gin looks for includes in the current folder first and logs
                     # an error for every folder it does not find them in.
                     included = self.file(_included(statement, name, searched), searched)
@@ -108,10 +124,8 @@ class _Scan:
                     )
                 elif isinstance(statement, config_parser.BindingStatement):
                     self._binding(statement, name, seen)
-        except SyntaxError as error:
-            raise InputError(
-                f"{name}: {str(error).splitlines()[0]}", "gin's NAME = value lines"
-            ) from error
+        except (SyntaxError, tokenize.TokenError) as error:
+            raise InputError(f"{name}: {_first_line(error)}", "gin's NAME = value lines") from error
         for macro in notes.used:
             self.used.setdefault(macro, name)
         return "\n".join(lines)
@@ -121,6 +135,12 @@ class _Scan:
     ) -> None:
         line = statement.location.line_num
         key = statement.selector + (f".{statement.arg_name}" if statement.arg_name else "")
+        if statement.scope:
+            raise InputError(
+                f"{name}, line {line}: {statement.scope}/{key} has a scope",
+                "a plain name: scopes are not used here",
+                f"write {key}",
+            )
         if key in seen:
             raise InputError(
                 f"{name}, line {line}: {key} is set again (first in line {seen[key]})",
@@ -130,6 +150,7 @@ class _Scan:
         seen[key] = line
         if statement.arg_name:
             check_binding(key, f"{name}, line {line}: ")
+            self.runs |= key.startswith("Run.")
         else:
             self.macros.setdefault(key, f"{name}, line {line}")
 
@@ -152,7 +173,7 @@ def check_binding(key: str, where: str = "") -> None:
     known = [f"{name}.{f.name}" for name, cls in _BOUND.items() for f in fields(cls)]
     if key.removeprefix("frepo_scale.") not in known:
         raise InputError(
-            f"{where}unknown binding {key}", "a binding the program has", nearest(key, known)
+            f"{where}{key}: unknown binding", "a binding the program has", nearest(key, known)
         )
 
 
@@ -170,7 +191,7 @@ def find_recipe(name: str) -> Path:
       InputError: there is no such recipe; names the nearest ones.
     """
     for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path.is_file() never an error, whatever was typed
             return candidate
     known = [p.name for p in RECIPES.glob("*.gin")]
     raise InputError(
@@ -182,12 +203,15 @@ def find_recipe(name: str) -> Path:
 
 def parse_value(text: str) -> Any:
     """The value of `--gin.NAME=text`: a Python literal where it is one, else the text itself."""
+    simple = bool | int | float | str | list | tuple | dict | None
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd text such as 1if, which then is text
+            value = ast.literal_eval(text)
+            ast.literal_eval(repr(value))  # not so 1e999, which gin could not read back: text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    simple = isinstance(value, bool | int | float | str | list | tuple | dict) or value is None
-    return value if simple else text
+    return value if isinstance(value, simple) else text
 
 
 def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
@@ -232,6 +256,12 @@ def _build(
                 f"--gin.{key}: no recipe knows {key}", "a known name", nearest(key, known)
             )
         bindings.append(f"{key} = {parse_value(given)!r}")
+    if not scan.runs:
+        raise InputError(
+            f"{name} does not say what a run is made of",
+            "a recipe that includes another one",
+            "put include 'base/frepo.gin' at its top",
+        )
     unset = scan.used.keys() - scan.macros.keys() - overrides.keys()
     for macro in sorted(unset):
         raise InputError(
@@ -246,6 +276,14 @@ def _build(
     except InputError as error:
         # gin appends to the message how it came to call us; the user needs only the line itself.
         raise InputError(f"{name}: {error.what}", error.expected, error.fix) from None
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{name}: {error}", "a recipe gin can read") from error
+    except RecursionError as error:
+        raise InputError(f"{name}: a name that stands for itself", "a value for each") from error
+    except (SyntaxError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        raise InputError(f"{name}: {_first_line(error)}", "a recipe gin can read") from error
     return Recipe(name, config, gin.config_str(), gin.operative_config_str())
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without gin's account of how it came there."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

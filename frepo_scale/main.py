@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 DESCRIPTION = "Distils a data set into a few synthetic images per class (FRePo, NeurIPS 2022)."
 OVERRIDES = (
@@ -17,19 +18,33 @@ OVERRIDES = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are wrong input like any other: one line, not the usage on top of it."""
+
+    def error(self, message: str) -> NoReturn:
+        from frepo_scale.core.errors import InputError
+
+        raise InputError(message, f"the arguments that {self.prog} --help lists")
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
-    top = argparse.ArgumentParser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
+    top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     distill = commands.add_parser(
         "distill",
+        usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run]",
         help="run a recipe; an interrupted run goes on where it was",
         description="Runs a recipe. The same command again resumes an interrupted run.",
         epilog=OVERRIDES,
     )
-    distill.add_argument("recipe", help="a .gin file, or the name of one under gin/")
-    distill.add_argument("--workdir", help="where the run lives (default: runs/<recipe>)")
+    distill.add_argument(
+        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
+    )
+    distill.add_argument(
+        "--workdir", metavar="DIR", help="where the run lives (default: runs/<recipe>)"
+    )
     distill.add_argument(
         "--dry-run",
         action="store_true",
@@ -38,28 +53,32 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
+        usage="%(prog)s WORKDIR|EXPORT.npz [--gin.NAME=VALUE ...]",
         help="train fresh nets on a distilled set and test them",
         description="Evaluates a finished run or an exported .npz with fresh nets.",
         epilog="Another net: --gin.NET=convnet --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
     )
-    evaluate.add_argument("target", help="a run's workdir, or an exported .npz")
+    evaluate.add_argument(
+        "target", metavar="WORKDIR|EXPORT.npz", help="a run's workdir, or an exported .npz"
+    )
 
     report = commands.add_parser(
         "report",
         help="write a run's report.html again",
         description="Writes WORKDIR/report.html from what the run has left so far.",
     )
-    report.add_argument("workdir", help="a run's workdir")
+    report.add_argument("workdir", metavar="WORKDIR", help="a run's workdir")
 
     export = commands.add_parser(
         "export",
+        usage="%(prog)s WORKDIR [--format npz|folder] --out PATH",
         help="hand a distilled set over to others",
         description="Copies a finished run's distilled set: one .npz with everything needed to"
         " train on it elsewhere, or a folder of viewable PNG images with their labels.",
     )
-    export.add_argument("workdir", help="a finished run's workdir")
+    export.add_argument("workdir", metavar="WORKDIR", help="a finished run's workdir")
     export.add_argument("--format", choices=("npz", "folder"), default="npz", help="default: npz")
-    export.add_argument("--out", required=True, help="path of the .npz or folder to make")
+    export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to make")
     return top
 
 
@@ -106,6 +125,9 @@ def main(arguments: Sequence[str]) -> int:
     except RunError as error:
         print(f"frepo-scale: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("frepo-scale: interrupted", file=sys.stderr)
+        return 130
 
 
 def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -135,7 +157,9 @@ def entry() -> None:
     # JAX's LAPACK on CPU is SciPy's OpenBLAS, which is 2-50 times slower with several threads on
     # busy cores (STACK.md section 6). Read when it is loaded, so it is set before any import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # TensorFlow, which only writes event files here, greets on stderr unless told both.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -3,16 +3,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.baselines import RealData, final_scores
 from frepo_scale.export.formats import read_npz, write_folder, write_npz
 from frepo_scale.export.report import format_table
 from frepo_scale.jobs.distillation import Distillation
 from frepo_scale.jobs.overview import overview, written_bytes
-from frepo_scale.jobs.parts import Parts, RunConfig, Source, evaluation_recipe, net_inputs
-from frepo_scale.jobs.results import print_result, write_run_report, write_text
+from frepo_scale.jobs.parts import (
+    Parts,
+    RunConfig,
+    Source,
+    check_data,
+    evaluation_recipe,
+    net_inputs,
+)
+from frepo_scale.jobs.results import print_result, read_text, write_run_report, write_text
 from frepo_scale.ops.preemption import Preempted
 from frepo_scale.ops.workdir import Workdir
 
@@ -42,12 +52,13 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     settings = scientific_settings(config)
     place = Workdir(workdir)
     place.check_identity(settings)
-    if place.result.exists():
+    if place.result.exists() and place.distilled.exists():
         print(f"{source.name} is finished.")
         print_result(place)
         return 0
     parts = Parts(config)
     parts.start(parts.dataset.train.images)
+    check_data(place, parts.dataset)
     place.open(settings, written_bytes(parts.module, parts.dataset, config.distill, config.pool))
     place.claim(settings)
     write_text(place.config, source.text)
@@ -67,12 +78,7 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
 def recipe_text(target: Path) -> tuple[str, str]:
     """Name and text of the recipe a workdir or an export came from."""
     if target.is_dir():
-        place = Workdir(target)
-        if not place.config.exists():
-            raise InputError(
-                f"{target} is not a run's workdir", f"a folder with {place.config.name}"
-            )
-        return target.name, place.config.read_text()
+        return target.resolve().name, read_text(_workdir(target).config)
     provenance = read_npz(target).provenance
     if "config" not in provenance:
         raise InputError(f"{target} does not say which recipe made it", "provenance with a config")
@@ -95,6 +101,12 @@ def evaluate(config: RunConfig, target: Path) -> int:
             f" classes, {config.data.name} {dataset.image_shape} images of {dataset.num_classes}",
             "a data set of the same shape",
         )
+    ipc = len(exported.images) // dataset.num_classes
+    if not np.array_equal(exported.hard_labels, hard_labels(dataset.num_classes, ipc)):
+        raise InputError(
+            f"{target} does not hold the same number of images of each class, class by class",
+            "what a run has left",
+        )
     parts.preemption.install()
     preprocessing = exported.preprocessing
     real = RealData(
@@ -102,7 +114,6 @@ def evaluate(config: RunConfig, target: Path) -> int:
         net_inputs(preprocessing, dataset.test),
         dataset.num_classes,
     )
-    ipc = len(exported.images) // dataset.num_classes
     sets = {"distilled": DistilledSet(exported.images, exported.labels)}
     try:
         scores = final_scores(
@@ -122,9 +133,8 @@ def evaluate(config: RunConfig, target: Path) -> int:
 
 def report(workdir: Path) -> int:
     """Writes a run's report from what it has left so far."""
-    name, _ = recipe_text(workdir)
-    place = Workdir(workdir)
-    write_run_report(place, name)
+    place = _workdir(workdir)
+    write_run_report(place, workdir.resolve().name)
     print(f"written to {place.report}")
     return 0
 
@@ -142,8 +152,15 @@ def export(workdir: Path, form: str, out: Path) -> int:
     return 0
 
 
-def _finished(workdir: Path) -> Workdir:
+def _workdir(workdir: Path) -> Workdir:
     place = Workdir(workdir)
+    if not place.config.exists():
+        raise InputError(f"{workdir} is not a run's workdir", f"a folder with {place.config.name}")
+    return place
+
+
+def _finished(workdir: Path) -> Workdir:
+    place = _workdir(workdir)
     if not place.distilled.exists():
         raise InputError(
             f"{workdir} has no {place.distilled.name}",

@@ -5,7 +5,6 @@ Each names the public macro, the value and what would have been right.
 
 import math
 import numbers
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +28,10 @@ def check_float(
 ) -> None:
     """Raises InputError unless `value` is a finite number in [low, high] (or (low, high])."""
     ok = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    ok = ok and abs(value) <= sys.float_info.max  # false for NaN; isfinite fails on a huge int
+    try:
+        ok = ok and math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        ok = False
     if not ok or value < low or value > high or (open_low and value == low):
         bound = f"greater than {low}" if open_low else f"of at least {low}"
         upper = "" if high == math.inf else f" and at most {high}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.errors import RunError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.pipeline import target_batches
@@ -27,6 +27,7 @@ from frepo_scale.jobs.parts import (
     Source,
     evaluation_recipe,
     net_inputs,
+    other_data,
     stored_preprocessing,
 )
 from frepo_scale.jobs.results import print_result, write_run_report, write_text
@@ -105,14 +106,9 @@ class Distillation:
     def _accept(self, restored: Restored) -> None:
         for line in restored.damaged:
             print(f"frepo-scale: {line}; using checkpoint {restored.step}")
-        there, here = restored.meta["dataset"], self._parts.dataset.fingerprint
-        if there != here:
-            raise InputError(
-                f"the data at {self._parts.dataset.origin} are not those {self._place.root} was"
-                " started with",
-                f"pixels and labels with sha256 {there[:12]}..., found {here[:12]}...",
-                "give the original data with --gin.DATA_DIR, or start a new --workdir",
-            )
+        dataset = self._parts.dataset
+        if restored.meta["dataset"] != dataset.fingerprint:
+            raise other_data(self._place, dataset, restored.meta["dataset"])
         self._seconds_before = restored.meta["seconds"]
         print(f"resuming {self._place.root} at step {restored.step}")
 

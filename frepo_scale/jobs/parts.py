@@ -1,21 +1,23 @@
 """The parts of a run: its configuration, and the objects built and checked from it."""
 
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import zipfile
+import zlib
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import flax.linen as nn
 import numpy as np
 
 from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import DataConfig, Dataset, load_dataset
 from frepo_scale.data.types import Split
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import (
-    DistillConfig,
-)
+from frepo_scale.distill.step import DistillConfig
 from frepo_scale.distill.synthetic import real_set
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
@@ -24,6 +26,17 @@ from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
+
+# What reading an absent or damaged .npz can raise.
+_DAMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,  # a damaged flag says "encrypted", or (its subclass) "patched data"
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,14 @@ class RunConfig:
     pool: PoolConfig
     loop: LoopConfig
     evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        """Refuses what is not one of the parts, such as the class itself."""
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if not isinstance(value, cast(type, part.type)):
+                name = part.name.capitalize()
+                raise InputError(f"Run.{part.name} = {value!r}", f"@{name}()")
 
 
 @dataclass(frozen=True)
@@ -80,12 +101,28 @@ def net_inputs(preprocessing: Preprocessing, split: Split) -> Split:
     return Split(preprocessing.apply(split.images), split.labels)
 
 
+def check_data(place: Workdir, dataset: Dataset) -> None:
+    """Raises InputError if the run in the workdir was started with other data."""
+    with contextlib.suppress(*_DAMAGE), np.load(place.preprocessing, allow_pickle=False) as stored:
+        there = str(stored["dataset"])
+        if there != dataset.fingerprint:
+            raise other_data(place, dataset, there)
+
+
+def other_data(place: Workdir, dataset: Dataset, there: str) -> InputError:
+    """The error for data that are not those a run was started with."""
+    return InputError(
+        f"the data at {dataset.origin} are not those {place.root} was started with",
+        f"pixels and labels with sha256 {there[:12]}..., found {dataset.fingerprint[:12]}...",
+        "give the original data with --gin.DATA_DIR, or start a new --workdir",
+    )
+
+
 def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
     """From the workdir, else fitted and left there: a 64 px whitening takes minutes."""
-    if place.preprocessing.exists():
-        with np.load(place.preprocessing, allow_pickle=False) as stored:
-            if str(stored["dataset"]) == dataset.fingerprint:
-                return Preprocessing.from_arrays(dict(stored))
+    # What cannot be read is made again: it is a function of the data.
+    with contextlib.suppress(*_DAMAGE), np.load(place.preprocessing, allow_pickle=False) as stored:
+        return Preprocessing.from_arrays(dict(stored))
     fitted = dataset.fit_preprocessing()
     with whole_file(place.preprocessing) as file:
         arrays = {"dataset": np.array(dataset.fingerprint)} | fitted.arrays()

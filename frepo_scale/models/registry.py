@@ -67,7 +67,7 @@ def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...])
     if config.name == "convnet":
         side = smallest_map(image_shape, config.depth)
         if side == 0:
-            deepest = next(d for d in range(config.depth, -1, -1) if smallest_map(image_shape, d))
+            deepest = smallest_map(image_shape, 0).bit_length() - 1  # each block halves the map
             raise InputError(
                 f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
                 " shrinks to size 0",
@@ -82,7 +82,13 @@ def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...])
         "norm": config.norm,
     }
     accepted = inspect.signature(cls).parameters
-    module = cls(**{k: v for k, v in offered.items() if k in accepted})
+    try:
+        module = cls(**{k: v for k, v in offered.items() if k in accepted})
+    except TypeError as error:
+        raise InputError(
+            f"NET = {config.name!r}: {error}",
+            f"no fields without a default but {', '.join(offered)}",
+        ) from error
     if config.name not in NETS:
         _check_outputs(config.name, module, num_classes, image_shape)
     return module
@@ -104,7 +110,7 @@ def _import_class(path: str) -> type[nn.Module]:
     module_name, _, class_name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's file can fail in any way while it is imported
         raise InputError(
             f"NET = {path!r}: {error}",
             "an importable module.Class",
@@ -119,17 +125,29 @@ def _check_outputs(
     name: str, module: nn.Module, num_classes: int, image_shape: tuple[int, ...]
 ) -> None:
     expected = "a module whose __call__(images, train) returns (logits (B, K), features (B, d))"
+
+    weights: list[jax.Array] = []
+
+    def evaluated_and_trained(x: jax.Array) -> Any:
+        outputs, variables = module.init_with_output(jax.random.key(0), x, train=False)
+        # As the pool does it: no other collections, no keys for dropout.
+        kept = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+        module.apply(kept, x, train=True, mutable=["batch_stats"])
+        weights.extend(jax.tree.leaves(kept["params"]))
+        return outputs
+
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:
-        outputs = _output_shapes(module, image_shape)
-        logits, features = outputs
+        logits, features = (x.shape for x in jax.eval_shape(evaluated_and_trained, images))
     # A user's module can fail in any way while it is traced: all are wrong input here.
     except Exception as error:
         raise InputError(f"NET = {name!r} failed on {image_shape} images: {error}", expected) from (
             error
         )
-    if logits.shape != (2, num_classes) or features.ndim != 2:
+    if logits != (2, num_classes) or len(features) != 2 or features[0] != 2:
         raise InputError(
-            f"NET = {name!r} returned shapes {logits.shape} and {features.shape} for B = 2,"
-            f" K = {num_classes}",
+            f"NET = {name!r} returned shapes {logits} and {features} for B = 2, K = {num_classes}",
             expected,
         )
+    if not weights:
+        raise InputError(f"NET = {name!r} has no parameters", "a net that can be trained")

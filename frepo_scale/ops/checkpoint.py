@@ -5,6 +5,7 @@ facts and a digest per array).
 """
 
 import errno
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ class Restored:
 
 
 class Checkpointer:
-    """Saves asynchronously, keeps the newest two, restores the newest intact one."""
+    """Saves asynchronously, keeps the newest two, restores the newest intact one.
+
+    Orbax refuses arrays without elements: a state must not hold any.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Opens (and makes) `directory`.
@@ -59,7 +63,9 @@ class Checkpointer:
                 ),
             )
         except OSError as error:
-            raise RunError(f"cannot open the checkpoints in {directory}: {_brief(error)}") from error
+            raise RunError(
+                f"cannot open the checkpoints in {directory}: {_brief(error)}"
+            ) from error
 
     def latest(self) -> int | None:
         """The newest committed step, intact or not."""
@@ -130,6 +136,8 @@ class Checkpointer:
                 facts = dict(meta["facts"])
             # Orbax reports damage as exceptions of many types; each means the same to us here.
             except Exception as error:
+                # The reads beside the failed one would report it again later, in pages.
+                logging.getLogger("asyncio").setLevel(logging.CRITICAL)
                 damaged.append(
                     f"checkpoint {self._directory / str(step)} is damaged: {_brief(error)}"
                 )

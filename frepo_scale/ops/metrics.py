@@ -35,7 +35,7 @@ class JsonlWriter:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, path)
-        self._file = path.open("a")
+        self._file = path.open("a", buffering=1)  # whole lines: people watch the file
         # A probe that is not in the checkpoint of its own step is made again; its row is there.
         self._resume_at = resume_at
         self._there = {frozenset(row) for row in kept if row["step"] == resume_at}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,27 +43,34 @@ class Workdir:
         """
         self.check_identity(settings)
         try:
+            # Asked before anything is made: a full disk is left as it is.
+            existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
+            free = shutil.disk_usage(existing).free
+            if free < needed_bytes:
+                raise InputError(
+                    f"workdir {self.root} has {free / 2**20:.0f} MiB free",
+                    f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
+                    "free some space or choose another with --workdir",
+                )
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-test-{os.getpid()}"
             probe.write_bytes(b"x")
             probe.unlink()
-            free = shutil.disk_usage(self.root).free
         except OSError as error:
             raise InputError(
                 f"workdir {self.root} cannot be written ({error.strerror})",
                 "a folder you may write to",
                 "choose another with --workdir",
             ) from error
-        if free < needed_bytes:
-            raise InputError(
-                f"workdir {self.root} has {free / 2**20:.0f} MiB free",
-                f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
-                "free some space or choose another with --workdir",
-            )
 
     def check_identity(self, settings: dict[str, Any]) -> None:
         """Raises InputError if the folder there is not of a run with these settings."""
         fix = "choose another with --workdir, or remove it"
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(self.root)):
+            # As a path it would be a folder named like the scheme, here and not there.
+            raise InputError(
+                f"workdir {self.root} is a URL", "a local folder", "copy it afterwards"
+            )
         try:
             if self.root.exists() and not self.root.is_dir():
                 raise InputError(f"workdir {self.root} is a file", "a folder", fix)

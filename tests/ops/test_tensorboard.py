@@ -1,0 +1,169 @@
+"""What goes through clu is read back by TensorBoard, with and without TensorFlow."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from frepo_scale.ops.tensorboard import (
+    PROFILE_DELAY,
+    PROFILED_STEPS,
+    StepActions,
+    TensorBoardWriter,
+)
+
+_WRITE = """
+import numpy as np
+from frepo_scale.ops.tensorboard import TensorBoardWriter
+
+def write(logdir):
+    writer = TensorBoardWriter(logdir)
+    for step in (1, 2, 100):
+        writer.write_scalars(step, {"loss": step / 4, "np": np.float32(step)})
+    writer.write_scalars(3, {"bad": float("nan")})
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[1, 2] = (255, 7, 0)
+    writer.write_image(2, "gallery", image)
+    writer.flush()
+    writer.close()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _absl_log_level() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+def _check_events(logdir: Path) -> None:
+    import io
+
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logdir), size_guidance={"images": 0})
+    events.Reload()
+    # TensorFlow writes tensors that TensorBoard shows as scalars; its own files hold scalars.
+    tags = events.Tags()
+    found: dict[str, list[tuple[int, float]]] = {}
+    for tag in tags["scalars"]:
+        found[tag] = [(e.step, e.value) for e in events.Scalars(tag)]
+    for tag in set(tags["tensors"]) - {"gallery"}:
+        from tensorboard.util.tensor_util import make_ndarray
+
+        values = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+        found[tag] = values
+    assert found["loss"] == [(1, 0.25), (2, 0.5), (100, 25.0)]
+    assert found["np"] == [(1, 1.0), (2, 2.0), (100, 100.0)]
+    ((step, bad),) = found["bad"]
+    assert step == 3 and np.isnan(bad)
+    if "gallery" in tags["images"]:
+        (event,) = events.Images("gallery")
+        png, size = event.encoded_image_string, (event.height, event.width)
+    else:
+        (event,) = events.Tensors("gallery")
+        width, height, png = event.tensor_proto.string_val  # of one image
+        size = (int(height), int(width))
+    assert event.step == 2 and size == (4, 6)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert pixels.shape == (4, 6, 3)
+    assert tuple(pixels[1, 2]) == (255, 7, 0) and pixels.sum() == 262
+
+
+def test_events_are_read_back(tmp_path: Path) -> None:
+    space: dict[str, object] = {}
+    exec(_WRITE, space)
+    space["write"](tmp_path)  # type: ignore[operator]
+    _check_events(tmp_path)
+
+
+_WITHOUT_TENSORFLOW = (
+    """
+import importlib.abc, importlib.util, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "keras"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    None if name.partition(".")[0] == "tensorflow" else found(name, package)
+)
+"""
+    + _WRITE
+    + """
+from pathlib import Path
+from frepo_scale.ops.tensorboard import StepActions
+logdir = Path(sys.argv[1])
+write(logdir)
+writer = TensorBoardWriter(logdir / "actions")
+actions = StepActions(writer, logdir / "actions", 0, 30, True)
+for step in range(1, 31):
+    actions.after_step(step)
+actions.close()
+writer.close()
+assert not [m for m in sys.modules if m.partition(".")[0] == "tensorflow"]
+assert list((logdir / "actions").rglob("*.xplane.pb"))
+"""
+)
+
+
+@pytest.mark.slow
+def test_the_same_events_are_written_without_tensorflow(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _check_events(tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "actions"))
+    events.Reload()
+    assert {"steps_per_sec", "uptime"} <= set(events.Tags()["scalars"])
+
+
+def _run(logdir: Path, start: int, steps: int, last: int, profile: bool = True) -> list[Path]:
+    """Steps start + 1 to last of a loop; the profiles it leaves."""
+    writer = TensorBoardWriter(logdir)
+    actions = StepActions(writer, logdir, start, steps, profile)
+    step = jax.jit(lambda x: x + 1)
+    x = jnp.zeros(4)
+    for done in range(start + 1, last + 1):
+        x = step(x)
+        actions.after_step(done)
+    actions.close()
+    writer.close()
+    return list(logdir.rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+def test_a_profile_is_taken_shortly_after_the_start(tmp_path: Path, start: int) -> None:
+    assert len(_run(tmp_path, start, start + 30, start + 30)) == 1
+
+
+def test_a_loop_may_end_in_the_middle_of_a_profile(tmp_path: Path) -> None:
+    middle = PROFILE_DELAY + PROFILED_STEPS // 2
+    assert len(_run(tmp_path / "a", 0, middle, middle)) == 1
+    assert len(_run(tmp_path / "b", 0, 30, 30)) == 1  # the profiler is free again
+
+
+def test_no_profile_before_its_time_or_unasked(tmp_path: Path) -> None:
+    assert _run(tmp_path / "a", 0, 30, PROFILE_DELAY - 1) == []
+    assert _run(tmp_path / "b", 0, 20, 20, profile=False) == []
+
+
+def test_closing_leaves_a_profile_of_somebody_else_alone(tmp_path: Path) -> None:
+    jax.profiler.start_trace(str(tmp_path / "theirs"))
+    _run(tmp_path / "ours", 0, 5, 5, profile=False)
+    jax.profiler.stop_trace()
+    assert list((tmp_path / "theirs").rglob("*.xplane.pb"))

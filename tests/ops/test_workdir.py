@@ -1,0 +1,171 @@
+"""A run's folder is refused whenever it is not this run's, and a refusal touches nothing."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.ops.workdir import Workdir
+
+_SETTINGS: dict[str, Any] = {"distill.ipc": 10, "distill.seed": 0, "net.norm": "batch"}
+
+
+def _tree(root: Path) -> dict[str, bytes | None]:
+    return {
+        str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in root.rglob("*")
+    }
+
+
+def _refused(place: Workdir, settings: dict[str, Any], needed: int = 0) -> str:
+    """The refusal's line; the same from `check_identity` unless it passes there."""
+    with pytest.raises(InputError) as caught:
+        place.open(settings, needed)
+    text = str(caught.value)
+    assert "\n" not in text and str(place.root) in text and "--workdir" in text
+    return text
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    place = Workdir(tmp_path / "runs" / "a b")
+    place.check_identity(_SETTINGS)
+    assert not (tmp_path / "runs").exists()  # a dry run makes nothing
+    place.open(_SETTINGS, 1)
+    assert place.root.is_dir() and os.listdir(place.root) == []
+    place.claim(_SETTINGS)
+    assert os.listdir(place.root) == ["identity.json"]
+    assert json.loads(place.identity.read_text()) == _SETTINGS
+
+
+def test_the_same_run_opens_its_folder_again(tmp_path: Path) -> None:
+    place = Workdir(str(tmp_path))
+    for _ in range(2):
+        place.open(dict(reversed(_SETTINGS.items())), 1)
+        place.claim(_SETTINGS)
+        place.metrics.write_text("kept")
+    assert sorted(os.listdir(tmp_path)) == ["identity.json", "metrics.jsonl"]
+    assert place.metrics.read_text() == "kept"
+
+
+def test_all_paths_lie_in_the_folder_under_names_of_their_own(tmp_path: Path) -> None:
+    paths = [p for name, p in vars(Workdir(tmp_path)).items() if name != "root"]
+    assert len({p.name for p in paths}) == len(paths) > 10
+    assert all(p.parent == tmp_path for p in paths)
+
+
+def test_another_runs_folder_is_refused_naming_every_difference(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    place.claim(_SETTINGS | {"old.name": None})
+    before = _tree(tmp_path)
+    text = _refused(place, _SETTINGS | {"distill.ipc": 1, "net.norm": "group", "new.name": 0.5})
+    for phrase in (
+        "distill.ipc is 10 there and 1 here",
+        "net.norm is 'batch' there and 'group' here",
+        "new.name is 'not set' there and 0.5 here",
+        "old.name is None there and 'not set' here",
+    ):
+        assert phrase in text
+    assert "seed" not in text
+    assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "checkpoints/7/x", "config.gin", ".hidden"])
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("theirs")
+    before = _tree(tmp_path)
+    assert "holds something that is not a run" in _refused(Workdir(tmp_path), _SETTINGS)
+    assert _tree(tmp_path) == before
+
+
+def test_leftovers_of_a_kill_before_the_first_file_are_no_obstacle(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    (tmp_path / ".write-test-123").write_bytes(b"x")
+    (tmp_path / ".partial-identity").write_text("{")
+    place.check_identity(_SETTINGS)
+    place.open(_SETTINGS, 1)
+    place.claim(_SETTINGS)
+    place.open(_SETTINGS, 1)
+    assert json.loads(place.identity.read_text()) == _SETTINGS
+    (tmp_path / "theirs").write_text("")
+    place.identity.unlink()
+    _refused(place, _SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", b"\xff\xfe", '"x"'])
+def test_a_damaged_identity_is_refused(tmp_path: Path, text: str | bytes) -> None:
+    place = Workdir(tmp_path)
+    place.identity.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = _tree(tmp_path)
+    assert "identity.json cannot be read" in _refused(place, _SETTINGS)
+    assert _tree(tmp_path) == before
+
+
+def test_an_identity_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    Workdir(tmp_path).identity.mkdir()
+    assert "identity.json cannot be read" in _refused(Workdir(tmp_path), _SETTINGS)
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("theirs")
+    place = Workdir(tmp_path / "run")
+    assert "is a file" in _refused(place, _SETTINGS)
+    assert (tmp_path / "run").read_text() == "theirs"
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("theirs")
+    for root in (tmp_path / "file" / "run", Path("/proc/none/run")):
+        place = Workdir(root)
+        place.check_identity(_SETTINGS)
+        assert "cannot be written" in _refused(place, _SETTINGS)
+    assert (tmp_path / "file").read_text() == "theirs"
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    place = Workdir(tmp_path / ("x" * 300))
+    assert "cannot be read (File name too long)" in _refused(place, _SETTINGS)
+
+
+def test_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "write_bytes", denied)  # root may write anywhere
+    assert "cannot be written (Permission denied)" in _refused(Workdir(tmp_path), _SETTINGS)
+    monkeypatch.setattr(os, "listdir", denied)
+    assert "cannot be read (Permission denied)" in _refused(Workdir(tmp_path), _SETTINGS)
+
+
+def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Workdir(tmp_path)
+    place.claim(_SETTINGS)
+    before = _tree(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20))
+    place.open(_SETTINGS, 3 << 20)
+    text = _refused(place, _SETTINGS, (5 << 20) + 1)
+    assert "has 3 MiB free" in text and "at least 5 MiB" in text
+    assert _tree(tmp_path) == before
+
+
+def test_claiming_replaces_the_identity_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workdir(tmp_path)
+    place.claim(_SETTINGS)
+
+    def full(self: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        place.claim(_SETTINGS | {"distill.seed": 1})
+    assert json.loads(place.identity.read_text()) == _SETTINGS

@@ -1,0 +1,475 @@
+"""The loop's order, its rows, and that any stop and resume gives the same run."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.ops.preemption import Preempted, Preemption
+from frepo_scale.train import loop
+from frepo_scale.train.loop import LoopConfig, Outcome, train
+
+Event = tuple[Any, ...]
+
+
+@partial(jax.jit, donate_argnums=0)
+def _jitted(state: dict[str, jax.Array], batch: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+    step = state["step"] + 1
+    state = {**state, "hash": state["hash"] * 31 + batch.astype(jnp.uint32), "step": step}
+    return state, {"loss": step.astype(jnp.float32) / 8, "target_accuracy": jnp.float32(0.5)}
+
+
+def _start() -> dict[str, jax.Array]:
+    return {"hash": jnp.uint32(1), "step": jnp.int32(0), "probes": jnp.uint32(0)}
+
+
+def _host(state: Any) -> dict[str, int]:
+    return {k: int(v) for k, v in state.items()}
+
+
+@dataclass
+class _Run:
+    """A fake job, writer, step and data that record everything in `events`.
+
+    Signals arrive after the step, in the probe or in the save of `signal_at`.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    checkpoints: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    signal_at: tuple[str, int] | None = None
+    bad_from: int | None = None
+    preemption: Preemption = field(default_factory=Preemption)
+
+    def _signal(self, where: str, step: int) -> None:
+        if self.signal_at == (where, step):
+            self.preemption._note(signal.SIGTERM, None)
+
+    # Job
+    def check(self, state: Any) -> None:
+        at = int(state["step"])
+        self.events.append(("check", at))
+        if self.bad_from is not None and at >= self.bad_from:
+            raise RunError("not finite")
+
+    def probe(self, state: Any, step: int) -> tuple[Any, Mapping[str, float]]:
+        assert int(state["step"]) == step
+        self._signal("probe", step)
+        self.preemption.check()
+        self.events.append(("probe", step))
+        probes = state["probes"] * 7 + step + 1
+        return {**state, "probes": probes}, {"probe_accuracy": step / 2}
+
+    def save(self, state: Any, step: int, probed: int) -> None:
+        assert int(state["step"]) == step
+        self.events.append(("save", step, probed))
+        self.checkpoints[step] = (jax.tree.map(np.asarray, state), probed)
+        self._signal("save", step)
+
+    def after_step(self, step: int) -> None:
+        self.events.append(("after_step", step))
+        self._signal("after_step", step)
+
+    # Writer
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self.events.append(("row", step, dict(scalars)))
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        raise AssertionError("the loop writes no images")
+
+    def flush(self) -> None:
+        self.events.append(("flush",))
+
+    def close(self) -> None:
+        raise AssertionError("the loop does not own the writer")
+
+    # Step and data
+    def step(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        self.events.append(("step", int(batch)))
+        return _jitted(state, batch)
+
+    def batches(self, start: int) -> Iterator[jax.Array]:
+        for number in range(start, 1 << 20):
+            self.events.append(("draw", number))
+            yield jnp.int32(number)
+
+    def train(
+        self,
+        config: LoopConfig,
+        steps: int,
+        *,
+        state: Any = None,
+        start: int = 0,
+        probed: int = -1,
+        step: Callable[..., Any] | None = None,
+    ) -> Outcome:
+        return train(
+            _start() if state is None else jax.tree.map(jnp.asarray, state),
+            start=start,
+            probed=probed,
+            steps=steps,
+            config=config,
+            step=step or self.step,
+            batches=self.batches(start),
+            job=self,
+            writer=self,
+            preemption=self.preemption,
+        )
+
+    def of(self, *kinds: str) -> list[Event]:
+        return [e for e in self.events if e[0] in kinds]
+
+    def numbers(self, kind: str) -> list[int]:
+        return [e[1] for e in self.of(kind)]
+
+    def log_rows(self) -> list[tuple[int, float]]:
+        return [(e[1], e[2]["loss"]) for e in self.of("row") if "loss" in e[2]]
+
+    def order(self) -> list[str]:
+        return [
+            f"{e[0]} {e[1]}" + (f" probed {e[2]}" if e[0] == "save" else "")
+            for e in self.of("probe", "save", "draw", "step", "row", "after_step")
+        ]
+
+
+def _config(log: int, probe: int, save: int) -> LoopConfig:
+    return LoopConfig(log_every=log, probe_every=probe, save_every=save, profile=False)
+
+
+def _resumed(config: LoopConfig, steps: int, before: _Run) -> tuple[_Run, Outcome]:
+    at = max(before.checkpoints)
+    state, probed = before.checkpoints[at]
+    run = _Run()
+    return run, run.train(config, steps, state=state, start=at, probed=probed)
+
+
+def test_the_order_of_a_whole_run() -> None:
+    run = _Run()
+    outcome = run.train(_config(log=2, probe=3, save=2), steps=4)
+    assert run.order() == [
+        "probe 0",
+        "row 0",
+        *("draw 0", "step 0", "after_step 1"),
+        *("draw 1", "step 1", "after_step 2"),
+        "row 2",  # before the save of step 2: a row is never behind the checkpoint
+        "save 2 probed 0",
+        *("draw 2", "step 2", "after_step 3"),
+        "probe 3",
+        "row 3",
+        *("draw 3", "step 3", "after_step 4"),
+        "row 4",
+        "probe 4",
+        "row 4",
+        "save 4 probed 4",
+    ]
+    assert outcome.step == 4 and not outcome.stopped
+    assert _host(outcome.state) == _host(run.checkpoints[4][0])
+
+
+def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
+    run = _Run()
+    run.train(_config(log=2, probe=100, save=100), steps=6)
+    order = run.order()
+    for at in (2, 4):
+        assert order.index(f"row {at}") == order.index(f"step {at}") + 1
+    assert order.index("row 6") < order.index("probe 6") < order.index("save 6 probed 6")
+    assert run.log_rows() == [(2, 0.25), (4, 0.5), (6, 0.75)]
+    rows = [e[2] for e in run.of("row") if "loss" in e[2]]
+    assert all(r.keys() == {"loss", "target_accuracy", "steps_per_second"} for r in rows)
+    assert all(type(v) is float and v >= 0 for r in rows for v in r.values())
+
+
+_periods = st.integers(1, 6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(log=_periods, probe=_periods, save=_periods, data=st.data())
+def test_every_turn_keeps_the_order(log: int, probe: int, save: int, data: st.DataObject) -> None:
+    steps = data.draw(st.integers(1, 12))
+    start = data.draw(st.integers(0, steps))
+    probed = data.draw(st.sampled_from([-1, *range(start + 1)]))
+    run = _Run()
+    state = _start() | {"step": jnp.int32(start)}
+    outcome = run.train(_config(log, probe, save), steps, state=state, start=start, probed=probed)
+    assert not outcome.stopped and outcome.step == steps
+    turns = range(start, steps)
+    assert run.numbers("draw") == run.numbers("step") == list(turns)
+    assert run.numbers("after_step") == [s + 1 for s in turns]
+    due = [s for s in range(start, steps + 1) if s % probe == 0 or s == steps]
+    assert run.numbers("probe") == [s for s in due if s != probed]
+    due = [s for s in range(start + 1, steps + 1) if s % save == 0 or s == steps]
+    assert run.numbers("save") == (due if start or steps else [])
+    assert run.log_rows() == [(s, s / 8) for s in range(start + 1, steps + 1) if s % log == 0]
+    assert [e[1] for e in run.of("row") if "probe_accuracy" in e[2]] == run.numbers("probe")
+    last_probe = probed
+    for event in run.of("probe", "save"):
+        if event[0] == "probe":
+            last_probe = event[1]
+        else:
+            assert event[2] == last_probe
+    place = {e[:2]: i for i, e in enumerate(run.events) if e[0] in ("probe", "save", "draw")}
+    for s in range(start, steps + 1):
+        at = [place[k, s] for k in ("probe", "save", "draw") if (k, s) in place]
+        assert at == sorted(at)
+    for i, event in enumerate(run.events):
+        if event[0] in ("probe", "save"):
+            assert ("check", event[1]) in run.events[:i]
+        if event[0] == "save":
+            assert run.events[i - 1] == ("flush",)  # rows are durable before the checkpoint is
+    assert run.events[-1] == ("flush",)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    log=_periods,
+    probe=_periods,
+    save=_periods,
+    steps=st.integers(1, 10),
+    stops=st.lists(
+        st.tuples(st.sampled_from(["after_step", "probe", "save"]), st.integers(0, 10)), max_size=4
+    ),
+)
+def test_any_stops_and_resumes_give_the_same_run(
+    log: int, probe: int, save: int, steps: int, stops: list[tuple[str, int]]
+) -> None:
+    config = _config(log, probe, save)
+    whole = _Run()
+    expected = whole.train(config, steps)
+    run, events = _Run(), []
+    state, start, probed = None, 0, -1
+    for stop in [*stops, None]:
+        run = _Run(signal_at=stop)
+        outcome = run.train(config, steps, state=state, start=start, probed=probed)
+        events += run.events
+        if outcome.stopped:
+            assert run.checkpoints.keys() >= {outcome.step} or outcome.step == start
+            if outcome.step in run.checkpoints:
+                state, probed = run.checkpoints[outcome.step]
+                start = outcome.step
+        else:
+            break
+    assert not outcome.stopped and outcome.step == steps
+    assert _host(outcome.state) == _host(expected.state)
+    joined = _Run(events=events)
+    assert joined.numbers("step") == list(range(steps))  # no batch twice, none left out
+    assert joined.log_rows() == whole.log_rows()
+    assert joined.numbers("probe") == whole.numbers("probe")
+
+
+def test_a_resumed_run_repeats_neither_probe_nor_save_and_draws_its_batch_first() -> None:
+    config = _config(log=100, probe=4, save=4)
+    before = _Run(signal_at=("save", 4))
+    assert before.train(config, 8).step == 5  # a signal in the save is seen one step on
+    del before.checkpoints[5]  # as if a kill had come before that
+    run, outcome = _resumed(config, 8, before)
+    assert run.order()[:3] == ["draw 4", "step 4", "after_step 5"]
+    assert run.numbers("probe") == [8] and run.of("save") == [("save", 8, 8)]
+    assert not outcome.stopped
+
+
+def test_a_signal_after_a_step_saves_at_that_step() -> None:
+    config = _config(log=100, probe=3, save=100)
+    run = _Run(signal_at=("after_step", 5))
+    outcome = run.train(config, 9)
+    assert outcome.stopped and outcome.step == 5
+    assert run.of("save") == [("save", 5, 3)]
+    assert run.numbers("draw") == [0, 1, 2, 3, 4]
+    assert run.order()[-1] == "save 5 probed 3"
+
+
+def test_a_signal_at_a_probe_leaves_the_probe_to_the_next_run() -> None:
+    config = _config(log=3, probe=3, save=100)
+    for where in ("probe", "after_step"):
+        run = _Run(signal_at=(where, 6))
+        outcome = run.train(config, 9)
+        assert outcome.stopped and outcome.step == 6
+        assert run.of("save") == [("save", 6, 3)] and run.numbers("probe") == [0, 3]
+        assert ("row", 6) == run.of("row")[-1][:2]  # what was measured is not lost
+        again, outcome = _resumed(config, 9, run)
+        assert again.order()[:3] == ["probe 6", "row 6", "draw 6"]
+        assert again.of("save") == [("save", 9, 9)]
+
+
+def test_a_signal_at_the_start_saves_the_start() -> None:
+    run = _Run()
+    run.preemption._note(signal.SIGTERM, None)
+    outcome = run.train(_config(1, 1, 1), 3)
+    assert outcome.stopped and outcome.step == 0
+    assert run.order() == ["save 0 probed -1"]
+    again, outcome = _resumed(_config(1, 1, 1), 3, run)
+    assert again.numbers("probe") == [0, 1, 2, 3] and not outcome.stopped
+
+
+def test_a_signal_at_the_last_step_is_a_stop_until_the_last_probe_is_done() -> None:
+    config = _config(log=100, probe=100, save=100)
+    for where in ("after_step", "probe"):
+        run = _Run(signal_at=(where, 4))
+        outcome = run.train(config, 4)
+        assert outcome.stopped and outcome.step == 4
+        assert run.of("save") == [("save", 4, 0)]
+        again, outcome = _resumed(config, 4, run)
+        assert again.order() == ["probe 4", "row 4"] and not outcome.stopped
+        assert _host(outcome.state) == _host(_Run().train(config, 4).state)
+
+
+def test_the_flag_of_a_real_signal_stops_the_loop() -> None:
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    run = _Run()
+    run.preemption.install()
+
+    def step(state: Any, batch: Any) -> Any:
+        if int(batch) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return run.step(state, batch)
+
+    try:
+        outcome = run.train(_config(100, 100, 100), 9, step=step)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert outcome.stopped and outcome.step == 3 and run.of("save") == [("save", 3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("probe", "save", "signal_at"), [(3, 100, None), (100, 3, None), (100, 100, ("after_step", 3))]
+)
+def test_a_failed_check_stops_before_probe_and_save(
+    probe: int, save: int, signal_at: tuple[str, int] | None
+) -> None:
+    run = _Run(bad_from=2, signal_at=signal_at)
+    with pytest.raises(RunError, match="not finite"):
+        run.train(_config(3, probe, save), 9)
+    assert run.events[-1] == ("check", 3)
+    assert run.numbers("probe") == [0] and not run.checkpoints
+    assert run.log_rows() == [(3, 3 / 8)]  # the row shows what went wrong
+
+
+@pytest.mark.parametrize("kind", ["check", "probe", "save", "step"])
+def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    run = _Run()
+    monkeypatch.setattr(run, kind, fail)
+    with pytest.raises(ZeroDivisionError):
+        run.train(_config(1, 2, 2), 4)
+
+
+def test_with_nothing_left_to_do_nothing_is_done() -> None:
+    run = _Run()
+    state = _start() | {"step": jnp.int32(5)}
+    outcome = run.train(_config(1, 5, 5), 5, state=state, start=5, probed=5)
+    assert outcome.step == 5 and not outcome.stopped and run.order() == []
+    outcome = run.train(_config(1, 2, 2), 5, state=state, start=5, probed=4)
+    assert run.order() == ["probe 5", "row 5"] and not outcome.stopped
+    run = _Run()
+    outcome = run.train(_config(1, 1, 1), 0)
+    assert run.order() == ["probe 0", "row 0", "save 0 probed 0"] and outcome.step == 0
+
+
+class _OnDevice:
+    """A number that records when the host reads it or waits for it; float, asarray or get."""
+
+    def __init__(self, events: list[Event], name: str, step: int) -> None:
+        self._events, self._name, self._step = events, name, step
+
+    def _read(self) -> float:
+        self._events.append(("fetch", self._step, self._name))
+        return 1.0
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        return np.asarray(self._read())
+
+    def __float__(self) -> float:
+        return self._read()
+
+    item = __float__
+
+    def block_until_ready(self) -> "_OnDevice":
+        self._events.append(("wait", self._step))
+        return self
+
+
+def test_metrics_are_fetched_at_log_steps_only_and_the_queue_stays_short() -> None:
+    run = _Run()
+
+    def step(state: Any, batch: Any) -> Any:
+        state, metrics = run.step(state, batch)
+        return state, {k: _OnDevice(run.events, k, int(batch) + 1) for k in metrics}
+
+    steps = 12
+    run.train(_config(log=5, probe=100, save=100), steps, step=step)
+    assert sorted(e[1:] for e in run.of("fetch")) == [
+        (at, name) for at in (5, 10) for name in ("loss", "target_accuracy")
+    ]
+    waits = run.numbers("wait")
+    assert sorted(set(waits)) == list(range(1, steps - loop._IN_FLIGHT + 1))
+    for i, event in enumerate(run.events):
+        if event[0] == "wait":
+            dispatched = max(e[1] for e in run.events[:i] if e[0] == "step") + 1
+            # The first step is compiled and waited for; later ones always have others queued.
+            assert dispatched - event[1] == (0 if dispatched == 1 else loop._IN_FLIGHT)
+
+
+def test_device_get_is_called_once_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    get = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: (calls.append(1), get(x))[1])
+    run = _Run()
+    run.train(_config(log=4, probe=100, save=100), 9)
+    assert len(calls) == len(run.log_rows()) == 2
+
+
+def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    run = _Run()
+
+    def step(state: Any, batch: Any) -> Any:
+        clock[0] += 60.0 if int(batch) == 0 else 0.5
+        return run.step(state, batch)
+
+    def probe(state: Any, at: int) -> Any:
+        clock[0] += 1000.0
+        return state, {}
+
+    monkeypatch.setattr(run, "probe", probe)
+    run.train(_config(log=4, probe=8, save=8), 16, step=step)
+    speeds = {e[1]: e[2]["steps_per_second"] for e in run.of("row") if "loss" in e[2]}
+    assert speeds.keys() == {4, 8, 12, 16}
+    # The step dispatched before a row is fetched is in its time: half a second too much at most.
+    for speed in speeds.values():
+        assert 1.5 <= speed <= 4.0
+
+
+@pytest.mark.parametrize("name", ["log_every", "probe_every", "save_every"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "5", None])
+def test_periods_are_checked(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"^{name.upper()} = "):
+        LoopConfig(**{name: value})
+
+
+def test_profile_is_checked() -> None:
+    with pytest.raises(InputError, match=r"^PROFILE = 1: expected True or False"):
+        LoopConfig(profile=1)  # type: ignore[arg-type]
+
+
+def test_preempted_is_not_swallowed_outside_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _Run()
+
+    def save(*args: Any) -> None:
+        raise Preempted
+
+    monkeypatch.setattr(run, "save", save)
+    with pytest.raises(Preempted):
+        run.train(_config(1, 1, 1), 2)
