@@ -7,6 +7,7 @@ that is not a call to gin closes one of those gaps with a line the user can act 
 import ast
 import importlib.util  # noqa: F401  gin 0.5 uses importlib.util without importing it
 import os
+import re
 import tokenize
 import warnings
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,9 @@ class _Scan:
                 elif isinstance(statement, config_parser.BindingStatement):
                     self._binding(statement, name, seen)
         except (SyntaxError, tokenize.TokenError) as error:
-            raise InputError(f"{name}: {_first_line(error)}", "gin's NAME = value lines") from error
+            # The last line is gin's and says where; what is above it is Python's.
+            reason = _lines(error)[-1].strip()
+            raise InputError(f"{name}: {reason}", "NAME = value, strings in quotes") from error
         for macro in notes.used:
             self.used.setdefault(macro, name)
         return "\n".join(lines)
@@ -279,11 +282,20 @@ def _build(
     except RecursionError as error:
         raise InputError(f"{name}: a name that stands for itself", "a value for each") from error
     except (SyntaxError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{name}: {_first_line(error)}", "a recipe gin can read") from error
-    return Recipe(name, config, gin.config_str(), gin.operative_config_str())
+        raise InputError(f"{name}: {_lines(error)[0]}", "a recipe gin can read") from error
+    operative = gin.operative_config_str()
+    for key in overrides:
+        if "." not in key and not re.search(rf"^{key} =", operative, re.MULTILINE):
+            raise InputError(
+                f"--gin.{key} changes nothing: {name} binds another value where {key} would go",
+                "a name the recipe uses",
+            )
+    return Recipe(name, config, gin.config_str(), operative)
 
 
-def _first_line(error: Exception) -> str:
-    """What went wrong, without gin's account of how it came there."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _lines(error: Exception) -> list[str]:
+    """What an exception says; gin's goes on with how it came there."""
+    if isinstance(error, tokenize.TokenError):
+        what, (line, _) = error.args
+        return [f"{what} (line {line})"]
+    return str(error).strip().splitlines() or [type(error).__name__]

@@ -53,8 +53,7 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     place = Workdir(workdir)
     place.check_identity(settings)
     if place.result.exists() and place.distilled.exists():
-        print(f"{source.name} is finished.")
-        print_result(place)
+        print_result(place, f"{source.name} is finished.\n")
         return 0
     parts = Parts(config)
     parts.start(parts.dataset.train.images)

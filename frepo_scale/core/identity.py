@@ -32,9 +32,12 @@ def settings_sha256(settings: dict[str, Any]) -> str:
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """One phrase for every setting that differs, e.g. "distill.ipc is 1 there and 10 here"."""
-    missing = "not set"
+
+    def shown(side: dict[str, Any], name: str) -> str:
+        return repr(side[name]) if name in side else "not set"
+
     return [
-        f"{name} is {there.get(name, missing)!r} there and {here.get(name, missing)!r} here"
+        f"{name} is {shown(there, name)} there and {shown(here, name)} here"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name, missing) != here.get(name, missing)
+        if (name in there, there.get(name)) != (name in here, here.get(name))
     ]

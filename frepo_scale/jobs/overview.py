@@ -70,6 +70,7 @@ def overview(module: nn.Module, dataset: Dataset, distill: DistillConfig, pool: 
         f"{dataset.spec.name} from {dataset.origin}: {len(dataset.train)} target,"
         f" {len(dataset.held_out)} held-out, {len(dataset.test)} test images of"
         f" {dataset.image_shape}, {dataset.num_classes} classes",
+        *([f"{dataset.skipped} unreadable images left out"] if dataset.skipped else []),
         f"{len(state.distilled.images)} synthetic images",
         "",
         "one member of the pool:",

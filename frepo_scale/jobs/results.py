@@ -28,9 +28,8 @@ def write_run_report(place: Workdir, name: str) -> None:
 
 
 def _result(place: Workdir) -> dict[str, Any]:
-    text = read_text(place.result)
-    with contextlib.suppress(ValueError):
-        result = json.loads(text)
+    with contextlib.suppress(OSError, ValueError):
+        result = json.loads(place.result.read_bytes())
         if isinstance(result, dict):
             return result
     raise InputError(
@@ -61,9 +60,9 @@ def _paths(place: Workdir) -> dict[str, str]:
     }
 
 
-def print_result(place: Workdir) -> None:
+def print_result(place: Workdir, heading: str = "") -> None:
     """Prints the table of a finished run and where everything is."""
-    print("\n" + format_table(_result(place)) + "\n")
+    print(heading + "\n" + format_table(_result(place)) + "\n")
     for what, path in _paths(place).items():
         print(f"{what:14} {path}")
 

@@ -77,5 +77,5 @@ def test_differences_name_what_differs_and_nothing_else(
 
 
 def test_a_setting_only_one_side_has_is_a_difference() -> None:
-    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b is None there and 'not set' here"]
-    assert differences({}, {"c": 0.5}) == ["c is 'not set' there and 0.5 here"]
+    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b is None there and not set here"]
+    assert differences({}, {"c": 0.5}) == ["c is not set there and 0.5 here"]

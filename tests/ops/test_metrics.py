@@ -34,12 +34,11 @@ def test_a_row_is_a_line_of_strict_json(tmp_path: Path) -> None:
     assert read_jsonl(path) == [row]
 
 
-def test_rows_are_there_after_a_flush(tmp_path: Path) -> None:
+def test_rows_are_there_at_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_jsonl(path) == []
     writer = JsonlWriter(path, 0)
     writer.write_scalars(1, {"a": 1.0})
-    writer.flush()
     assert read_jsonl(path) == [{"step": 1, "a": 1.0}]
     writer.close()
 

@@ -1,0 +1,191 @@
+"""The command line itself: help, arguments and exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from frepo_scale import main as command
+from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.main import main, split_overrides
+
+COMMANDS = ["distill", "evaluate", "report", "export"]
+HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]
+
+
+def python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def help_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_the_top_help_lists_every_command(capsys):
+    text = help_of(capsys)
+    assert text.startswith("usage: frepo-scale ")
+    for name in COMMANDS:
+        assert f"\n    {name} " in text
+    assert "--gin.IPC=10" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
+        ("evaluate", ["WORKDIR|EXPORT.npz", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
+        ("report", ["WORKDIR", "report.html"]),
+        ("export", ["WORKDIR", "--format npz|folder", "--out PATH"]),
+    ],
+)
+def test_the_help_of_a_command(name, told, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = help_of(capsys, name)
+    assert text.startswith(f"usage: frepo-scale {name} ")
+    for words in told:
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_and_wrong_arguments_load_nothing_heavy():
+    code = f"""
+import sys
+from frepo_scale.main import main
+for arguments in [["--help"], *([name, "--help"] for name in {COMMANDS})]:
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        assert ended.code == 0
+assert main(["distil"]) == 2
+assert main(["report", "x", "--gin.IPC=1"]) == 2
+print(sorted(set({HEAVY}) & sys.modules.keys()))
+"""
+    assert python(code).splitlines()[-1] == "[]"
+
+
+def test_the_entry_sets_the_environment_before_anything_is_loaded():
+    code = """
+import os, sys
+from frepo_scale import main
+sys.argv = ["frepo-scale", "distil"]
+main.main = lambda arguments: print(
+    arguments, os.environ["OPENBLAS_NUM_THREADS"], os.environ["TF_CPP_MIN_LOG_LEVEL"]
+) or 0
+try:
+    main.entry()
+except SystemExit as ended:
+    print(ended.code)
+"""
+    assert python(code, TF_CPP_MIN_LOG_LEVEL="2", OPENBLAS_NUM_THREADS="3").splitlines() == [
+        "['distil'] 3 2",  # what the user has set stays
+        "0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["distil"], "'distil'"),
+        (["distill"], "required: RECIPE"),
+        (["distill", "a", "b"], "unrecognized arguments: b"),
+        (["distill", "a", "--dryrun"], "unrecognized arguments: --dryrun"),
+        (["distill", "a", "--workdir"], "--workdir"),
+        (["distill", "a", "--gin"], "--gin"),
+        (["distill", "a", "--gin.IPC"], "--gin.IPC=VALUE"),
+        (["distill", "a", "--gin.IPC", "--dry-run"], "--gin.IPC=VALUE"),
+        (["evaluate"], "required: WORKDIR|EXPORT.npz"),
+        (["report"], "required: WORKDIR"),
+        (["export", "a"], "required: --out"),
+        (["export", "a", "--out", "b", "--format", "png"], "'png'"),
+        (["report", "a", "--gin.IPC=1"], "--gin. settings with report"),
+        (["export", "a", "--out", "b", "--gin.IPC", "1"], "--gin. settings with export"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("frepo-scale: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "overrides"),
+    [
+        (["--gin.IPC=1", "x"], ["x"], {"IPC": "1"}),
+        (["--gin.IPC", "1", "x"], ["x"], {"IPC": "1"}),
+        (["x", "--gin.SEED", "-1"], ["x"], {"SEED": "-1"}),
+        (["--gin.DATA_DIR=a b=c"], [], {"DATA_DIR": "a b=c"}),
+        (["--gin.DATA_DIR="], [], {"DATA_DIR": ""}),
+        (["--gin.IPC=1", "--gin.IPC=2"], [], {"IPC": "2"}),
+        (["--gin.Pool.batch=3", "--workdir", "w"], ["--workdir", "w"], {"Pool.batch": "3"}),
+    ],
+)
+def test_overrides_are_taken_out_of_the_arguments(arguments, rest, overrides):
+    assert split_overrides(arguments) == (rest, overrides)
+
+
+@pytest.mark.parametrize("code", [0, 42, 130])
+def test_the_code_of_a_command_is_handed_on(code, monkeypatch):
+    monkeypatch.setattr(command, "_dispatch", lambda options, overrides: code)
+    assert main(["report", "x"]) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("x = 5", "a letter", "press another key"), 2, "x = 5: expected a letter; "),
+        (InputError("two\nlines", "one"), 2, "two lines: expected one"),
+        (RunError("the loss is not finite at step 7"), 1, "the loss is not finite at step 7"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures_are_one_line_with_their_code(error, code, message, monkeypatch, capsys):
+    def fail(options, overrides):
+        raise error
+
+    monkeypatch.setattr(command, "_dispatch", fail)
+    assert main(["report", "x"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"frepo-scale: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    def fail(options, overrides):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(command, "_dispatch", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "x"])
+
+
+def test_the_module_runs_like_the_console_script():
+    done = subprocess.run(
+        [sys.executable, "-m", "frepo_scale.main", "distil"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("frepo-scale: ")
