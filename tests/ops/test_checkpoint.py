@@ -21,7 +21,6 @@ from frepo_scale.core.errors import RunError
 from frepo_scale.ops.checkpoint import KEPT, Checkpointer
 from frepo_scale.ops.digest import digests
 
-
 # Orbax gives up the reads beside a failed one; what they then print is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -292,7 +292,7 @@ def test_a_signal_at_a_probe_leaves_the_probe_to_the_next_run() -> None:
         outcome = run.train(config, 9)
         assert outcome.stopped and outcome.step == 6
         assert run.of("save") == [("save", 6, 3)] and run.numbers("probe") == [0, 3]
-        assert ("row", 6) == run.of("row")[-1][:2]  # what was measured is not lost
+        assert run.of("row")[-1][:2] == ("row", 6)  # what was measured is not lost
         again, outcome = _resumed(config, 9, run)
         assert again.order()[:3] == ["probe 6", "row 6", "draw 6"]
         assert again.of("save") == [("save", 9, 9)]
