@@ -20,11 +20,12 @@ from gin import config_parser
 
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.data.dataset import DataConfig
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import DistillConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.jobs.parts import RunConfig
 from frepo_scale.models.registry import NetConfig
+from frepo_scale.parallel.mesh import MeshConfig
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
 
@@ -38,6 +39,7 @@ _BOUND: dict[str, type] = {
     "Ridge": RidgeConfig,
     "Net": NetConfig,
     "Pool": PoolConfig,
+    "Mesh": MeshConfig,
     "Loop": LoopConfig,
     "Evaluation": EvaluationConfig,
     "Run": RunConfig,

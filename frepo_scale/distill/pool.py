@@ -1,11 +1,14 @@
 """The pool of nets whose features the regression uses (ALGORITHM.md section 3).
 
-All members live in one `PoolState` whose leaves have a leading axis of P members, so that the pool
-can later be split over devices along it.
+All members live in one `PoolState` whose leaves have a leading axis of P members, split over the
+mesh axis "pool". The pool is M strata of S = P/M neighbouring members, and every outer step uses one
+member of each stratum: which one is a function of (seed, step, stratum), not of the mesh.
 
-Legend: P pool size, T online updates a member lives, b online minibatch, K classes.
+Legend: P pool size, M members per outer step, S = P/M members per stratum, T online updates a member
+lives, b online minibatch, K classes.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +18,9 @@ import jax.numpy as jnp
 import optax
 
 from frepo_scale.core.checks import check_float, check_int
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
+from frepo_scale.models.norm import batch_spread_over
 
 PyTree = Any
 
@@ -26,12 +31,15 @@ class PoolConfig:
 
     Attributes:
       size: members, P.
+      members: members per outer step, M, one of each stratum; 1 is the paper's algorithm. With
+        more, the meta-gradient is the mean over them, each with its own target batch.
       max_online: online updates T before a member is replaced (it gets T + 1).
       learning_rate: Adam's, for the members.
       batch: most synthetic images an online step trains on.
     """
 
     size: int = 10
+    members: int = 1
     max_online: int = 100
     learning_rate: float = 3e-4
     batch: int = 1000
@@ -39,9 +47,22 @@ class PoolConfig:
     def __post_init__(self) -> None:
         """Refuses an empty pool and negative counts."""
         check_int("POOL", self.size, low=1)
+        check_int("MEMBERS", self.members, low=1)
+        if self.size % self.members:
+            fits = ", ".join(str(m) for m in range(1, self.size + 1) if self.size % m == 0)
+            raise InputError(
+                f"MEMBERS = {self.members} with POOL = {self.size}",
+                "members per step that divide the pool",
+                f"possible for MEMBERS: {fits}",
+            )
         check_int("MAX_ONLINE", self.max_online, low=0)
         check_float("Pool.learning_rate", self.learning_rate, low=0.0, open_low=True)
         check_int("Pool.batch", self.batch, low=1)
+
+    @property
+    def stratum(self) -> int:
+        """S, the members of one stratum."""
+        return self.size // self.members
 
 
 class Member(NamedTuple):
@@ -90,8 +111,8 @@ def fresh_member(
 
 
 def initial_age(member: int, config: PoolConfig) -> int:
-    """Staggered so that resets spread out: `T * i // P` (ALGORITHM.md section 3, M = 1)."""
-    return config.max_online * member // config.size
+    """Staggered within each stratum so that resets spread out: `T (i mod S) // S`."""
+    return config.max_online * (member % config.stratum) // config.stratum
 
 
 def initial_pool(
@@ -129,36 +150,68 @@ def put_member(pool: PoolState, index: jax.Array, member: Member) -> PoolState:
     )
 
 
-def online_loss(
-    module: nn.Module, params: PyTree, stats: PyTree, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, PyTree]:
-    """`mean_b ½ ‖logits - labels‖²` in training mode, and the updated BatchNorm statistics.
+class Minibatch(NamedTuple):
+    """This device's part of an online minibatch.
 
-    Args:
-      module: the net.
-      params: its parameters.
-      stats: its `batch_stats`.
+    Attributes:
       images: (b, H, W, C).
       labels: (b, K).
+      weights: (b,) 1 for an image, 0 for padding.
+      size: images of the whole minibatch, over all devices.
+      axis: the mesh axis it is spread over; None if it is all here.
     """
-    (logits, _), updated = module.apply(
-        {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
-    )
-    loss = 0.5 * jnp.mean(jnp.sum(jnp.square(logits - labels), axis=-1))
+
+    images: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+    size: int
+    axis: str | None
+
+
+def whole_minibatch(images: jax.Array, labels: jax.Array) -> Minibatch:
+    """A minibatch that is not spread and has no padding."""
+    return Minibatch(images, labels, jnp.ones(len(images), bool), len(images), None)
+
+
+def online_loss(
+    module: nn.Module, params: PyTree, stats: PyTree, batch: Minibatch
+) -> tuple[jax.Array, PyTree]:
+    """This device's share of `mean_b ½ ‖logits - labels‖²` in training mode, and new statistics.
+
+    The shares of the devices of the axis add up to the loss; the statistics are those of the whole
+    minibatch and the same everywhere.
+    """
+    spread = nullcontext() if batch.axis is None else batch_spread_over(batch.axis, batch.weights)
+    with spread:
+        (logits, _), updated = module.apply(
+            {"params": params, "batch_stats": stats},
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+    errors = jnp.sum(jnp.square(logits - batch.labels), axis=-1)
+    loss = 0.5 * jnp.sum(batch.weights.astype(errors.dtype) * errors) / batch.size
     return loss, updated.get("batch_stats", {})
 
 
 def online_step(
-    module: nn.Module, config: PoolConfig, member: Member, images: jax.Array, labels: jax.Array
+    module: nn.Module, config: PoolConfig, member: Member, batch: Minibatch
 ) -> tuple[Member, jax.Array]:
     """One Adam step of a member on synthetic images: ALGORITHM.md section 4, step 6.
 
+    Inside `shard_map` over `batch.axis`.
+
     Returns:
-      The member one update older, and the loss before the update (scalar).
+      The member one update older, the same on every device of the axis, and the loss before the
+      update (scalar).
     """
     (loss, stats), grads = jax.value_and_grad(
-        lambda p: online_loss(module, p, member.stats, images, labels), has_aux=True
+        lambda p: online_loss(module, p, member.stats, batch), has_aux=True
     )(member.params)
+    # Each device's gradient is that of the sum of all shares with respect to its own copy of the
+    # parameters (the normalisation crosses the axis, forward and back); their sum is the gradient.
+    if batch.axis is not None:
+        loss, grads = jax.lax.psum((loss, grads), batch.axis)
     updates, optimiser = adam(config).update(grads, member.optimiser, member.params)
     params = optax.apply_updates(member.params, updates)
     return Member(params, stats, optimiser, member.age + 1), loss

@@ -1,224 +1,108 @@
-"""The outer step: one update of the distilled set, then one of the pool member that judged it.
+"""The outer step: one update of the distilled set, then one of each pool member that judged it.
 
-Source: ALGORITHM.md section 4. One jitted call per step; every random choice is a function of
-(seed, step), so nothing but the target batch comes from the host.
+Source: ALGORITHM.md section 4. One jitted call per step, the same on one device and on a pod. Every
+random choice is a function of (seed, step), so nothing but the target batch comes from the host.
 
-Legend: N synthetic images, B target batch, R rows of the regression (N, or 2N with flip),
-d features, K classes, P pool size.
+Two `shard_map`s over the mesh ("pool", "data"), and LAMB between them on the sharded arrays:
+1. `_meta_gradient`: each row of the mesh computes the gradient of its members; over "data" only
+   features and sums of the regression travel, over "pool" only the mean gradient and metrics.
+2. `_advance_pool`: each row trains its members on the updated set; over "data" travel the images
+   of the online minibatch, the gradient and the BatchNorm sums, over "pool" nothing.
+
+Gradients are written out, not taken through collectives: `regression.ridge.adjoint` gives the
+gradient with respect to features, and each device pulls its own back to its own images.
+
+Legend: N synthetic images, n of them on this device (padded), B target batch, b of it here, R rows
+of the regression (N, or 2N with flip), d features, K classes, M members per step, P pool size.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from frepo_scale.core.checks import check_bool, check_float, check_int
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet, centred_onehot
+from frepo_scale.distill.config import DistillConfig, lamb, learning_rate_schedule
+from frepo_scale.distill.features import chunked_features, chunked_image_gradient
 from frepo_scale.distill.pool import (
     Member,
+    Minibatch,
     PoolConfig,
     PoolState,
     fresh_member,
-    initial_pool,
     online_step,
     put_member,
     take_member,
 )
-from frepo_scale.regression.loss import accuracy, label_loss, regression_loss
-from frepo_scale.regression.ridge import RidgeConfig, ridge_predict
+from frepo_scale.distill.state import NEVER, DistillState, state_shardings
+from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
+from frepo_scale.regression.loss import label_margins
+from frepo_scale.regression.ridge import RidgeConfig, adjoint, solve
 
-FINAL_LEARNING_RATE = 0.1  # the cosine ends at this share of the learning rate
-NEVER = -1
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """The distilled set and its optimiser.
-
-    Attributes:
-      ipc: images per class.
-      steps: outer steps.
-      learning_rate: LAMB's, for images and labels.
-      flip: whether the regression also sees the left-right mirror images.
-      learn_labels: whether labels are learned.
-      seed: fixes every random choice of the run.
-    """
-
-    ipc: int = 1
-    steps: int = 500_000
-    learning_rate: float = 3e-4
-    flip: bool = False
-    learn_labels: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuses impossible values."""
-        check_int("IPC", self.ipc, low=1)
-        check_int("STEPS", self.steps, low=1)
-        check_float("LEARNING_RATE", self.learning_rate, low=0.0, open_low=True)
-        check_bool("FLIP", self.flip)
-        check_bool("LEARN_LABELS", self.learn_labels)
-        check_int("SEED", self.seed, low=0, high=2**31 - 1)
+Metrics = dict[str, jax.Array]
 
 
-class Best(NamedTuple):
-    """The distilled set that did best on the held-out part so far.
+class OuterStep(NamedTuple):
+    """What the step is made of; all of it static.
 
     Attributes:
-      distilled: the set.
-      score: float32 scalar, its held-out accuracy; -1 before the first probe.
-      step: int32 scalar, the outer step it is from; `NEVER` before the first probe.
-    """
-
-    distilled: DistilledSet
-    score: jax.Array
-    step: jax.Array
-
-
-class DistillState(NamedTuple):
-    """Everything that changes from step to step, hence everything a checkpoint holds.
-
-    Attributes:
-      step: int32 scalar, outer steps done.
-      distilled: the set being learned.
-      optimiser: LAMB state.
-      pool: the nets.
-      best: the best set so far; the step hands it through.
-      first_bad_step: int32 scalar, first step whose loss was not finite; `NEVER` so far.
-    """
-
-    step: jax.Array
-    distilled: DistilledSet
-    optimiser: optax.OptState
-    pool: PoolState
-    best: Best
-    first_bad_step: jax.Array
-
-
-def lamb(config: DistillConfig) -> optax.GradientTransformation:
-    """LAMB with cosine decay to 10 % over the run; the trust ratio is over the whole leaf."""
-    return optax.lamb(learning_rate_schedule(config))
-
-
-def learning_rate_schedule(config: DistillConfig) -> optax.Schedule:
-    """Outer step to learning rate."""
-    return optax.cosine_decay_schedule(
-        config.learning_rate, config.steps, alpha=FINAL_LEARNING_RATE
-    )
-
-
-def initial_state(
-    module: nn.Module, config: DistillConfig, pool: PoolConfig, start: DistilledSet
-) -> DistillState:
-    """The state before outer step 0.
-
-    Args:
       module: the pool's net.
       config: the distilled set.
       pool: the pool.
-      start: real images (N, H, W, C) and initial labels (N, K).
-    """
-    distilled = DistilledSet(jnp.asarray(start.images), jnp.asarray(start.labels))
-    image = jax.ShapeDtypeStruct(distilled.images.shape[1:], distilled.images.dtype)
-    return DistillState(
-        step=jnp.int32(0),
-        distilled=distilled,
-        optimiser=lamb(config).init(distilled),
-        pool=initial_pool(module, pool, config.seed, image),
-        # A copy: the state is donated, and a buffer cannot be donated twice.
-        best=Best(jax.tree.map(jnp.copy, distilled), jnp.float32(-1), jnp.int32(NEVER)),
-        first_bad_step=jnp.int32(NEVER),
-    )
-
-
-@partial(jax.jit, donate_argnums=0)
-def keep_as_best(state: DistillState, score: float) -> DistillState:
-    """The state with its current set as the best one; the state passed in is donated."""
-    return state._replace(
-        best=Best(jax.tree.map(jnp.copy, state.distilled), jnp.float32(score), state.step)
-    )
-
-
-def objective(
-    distilled: DistilledSet,
-    target_features: jax.Array,
-    targets: jax.Array,
-    member: Member,
-    module: nn.Module,
-    ridge: RidgeConfig,
-    flip: bool,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The outer loss of one member and its parts (ALGORITHM.md section 4, steps 2 to 4).
-
-    Args:
-      distilled: (N, H, W, C) images and (N, K) labels.
-      target_features: (B, d), constant.
-      targets: (B, K).
-      member: the net, used with its running statistics.
-      module: the net's definition.
       ridge: the regression.
-      flip: whether the mirrored images are regressed on too.
+      mesh: where it runs.
+      size: synthetic images, N.
+      batch: target batch of one member, B.
     """
-    images, labels = distilled
-    if flip:
-        images = jnp.concatenate([images, images[:, :, ::-1]])
-        labels = jnp.concatenate([labels, labels])
-    features = features_of(module, member, images)
-    pred = ridge_predict(target_features, features, labels, ridge)
-    regression = regression_loss(pred, targets)
-    margin = label_loss(distilled.labels)
-    loss = regression + margin
-    return loss, {
-        "loss": loss,
-        "regression_loss": regression,
-        "label_loss": margin,
-        "target_accuracy": accuracy(pred, targets),
-    }
 
-
-def features_of(module: nn.Module, member: Member, images: jax.Array) -> jax.Array:
-    """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics."""
-    variables = {"params": member.params, "batch_stats": member.stats}
-    outputs: Any = module.apply(variables, images, train=False)
-    return outputs[1]
+    module: nn.Module
+    config: DistillConfig
+    pool: PoolConfig
+    ridge: RidgeConfig
+    mesh: Mesh
+    size: int
+    batch: int
 
 
 def make_outer_step(
-    module: nn.Module, config: DistillConfig, pool: PoolConfig, ridge: RidgeConfig
-) -> Callable[[DistillState, Batch], tuple[DistillState, dict[str, jax.Array]]]:
+    parts: OuterStep, state: DistillState
+) -> Callable[[DistillState, Batch], tuple[DistillState, Metrics]]:
     """The outer step as one jitted function `(state, batch) -> (state, metrics)`.
 
-    The state is donated: the one passed in must not be used again. Metrics are float32 scalars on
-    the device: loss, regression_loss, label_loss, target_accuracy, online_loss,
-    grad_norm_images, grad_norm_labels, learning_rate.
+    The batch is the global one on the host: (M B, H, W, C) images and (M B,) labels, rows m B to
+    (m + 1) B for member m. The state is donated: the one passed in must not be used again. Metrics
+    are scalars on the device: loss, regression_loss, label_loss, target_accuracy, online_loss,
+    ridge_raised, grad_norm_images, grad_norm_labels, learning_rate; means over the members.
+
+    Args:
+      parts: what the step is made of.
+      state: a state (or its shapes) as `initial_state` gives it.
+
+    Raises:
+      InputError: the sizes do not divide over the mesh.
     """
-    optimiser = lamb(config)
-    schedule = learning_rate_schedule(config)
+    config, mesh = parts.config, parts.mesh
+    check_sizes(mesh, parts.pool.members, parts.batch)
+    optimiser, schedule = lamb(config), learning_rate_schedule(config)
+    members = parts.pool.members
 
-    def step(state: DistillState, batch: Batch) -> tuple[DistillState, dict[str, jax.Array]]:
-        num_classes = state.distilled.labels.shape[-1]
-        chosen = jax.random.randint(
-            key_for(config.seed, Purpose.MEMBER_CHOICE, state.step), (), 0, pool.size
-        )
-        member = take_member(state.pool, chosen)
+    gradient_map, pool_map = make_meta_gradient(parts), make_pool_update(parts)
 
-        targets = centred_onehot(batch.labels, num_classes, state.distilled.labels.dtype)
-        target_features = features_of(module, member, batch.images)
-        grads, metrics = jax.grad(objective, has_aux=True)(
-            state.distilled, target_features, targets, member, module, ridge, config.flip
-        )
+    def step(state: DistillState, batch: Batch) -> tuple[DistillState, Metrics]:
+        by_member = jax.tree.map(lambda x: x.reshape(members, parts.batch, *x.shape[1:]), batch)
+        grads, metrics = gradient_map(state.step, state.distilled, state.pool, by_member)
         if not config.learn_labels:
             grads = grads._replace(labels=jnp.zeros_like(grads.labels))
         updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
         distilled = DistilledSet(*optax.apply_updates(state.distilled, updates))
-
-        member, online = _advance(module, config.seed, pool, member, chosen, state.step, distilled)
+        pool, online = pool_map(state.step, distilled, state.pool)
         metrics |= {
             "online_loss": online,
             "grad_norm_images": optax.tree.norm(grads.images),
@@ -230,50 +114,191 @@ def make_outer_step(
             step=state.step + 1,
             distilled=distilled,
             optimiser=optimiser_state,
-            pool=put_member(state.pool, chosen, member),
+            pool=pool,
             best=state.best,
             first_bad_step=jnp.where(newly_bad, state.step, state.first_bad_step),
         )
         return new_state, metrics
 
-    return jax.jit(step, donate_argnums=0)
-
-
-def _advance(
-    module: nn.Module,
-    seed: int,
-    pool: PoolConfig,
-    member: Member,
-    index: jax.Array,
-    step: jax.Array,
-    distilled: DistilledSet,
-) -> tuple[Member, jax.Array]:
-    """ALGORITHM.md section 4, step 6: the member is replaced if too old, else trained once."""
-    rows = online_rows(seed, step, index, len(distilled.images), pool.batch)
-    trained, loss = online_step(
-        module, pool, member, distilled.images[rows], distilled.labels[rows]
+    shardings = state_shardings(state, mesh)
+    # A batch comes in as rows over both axes: member by member, each over its row of the mesh.
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, over(mesh, (POOL, DATA))),
+        out_shardings=(shardings, over(mesh)),
     )
-    image = jax.ShapeDtypeStruct(distilled.images.shape[1:], distilled.images.dtype)
-    # Only the cheap branch sits in the conditional: convolution gradients inside XLA's control
-    # flow are many times slower on CPU (STACK.md section 7). One update in T is thrown away.
-    member = jax.lax.cond(
-        member.age > pool.max_online,
-        lambda: fresh_member(
-            module, pool, key_for(seed, Purpose.MEMBER_RESET, step, index), image, 0
-        ),
-        lambda: trained,
-    )
-    return member, loss
 
 
-def online_rows(
-    seed: int, step: jax.Array, member: jax.Array, n: int, batch: int
-) -> jax.Array | slice:
-    """Which synthetic images an online step trains on: `min(n, batch)` without replacement.
+def make_meta_gradient(
+    parts: OuterStep,
+) -> Callable[[jax.Array, DistilledSet, PoolState, Batch], tuple[DistilledSet, Metrics]]:
+    """`(step, distilled, pool, batch) -> (gradient, metrics)`: section 4, steps 1 to 4.
 
-    All of them where they fit, in their own order: the mean over a batch does not depend on it.
+    The batch has a leading axis of M members, (M, B, ...). To be called under `jax.jit`.
     """
-    if n <= batch:
-        return slice(None)
-    key = key_for(seed, Purpose.ONLINE_BATCH, step, member)
-    return jax.random.permutation(key, n)[:batch]
+    # check_vma is off: what is the same on all devices of an axis is so by construction here, and
+    # the gradients inside are the pmap kind (STACK.md section 0, item 3).
+    return jax.shard_map(
+        partial(_meta_gradient, parts),
+        mesh=parts.mesh,
+        in_specs=(P(), P(DATA), P(POOL), P(POOL, DATA)),
+        out_specs=(P(DATA), P()),
+        check_vma=False,
+    )
+
+
+def make_pool_update(
+    parts: OuterStep,
+) -> Callable[[jax.Array, DistilledSet, PoolState], tuple[PoolState, jax.Array]]:
+    """`(step, distilled, pool) -> (pool, online loss)`: section 4, step 6."""
+    return jax.shard_map(
+        partial(_advance_pool, parts),
+        mesh=parts.mesh,
+        in_specs=(P(), P(DATA), P(POOL)),
+        out_specs=(P(POOL), P()),
+        check_vma=False,
+    )
+
+
+def chosen_members(parts: OuterStep, step: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """For each stratum of this mesh row: the chosen member's place here and in the whole pool."""
+    here = parts.pool.members // parts.mesh.shape[POOL]
+    first = jax.lax.axis_index(POOL) * here
+    chosen = []
+    for local in range(here):
+        stratum = first + local
+        key = key_for(parts.config.seed, Purpose.MEMBER_CHOICE, step, stratum)
+        within = jax.random.randint(key, (), 0, parts.pool.stratum)
+        chosen.append((local * parts.pool.stratum + within, stratum * parts.pool.stratum + within))
+    return chosen
+
+
+def _meta_gradient(
+    parts: OuterStep, step: jax.Array, distilled: DistilledSet, pool: PoolState, batch: Batch
+) -> tuple[DistilledSet, Metrics]:
+    """The mean over the members of the gradient of the outer loss, this device's rows of it."""
+    images, labels = distilled
+    here = jax.lax.axis_index(DATA) * len(images) + jnp.arange(len(images))
+    real = (here < parts.size).astype(images.dtype)
+    grad_images, grad_labels = jnp.zeros_like(images), jnp.zeros_like(labels)
+    sums: Metrics = {}
+    for number, (local, _) in enumerate(chosen_members(parts, step)):
+        own = Batch(batch.images[number], batch.labels[number])
+        d_images, d_labels, found = _member_gradient(
+            parts, take_member(pool, local), images, labels, real, own
+        )
+        grad_images, grad_labels = grad_images + d_images, grad_labels + d_labels
+        sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
+    members = parts.pool.members
+    grads = DistilledSet(grad_images / members, grad_labels / members)
+    grads = jax.lax.psum(grads, POOL)
+    metrics = {name: jax.lax.psum(value, POOL) / members for name, value in sums.items()}
+
+    # The label margin term is the same for every member.
+    def margin(labels: jax.Array) -> jax.Array:
+        return -jnp.sum(real * label_margins(labels)) / parts.size
+
+    value, slope = jax.value_and_grad(margin)(labels)
+    metrics["label_loss"] = jax.lax.psum(value, DATA)
+    metrics["loss"] = metrics["regression_loss"] + metrics["label_loss"]
+    return grads._replace(labels=grads.labels + slope), metrics
+
+
+def _member_gradient(
+    parts: OuterStep,
+    member: Member,
+    images: jax.Array,
+    labels: jax.Array,
+    real: jax.Array,
+    batch: Batch,
+) -> tuple[jax.Array, jax.Array, Metrics]:
+    """One member's regression on this device's rows: gradients and metrics (section 4, 2 to 4)."""
+    config, ridge, module = parts.config, parts.ridge, parts.module
+    rows = 2 * parts.size if config.flip else parts.size
+    if config.flip:
+        seen = jnp.concatenate([images, images[:, :, ::-1]])
+        y_rK, weight = jnp.concatenate([labels, labels]), jnp.concatenate([real, real])[:, None]
+    else:
+        seen, y_rK, weight = images, labels, real[:, None]
+
+    f_bd = chunked_features(module, member, batch.images, config.chunk)
+    f_rd = chunked_features(module, member, seen, config.chunk) * weight
+    solution = solve(f_rd, y_rK, rows, ridge, DATA)
+    w_dK = solution.w_dK.astype(f_bd.dtype)
+    targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
+    with jax.default_matmul_precision("highest"):
+        pred_bK = f_bd @ w_dK
+        error_bK = pred_bK - targets
+        dw_dK = jax.lax.psum(f_bd.T @ error_bK, DATA) / parts.batch
+    df_rd, dy_rK = adjoint(solution, dw_dK, rows, ridge, DATA)
+    d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config.chunk)
+    dy_rK = dy_rK * weight
+    if config.flip:
+        n = len(images)
+        d_images, d_labels = d_seen[:n] + d_seen[n:, :, ::-1], dy_rK[:n] + dy_rK[n:]
+    else:
+        d_images, d_labels = d_seen, dy_rK
+    hits = jnp.sum(jnp.argmax(pred_bK, -1) == batch.labels, dtype=labels.dtype)
+    metrics = {
+        "regression_loss": jax.lax.psum(0.5 * jnp.sum(jnp.square(error_bK)), DATA) / parts.batch,
+        "target_accuracy": jax.lax.psum(hits, DATA) / parts.batch,
+        "ridge_raised": solution.raised.astype(labels.dtype),
+    }
+    return d_images, d_labels, metrics
+
+
+def _advance_pool(
+    parts: OuterStep, step: jax.Array, distilled: DistilledSet, pool: PoolState
+) -> tuple[PoolState, jax.Array]:
+    """Section 4, step 6, for each chosen member: replaced if too old, else trained once."""
+    image = jax.ShapeDtypeStruct(distilled.images.shape[1:], distilled.images.dtype)
+    config, seed = parts.pool, parts.config.seed
+    losses = jnp.zeros((), distilled.labels.dtype)
+    for local, index in chosen_members(parts, step):
+        member = take_member(pool, local)
+        trained, loss = online_step(
+            parts.module, config, member, online_minibatch(parts, step, index, distilled)
+        )
+        key = key_for(seed, Purpose.MEMBER_RESET, step, index)
+        # Only the cheap branch sits in the conditional: convolution gradients inside XLA's control
+        # flow are many times slower on CPU (STACK.md section 7). One update in T is thrown away.
+        member = jax.lax.cond(
+            member.age > config.max_online,
+            lambda key=key: fresh_member(parts.module, config, key, image, 0),
+            lambda trained=trained: trained,
+        )
+        pool = put_member(pool, local, member)
+        losses = losses + loss
+    return pool, jax.lax.psum(losses, POOL) / config.members
+
+
+def online_minibatch(
+    parts: OuterStep, step: jax.Array, index: jax.Array, distilled: DistilledSet
+) -> Minibatch:
+    """This device's part of the `min(N, batch)` synthetic images a member trains on.
+
+    All of them where they fit, each where it is: the mean over a batch does not depend on order.
+    Otherwise a draw without replacement that is a function of (seed, step, member), spread evenly;
+    each image then crosses the axis once.
+    """
+    images, labels = distilled
+    data, n = parts.mesh.shape[DATA], len(images)
+    first = jax.lax.axis_index(DATA) * n
+    if parts.size <= parts.pool.batch:
+        return Minibatch(images, labels, first + jnp.arange(n) < parts.size, parts.size, DATA)
+    size = parts.pool.batch
+    key = key_for(parts.config.seed, Purpose.ONLINE_BATCH, step, index)
+    rows = jax.random.permutation(key, parts.size)[:size]
+    share = -(-size // data)
+    rows = jnp.pad(rows, (0, share * data - size), constant_values=-1)
+    local = rows - first
+    mine = (local >= 0) & (local < n)
+
+    def spread(x: jax.Array) -> jax.Array:
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        part = x[jnp.clip(local, 0, n - 1)] * mine.reshape(shape).astype(x.dtype)
+        return jax.lax.psum_scatter(part, DATA, scatter_dimension=0, tiled=True)
+
+    weights = jax.lax.axis_index(DATA) * share + jnp.arange(share) < size
+    return Minibatch(spread(images), spread(labels), weights, size, DATA)

@@ -5,19 +5,20 @@ import json
 import time
 from collections.abc import Mapping
 
-import numpy as np
-
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.pipeline import target_batches
-from frepo_scale.distill.step import (
+from frepo_scale.distill.state import (
     NEVER,
     DistillState,
     initial_state,
     keep_as_best,
-    make_outer_step,
+    unpadded,
+    with_padding,
+    without_padding,
 )
+from frepo_scale.distill.step import make_outer_step
 from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.baselines import RealData, final_scores
 from frepo_scale.export.formats import Export, write_npz
@@ -61,15 +62,15 @@ class Distillation:
           Preempted: a stop was asked for; the state is saved.
           RunError: the loss diverged, or no checkpoint is intact.
         """
-        config, place = self._config, self._place
-        state = initial_state(
-            self._parts.module, config.distill, config.pool, self._parts.start(self._train.images)
-        )
-        restored = self._checkpointer.restore(state)
+        config, place, mesh = self._config, self._place, self._parts.mesh
+        start_set = self._parts.start(self._train.images)
+        state = initial_state(self._parts.module, config.distill, config.pool, start_set, mesh)
+        restored = self._checkpointer.restore(without_padding(state, self._parts.size, mesh))
         start, probed = 0, NEVER
         if restored is not None:
             self._accept(restored)
-            state, start, probed = restored.state, restored.step, restored.meta["probed"]
+            state = with_padding(restored.state, mesh)
+            start, probed = restored.step, restored.meta["probed"]
         if start < config.distill.steps or probed != start:
             state, start, stopped = self._train_from(state, start, probed)
             if stopped:
@@ -93,9 +94,13 @@ class Distillation:
             probed=probed,
             steps=config.distill.steps,
             config=config.loop,
-            step=make_outer_step(self._parts.module, config.distill, config.pool, config.ridge),
+            step=make_outer_step(self._parts.outer_step(), state),
             batches=target_batches(
-                self._train.images, self._train.labels, data.batch, config.distill.seed, start
+                self._train.images,
+                self._train.labels,
+                data.batch * config.pool.members,
+                config.distill.seed,
+                start,
             ),
             job=self,
             writer=self._writer,
@@ -134,7 +139,9 @@ class Distillation:
         if not len(self._held_out):
             return state, {}
         found = self._parts.evaluator.probe(
-            state.distilled, self._held_out, self._parts.dataset.num_classes
+            unpadded(state.distilled, self._parts.size),
+            self._held_out,
+            self._parts.dataset.num_classes,
         )
         if found.mean > float(state.best.score):
             state = keep_as_best(state, found.mean)
@@ -149,7 +156,8 @@ class Distillation:
             "settings": scientific_settings(self._config),
             "operative_config": self._source.operative,
         }
-        self._checkpointer.save(step, state, facts)
+        saved = without_padding(state, self._parts.size, self._parts.mesh)
+        self._checkpointer.save(step, saved, facts)
 
     def after_step(self, step: int) -> None:
         """Hands the step to clu's periodic actions."""
@@ -163,7 +171,7 @@ class Distillation:
 
     def _save_gallery(self, distilled: DistilledSet, step: int) -> None:
         path = self._place.gallery / f"step_{step:07d}.png"
-        pixels = self._preprocessing.to_pixels(np.asarray(distilled.images))
+        pixels = self._preprocessing.to_pixels(unpadded(distilled, self._parts.size).images)
         save_gallery(path, pixels, self._parts.dataset.class_names, self._config.distill.ipc)
 
     def _finish(self, state: DistillState, place: Workdir) -> None:
@@ -172,10 +180,10 @@ class Distillation:
         seconds = self._seconds()
         by_held_out = int(state.best.step) != NEVER
         selected_step = int(state.best.step) if by_held_out else config.distill.steps
-        last = DistilledSet(*(np.asarray(x) for x in state.distilled))
+        last = unpadded(state.distilled, self._parts.size)
         selected = last
         if by_held_out:
-            selected = DistilledSet(*(np.asarray(x) for x in state.best.distilled))
+            selected = unpadded(state.best.distilled, self._parts.size)
         settings = scientific_settings(config)
         digest = settings_sha256(settings)
         export_ = Export(

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import flax.linen as nn
 import numpy as np
+from jax.sharding import Mesh
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
@@ -16,14 +17,16 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import DataConfig, Dataset, load_dataset
 from frepo_scale.data.types import Split
 from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import DistillConfig
+from frepo_scale.distill.step import OuterStep
 from frepo_scale.distill.synthetic import real_set
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.models.registry import NetConfig, build_net
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.mesh import MeshConfig, build_mesh, check_sizes
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
 
@@ -48,6 +51,7 @@ class RunConfig:
     ridge: RidgeConfig
     net: NetConfig
     pool: PoolConfig
+    mesh: MeshConfig
     loop: LoopConfig
     evaluation: EvaluationConfig
 
@@ -80,6 +84,8 @@ class Parts:
         self.evaluation_module: nn.Module = build_net(
             config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
         )
+        self.mesh: Mesh = build_mesh(config.mesh)
+        check_sizes(self.mesh, config.pool.members, config.data.batch)
         self.preemption = Preemption()
         self.evaluator = Evaluator(
             self.evaluation_module,
@@ -87,6 +93,24 @@ class Parts:
             AugmentConfig(flip=dataset.spec.augment_flip),
             config.distill.seed,
             self.preemption,
+        )
+
+    @property
+    def size(self) -> int:
+        """Synthetic images, N."""
+        return self.dataset.num_classes * self.config.distill.ipc
+
+    def outer_step(self) -> OuterStep:
+        """What the outer step is made of."""
+        config = self.config
+        return OuterStep(
+            self.module,
+            config.distill,
+            config.pool,
+            config.ridge,
+            self.mesh,
+            self.size,
+            config.data.batch,
         )
 
     def start(self, images: np.ndarray) -> DistilledSet:

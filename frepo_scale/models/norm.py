@@ -1,9 +1,15 @@
-"""Batch normalisation with the paper's running average.
+"""Batch normalisation with the paper's running average, over a batch spread over devices.
 
 Our own small layer instead of flax's: the running statistics follow `r <- 0.1 r + 0.9 batch` with
-the *biased* variance (ALGORITHM.md section 3), and a batch spread over devices must be normalised
-by its global sums, which flax's mean of local means is not.
+the *biased* variance (ALGORITHM.md section 3), and a batch spread over devices, unevenly or not at
+all on some, must be normalised by its global sums and counts, which flax's mean of local means is
+not (STACK.md section 0, item 16).
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +17,43 @@ import jax.numpy as jnp
 
 BATCH_NORM_EPSILON = 1e-5
 RUNNING_WEIGHT = 0.1  # weight of the old running value
+
+
+class _Spread(NamedTuple):
+    weights: jax.Array  # (b,) 1 for an image, 0 for padding
+    axis: str
+
+
+# Set while a training-mode forward pass is traced. Not an argument of the nets: a user's own net
+# then needs nothing but our layer to be right on every mesh.
+_spread: ContextVar[_Spread | None] = ContextVar("spread", default=None)
+
+
+@contextmanager
+def batch_spread_over(axis: str, weights: jax.Array) -> Iterator[None]:
+    """Within it, training-mode statistics are those of the images of weight 1 on all devices.
+
+    Args:
+      axis: the mesh axis the batch is spread over.
+      weights: (b,) of this device's images, 1 or 0.
+    """
+    token = _spread.set(_Spread(weights, axis))
+    try:
+        yield
+    finally:
+        _spread.reset(token)
+
+
+def _mean_over_batch(x: jax.Array) -> jax.Array:
+    """Mean per channel (C,) of the global batch of (b, H, W, C)."""
+    spread = _spread.get()
+    axes = tuple(range(x.ndim - 1))
+    if spread is None:
+        return jnp.mean(x, axes)
+    weights = spread.weights.astype(x.dtype)
+    total = jax.lax.psum(jnp.sum(x * weights[:, None, None, None], axes), spread.axis)
+    images = jax.lax.psum(jnp.sum(weights), spread.axis)
+    return total / (images * x.shape[1] * x.shape[2])
 
 
 class BatchNorm(nn.Module):
@@ -28,10 +71,9 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, x.dtype)
         var = self.variable("batch_stats", "var", jnp.ones, shape, x.dtype)
         if train:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean = jnp.mean(x, axes)
+            batch_mean = _mean_over_batch(x)
             # Two passes: E[x^2] - E[x]^2 loses the small variances of late, sparse channels.
-            batch_var = jnp.mean(jnp.square(x - batch_mean), axes)
+            batch_var = _mean_over_batch(jnp.square(x - batch_mean))
             if not self.is_initializing():
                 mean.value = RUNNING_WEIGHT * mean.value + (1 - RUNNING_WEIGHT) * batch_mean
                 var.value = RUNNING_WEIGHT * var.value + (1 - RUNNING_WEIGHT) * batch_var

@@ -12,14 +12,19 @@ def regression_loss(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:
     return 0.5 * jnp.mean(jnp.sum(jnp.square(pred_BK - y_BK), axis=-1))
 
 
+def label_margins(y_NK: jax.Array) -> jax.Array:
+    """`min(top1(y) - top2(y), 1/K)` of each row: (N,). K >= 2."""
+    top = jax.lax.top_k(y_NK, 2)[0]
+    return jnp.minimum(top[:, 0] - top[:, 1], 1.0 / y_NK.shape[-1])
+
+
 def label_loss(y_NK: jax.Array) -> jax.Array:
     """`mean_N -min(top1(y) - top2(y), 1/K)`: keeps learned labels decided, a scalar.
 
     Args:
       y_NK: (N, K) learned labels, without the flipped copies. K >= 2.
     """
-    top = jax.lax.top_k(y_NK, 2)[0]
-    return -jnp.mean(jnp.minimum(top[:, 0] - top[:, 1], 1.0 / y_NK.shape[-1]))
+    return -jnp.mean(label_margins(y_NK))
 
 
 def accuracy(pred_BK: jax.Array, y_BK: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from frepo_scale.distill.pool import (
     online_step,
     put_member,
     take_member,
+    whole_minibatch,
 )
 from frepo_scale.models.convnet import ConvNet
 
@@ -30,6 +31,16 @@ def pool():
 def test_initial_ages_are_the_papers():
     config = PoolConfig()
     assert [initial_age(i, config) for i in range(10)] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def test_ages_are_staggered_within_each_stratum():
+    config = PoolConfig(size=8, members=2, max_online=100)
+    assert [initial_age(i, config) for i in range(8)] == [0, 25, 50, 75] * 2
+
+
+def test_members_per_step_must_divide_the_pool():
+    with pytest.raises(InputError, match="possible for MEMBERS: 1, 2, 5, 10"):
+        PoolConfig(size=10, members=4)
 
 
 def test_members_differ_and_are_reproducible(pool):
@@ -66,15 +77,14 @@ def test_online_step_is_adam_on_half_squared_error(pool):
     member = take_member(pool, jnp.int32(0))
     images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
     labels = jax.random.normal(jax.random.key(1), (6, 3))
-    after, loss = online_step(MODULE, PoolConfig(), member, images, labels)
+    after, loss = online_step(MODULE, PoolConfig(), member, whole_minibatch(images, labels))
     (logits, _), _ = MODULE.apply(
         {"params": member.params, "batch_stats": member.stats}, images, True, mutable="batch_stats"
     )
     expected = 0.5 * np.mean(np.sum((np.asarray(logits) - np.asarray(labels)) ** 2, -1))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    grads = jax.grad(lambda p: online_loss(MODULE, p, member.stats, images, labels)[0])(
-        member.params
-    )
+    batch = whole_minibatch(images, labels)
+    grads = jax.grad(lambda p: online_loss(MODULE, p, member.stats, batch)[0])(member.params)
     updates, _ = optax.adam(3e-4).update(grads, optax.adam(3e-4).init(member.params))
     expected = optax.apply_updates(member.params, updates)
     for a, b in zip(*map(jax.tree.leaves, (after.params, expected)), strict=True):
@@ -85,7 +95,15 @@ def test_online_step_is_adam_on_half_squared_error(pool):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 0}, {"max_online": -1}, {"size": 2.5}, {"learning_rate": 0}, {"batch": 0}]
+    "wrong",
+    [
+        {"members": 0},
+        {"size": 0},
+        {"max_online": -1},
+        {"size": 2.5},
+        {"learning_rate": 0},
+        {"batch": 0},
+    ],
 )
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):

@@ -10,16 +10,12 @@ import pytest
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import (
-    NEVER,
-    DistillConfig,
-    initial_state,
-    keep_as_best,
-    make_outer_step,
-    online_rows,
-)
+from frepo_scale.distill.state import NEVER, initial_state, keep_as_best
+from frepo_scale.distill.step import OuterStep, make_outer_step
 from frepo_scale.models.convnet import ConvNet
+from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
 
 MODULE = ConvNet(num_classes=3, width=2, depth=2, norm="batch")
@@ -29,14 +25,16 @@ CONFIG = DistillConfig(ipc=2, steps=50, learning_rate=1e-2, flip=True, seed=5)
 
 @cache
 def outer_step(config=CONFIG, pool=POOL, ridge=1e-3):
-    return make_outer_step(MODULE, config, pool, RidgeConfig(ridge))
+    mesh = single_device_mesh()
+    parts = OuterStep(MODULE, config, pool, RidgeConfig(ridge), mesh, size=6, batch=16)
+    return make_outer_step(parts, start(config, pool))
 
 
 def start(config=CONFIG, pool=POOL):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(6, 8, 8, 3)).astype(np.float32)
     labels = rng.normal(size=(6, 3)).astype(np.float32)
-    return initial_state(MODULE, config, pool, DistilledSet(images, labels))
+    return initial_state(MODULE, config, pool, DistilledSet(images, labels), single_device_mesh())
 
 
 def batch(step):
@@ -75,7 +73,7 @@ def test_another_seed_gives_another_run():
 def test_stopping_in_between_changes_nothing():
     whole, _ = run(10)
     half, _ = run(4)
-    copied = jax.tree.map(lambda x: jnp.asarray(np.array(x)), half)
+    copied = jax.tree.map(lambda x: jax.device_put(np.array(x), x.sharding), half)
     rest, _ = run(6, state=copied, first=4)
     assert equal(whole, rest)
 
@@ -100,7 +98,7 @@ def test_one_member_is_chosen_per_step_and_ages_and_resets():
     resets = 0
     for step, row in enumerate(history):
         chosen = int(
-            jax.random.randint(key_for(CONFIG.seed, Purpose.MEMBER_CHOICE, step), (), 0, 3)
+            jax.random.randint(key_for(CONFIG.seed, Purpose.MEMBER_CHOICE, step, 0), (), 0, 3)
         )
         expected = before.copy()
         expected[chosen] = 0 if before[chosen] > POOL.max_online else before[chosen] + 1
@@ -178,18 +176,6 @@ def test_the_best_set_is_a_copy_and_survives_steps():
     assert int(state.best.step) == 2
     assert float(state.best.score) == 0.5
     assert not np.array_equal(state.distilled.images, kept)
-
-
-def test_online_rows():
-    assert online_rows(0, jnp.int32(3), jnp.int32(1), 10, 10) == slice(None)
-    rows = [
-        np.asarray(online_rows(0, jnp.int32(step), jnp.int32(member), 50, 10))
-        for step, member in ((3, 1), (3, 1), (4, 1), (3, 2))
-    ]
-    assert all(len(set(r.tolist())) == 10 and r.min() >= 0 and r.max() < 50 for r in rows)
-    np.testing.assert_array_equal(rows[0], rows[1])
-    assert not np.array_equal(rows[0], rows[2])
-    assert not np.array_equal(rows[0], rows[3])
 
 
 def test_a_minibatch_of_the_set_is_used_where_it_is_large():

@@ -11,17 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from frepo_scale.core.types import DistilledSet
+from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.whitening import moments, zca
-from frepo_scale.distill.pool import Member, PoolConfig, adam, online_loss, online_step
-from frepo_scale.distill.step import (
-    DistillConfig,
-    features_of,
-    lamb,
-    learning_rate_schedule,
-    objective,
+from frepo_scale.distill.config import DistillConfig, lamb, learning_rate_schedule
+from frepo_scale.distill.features import features_of
+from frepo_scale.distill.pool import (
+    Member,
+    PoolConfig,
+    adam,
+    online_loss,
+    online_step,
+    whole_minibatch,
 )
+from frepo_scale.distill.step import OuterStep, make_meta_gradient
 from frepo_scale.models.convnet import ConvNet
+from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.loss import label_loss
 from frepo_scale.regression.ridge import RidgeConfig, regularised_gram, ridge_predict
 
@@ -85,6 +89,24 @@ def leaves(tree, prefix=""):
             yield f"{prefix}{name}/{leaf}", value
 
 
+def meta_gradient(case, flip, one, x):
+    """`distilled -> (gradient, metrics)` of our outer step with one given net and batch."""
+    size, batch = len(x["x_proto"]), len(x["x_target"])
+    parts = OuterStep(
+        net(case),
+        DistillConfig(ipc=2, flip=flip == "flip"),
+        PoolConfig(size=1),
+        RidgeConfig(),
+        single_device_mesh(),
+        size,
+        batch,
+    )
+    pool = jax.tree.map(lambda leaf: leaf[None], one)
+    targets = Batch(x["x_target"][None], jnp.argmax(x["y_target"], -1)[None])
+    gradient = jax.jit(make_meta_gradient(parts))
+    return lambda distilled: gradient(jnp.int32(0), distilled, pool, targets)
+
+
 @pytest.mark.parametrize("case", ["m28_id", "c32_bn"])
 def test_features(golden, case):
     x = inputs(golden, case, jnp.float32)["x_proto"]
@@ -110,10 +132,8 @@ def test_regression_and_gradients(golden, precision, case, flip):
     compare(golden, precision, name + "pred", pred)
 
     start = DistilledSet(x["x_proto"], x["y_proto"])
-    (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(
-        start, target_features, x["y_target"], one, module, ridge, flip == "flip"
-    )
-    compare(golden, precision, name + "total_loss", loss)
+    grads, parts = meta_gradient(case, flip, one, x)(start)
+    compare(golden, precision, name + "total_loss", parts["loss"])
     compare(golden, precision, name + "kernel_loss", parts["regression_loss"])
     compare(golden, precision, name + "label_loss", parts["label_loss"])
     compare(golden, precision, name + "grad_x_proto", grads.images)
@@ -124,19 +144,16 @@ def test_regression_and_gradients(golden, precision, case, flip):
 def test_lamb_steps(golden, precision, case, flip):
     x = inputs(golden, case, precision)
     one = member(golden, case, "params", precision)
-    module = net(case)
-    target_features = features_of(module, one, x["x_target"])
+    gradient = meta_gradient(case, flip, one, x)
     optimiser = lamb(DistillConfig())
     distilled = DistilledSet(x["x_proto"], x["y_proto"])
     state = optimiser.init(distilled)
     for step in (1, 2, 3):
-        (loss, _), grads = jax.value_and_grad(objective, has_aux=True)(
-            distilled, target_features, x["y_target"], one, module, RidgeConfig(), flip == "flip"
-        )
+        grads, metrics = gradient(distilled)
         updates, state = optimiser.update(grads, state, distilled)
         distilled = jax.tree.map(lambda p, u: p + u, distilled, updates)
         name = f"{case}/{flip}/lamb/"
-        compare(golden, precision, f"{name}metric_total_loss_step{step}", loss)
+        compare(golden, precision, f"{name}metric_total_loss_step{step}", metrics["loss"])
         compare(golden, precision, f"{name}y_proto_after{step}", distilled.labels)
     compare(golden, precision, f"{name}x_proto_after3", distilled.images)
 
@@ -156,14 +173,13 @@ def test_online_steps(golden, precision, case):
         mutable=["batch_stats"],
     )[0][0]
     compare(golden, precision, name + "logits_step1", logits)
-    grads = jax.grad(lambda p: online_loss(module, p, one.stats, x["x_proto"], x["y_proto"])[0])(
-        one.params
-    )
+    batch = whole_minibatch(x["x_proto"], x["y_proto"])
+    grads = jax.grad(lambda p: online_loss(module, p, one.stats, batch)[0])(one.params)
     for leaf, value in leaves(grads, name + "grad_step1/"):
         compare(golden, precision, leaf, value)
     losses = []
     for _ in range(5):
-        one, loss = online_step(module, config, one, x["x_proto"], x["y_proto"])
+        one, loss = online_step(module, config, one, batch)
         losses.append(loss)
     compare(golden, precision, name + "losses", np.asarray(losses))
     for tree in (one.params, one.stats):

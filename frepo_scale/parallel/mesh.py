@@ -1,0 +1,88 @@
+"""The only mesh: axis "pool" over the members of an outer step, axis "data" over images.
+
+The mesh places the algorithm and never changes it (DESIGN.md section 1): every size here is a fact
+about the machine, checked against the sizes of the algorithm before anything is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from frepo_scale.core.checks import check_int
+from frepo_scale.core.errors import InputError
+
+POOL, DATA = "pool", "data"
+_OPERATIONAL = {"operational": True}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How devices are arranged.
+
+    Attributes:
+      pool: devices over which the members of a step are spread.
+      data: devices over which a member's images are spread; 0 takes all that are left.
+    """
+
+    pool: int = field(default=1, metadata=_OPERATIONAL)
+    data: int = field(default=0, metadata=_OPERATIONAL)
+
+    def __post_init__(self) -> None:
+        """Refuses impossible sizes."""
+        check_int("MESH_POOL", self.pool, low=1)
+        check_int("MESH_DATA", self.data, low=0)
+
+
+def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices, or those given.
+
+    Raises:
+      InputError: the sizes do not make up the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    data = config.data or count // config.pool
+    if config.pool * data != count:
+        raise InputError(
+            f"MESH_POOL = {config.pool}, MESH_DATA = {config.data} on {count} devices",
+            "sizes whose product is the number of devices",
+            "possible for MESH_POOL: " + _divisors(count),
+        )
+    grid = np.asarray(devices).reshape(config.pool, data)
+    return Mesh(grid, (POOL, DATA), axis_types=(AxisType.Auto,) * 2)
+
+
+def single_device_mesh() -> Mesh:
+    """A mesh of the first device alone."""
+    return build_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def check_sizes(mesh: Mesh, members: int, batch: int) -> None:
+    """Raises InputError unless M members and a target batch of B divide over the mesh."""
+    pool, data = mesh.shape[POOL], mesh.shape[DATA]
+    if members % pool:
+        raise InputError(
+            f"MESH_POOL = {pool} with MEMBERS = {members}",
+            "a mesh axis that divides the members of a step",
+            "possible for MESH_POOL: " + _divisors(members),
+        )
+    if batch % data:
+        raise InputError(
+            f"BATCH = {batch} over {data} devices of the data axis",
+            "a batch that divides over them",
+            f"use --gin.BATCH={max(data, batch - batch % data)} or MESH_DATA of "
+            + _divisors(batch),
+        )
+
+
+def over(mesh: Mesh, *axes: str | tuple[str, ...] | None) -> NamedSharding:
+    """A sharding that splits leading dimensions over the named axes."""
+    return NamedSharding(mesh, P(*axes))
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

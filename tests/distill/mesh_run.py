@@ -1,0 +1,89 @@
+"""Runs outer steps on given meshes in this process and prints their losses as one JSON line.
+
+A program of its own: the number of devices is fixed when JAX starts. Arguments: a JSON list of
+cases; then, for several processes, coordinator address, number of processes and own number.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import jax
+import numpy as np
+
+from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.distill.state import initial_state
+from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.models.convnet import ConvNet
+from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
+from frepo_scale.regression.ridge import RidgeConfig
+
+CLASSES, BATCH, SIDE, STEPS = 5, 16, 16, 30
+
+
+def losses(case):
+    """Loss, online loss and raised ridges of every step of a case."""
+    pool_axis, data_axis = case["mesh"]
+    devices = jax.devices()[: pool_axis * data_axis]
+    mesh = build_mesh(MeshConfig(pool_axis, data_axis), devices)
+    dtype = np.dtype(case.get("dtype", "float64"))
+    size, members = case.get("size", 10), case["members"]
+    module = ConvNet(num_classes=CLASSES, width=case.get("width", 8), depth=2, norm="batch")
+    config = DistillConfig(
+        ipc=size // CLASSES,
+        steps=1000,
+        learning_rate=1e-2,
+        flip=case.get("flip", True),
+        seed=3,
+        chunk=case.get("chunk", 1024),
+    )
+    # Ages start at up to T: with T = 3 every stratum sees resets within the run.
+    pool = PoolConfig(
+        size=case.get("pool", 8), members=members, max_online=3, batch=case.get("online", 1000)
+    )
+    rng = np.random.default_rng(0)
+    start = DistilledSet(
+        rng.normal(size=(size, SIDE, SIDE, 3)).astype(dtype),
+        rng.normal(size=(size, CLASSES)).astype(dtype),
+    )
+    state = initial_state(module, config, pool, start, mesh)
+    ridge = RidgeConfig(case.get("ridge", 1e-6), case.get("form", "auto"))
+    step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state)
+    rows = over(mesh, (POOL, DATA))
+    found, resets = [], 0
+    for number in range(case.get("steps", STEPS)):
+        rng = np.random.default_rng(100 + number)
+        host = Batch(
+            rng.normal(size=(members * BATCH, SIDE, SIDE, 3)).astype(dtype),
+            rng.integers(0, CLASSES, members * BATCH).astype(np.int32),
+        )
+        batch = jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, rows, lambda index: x[index]), host
+        )
+        before = np.asarray(jax.jit(lambda x: x, out_shardings=over(mesh))(state.pool.age))
+        state, metrics = step(state, batch)
+        after = np.asarray(jax.jit(lambda x: x, out_shardings=over(mesh))(state.pool.age))
+        resets += int(np.sum(after < before))
+        found.append([float(metrics[k]) for k in ("loss", "online_loss", "ridge_raised")])
+    return {"losses": found, "resets": resets}
+
+
+def main():
+    cases = json.loads(sys.argv[1])
+    if len(sys.argv) > 2:
+        address, count, own = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+        jax.distributed.initialize(address, count, own, initialization_timeout=60)
+    results = []
+    for case in cases:
+        with jax.enable_x64(case.get("dtype", "float64") == "float64"):
+            results.append(losses(case))
+    # Gloo writes on standard output too: the result has a mark of its own.
+    print("RESULT " + json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
