@@ -20,12 +20,15 @@ import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.pipeline import target_batches
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import DistillConfig, DistillState, initial_state, make_outer_step
+from frepo_scale.distill.state import DistillState, initial_state
+from frepo_scale.distill.step import OuterStep, make_outer_step
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.metrics import JsonlWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
+from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig, train
 
@@ -66,12 +69,16 @@ def main() -> int:
     module = ConvNet(num_classes=CLASSES, width=1, depth=3, norm="batch")
     config = DistillConfig(ipc=1, steps=10**6)
     start = DistilledSet(images[:CLASSES], np.eye(CLASSES, dtype=np.float32) - 1 / CLASSES)
-    step = make_outer_step(module, config, PoolConfig(), RidgeConfig())
+    mesh, pool = single_device_mesh(), PoolConfig()
+    state = initial_state(module, config, pool, start, mesh)
+    step = make_outer_step(
+        OuterStep(module, config, pool, RidgeConfig(), mesh, CLASSES, BATCH), state
+    )
     fixed = Batch(*(jax.device_put(x) for x in (images[:BATCH], labels[:BATCH])))
 
     def bare() -> float:
         """Seconds per step of the jitted call alone, the batch already on the device."""
-        state = initial_state(module, config, PoolConfig(), start)
+        state = initial_state(module, config, pool, start, mesh)
         state, _ = step(state, fixed)
         jax.block_until_ready(state)
         began = time.perf_counter()
@@ -85,7 +92,7 @@ def main() -> int:
         tensorboard = TensorBoardWriter(folder)
         writer = MultiWriter([JsonlWriter(folder / "metrics.jsonl", 0), tensorboard])
         job = Job(StepActions(tensorboard, folder, 0, STEPS + 1, profile=False))
-        state = initial_state(module, config, PoolConfig(), start)
+        state = initial_state(module, config, pool, start, mesh)
         batches = target_batches(images, labels, BATCH, 0, 0)
         jax.block_until_ready(state)
         began, worked = time.perf_counter(), time.thread_time()

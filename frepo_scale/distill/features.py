@@ -6,6 +6,7 @@ keeps features only, the backward pass runs each chunk again (DESIGN.md section 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +18,8 @@ from frepo_scale.distill.pool import Member
 def features_of(module: nn.Module, member: Member, images: jax.Array) -> jax.Array:
     """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics."""
     variables = {"params": member.params, "batch_stats": member.stats}
-    outputs = module.apply(variables, images, train=False)
-    return outputs[1]  # type: ignore[no-any-return]
+    outputs: Any = module.apply(variables, images, train=False)
+    return outputs[1]
 
 
 def chunked_features(module: nn.Module, member: Member, images: jax.Array, chunk: int) -> jax.Array:
@@ -33,7 +34,7 @@ def chunked_image_gradient(
 
     def pull_back(images: jax.Array, cotangent: jax.Array) -> jax.Array:
         _, vjp = jax.vjp(partial(features_of, module, member), images)
-        return vjp(cotangent)[0]  # type: ignore[no-any-return]
+        return vjp(cotangent)[0]
 
     return _map_chunks(pull_back, chunk, images, cotangent)
 

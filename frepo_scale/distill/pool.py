@@ -1,11 +1,11 @@
 """The pool of nets whose features the regression uses (ALGORITHM.md section 3).
 
 All members live in one `PoolState` whose leaves have a leading axis of P members, split over the
-mesh axis "pool". The pool is M strata of S = P/M neighbouring members, and every outer step uses one
-member of each stratum: which one is a function of (seed, step, stratum), not of the mesh.
+mesh axis "pool". The pool is M strata of S = P/M neighbouring members, and every outer step uses
+one member of each stratum: which one is a function of (seed, step, stratum), not of the mesh.
 
-Legend: P pool size, M members per outer step, S = P/M members per stratum, T online updates a member
-lives, b online minibatch, K classes.
+Legend: P pool size, M members per outer step, S = P/M members per stratum, T online updates a
+member lives, b online minibatch, K classes.
 """
 
 from contextlib import nullcontext

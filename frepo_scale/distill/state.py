@@ -66,19 +66,19 @@ def padded_size(size: int, mesh: Mesh) -> int:
     return -(-size // data) * data
 
 
-def state_shardings(state: DistillState, mesh: Mesh) -> DistillState:
-    """A sharding for every leaf of a state (of arrays or of shapes)."""
+def state_shardings(state: DistillState, mesh: Mesh) -> Any:
+    """A `DistillState` with a sharding for every leaf of a state (of arrays or of shapes)."""
 
     def rows_over_data(leaf: jax.Array) -> jax.sharding.Sharding:
         return over(mesh, DATA) if leaf.ndim else over(mesh)
 
-    return DistillState(
-        step=over(mesh),
+    return state._replace(
+        step=over(mesh),  # type: ignore[arg-type]
         distilled=jax.tree.map(rows_over_data, state.distilled),
         optimiser=jax.tree.map(rows_over_data, state.optimiser),
         pool=jax.tree.map(lambda _: over(mesh, POOL), state.pool),
         best=jax.tree.map(rows_over_data, state.best),
-        first_bad_step=over(mesh),
+        first_bad_step=over(mesh),  # type: ignore[arg-type]
     )
 
 

@@ -10,8 +10,9 @@ from clu import parameter_overview
 
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import DistillConfig, DistillState, initial_state
+from frepo_scale.distill.state import DistillState, state_shapes
 from frepo_scale.models.registry import feature_dim
 from frepo_scale.ops.checkpoint import KEPT
 
@@ -26,7 +27,7 @@ def _state_shapes(
         jax.ShapeDtypeStruct((size, *dataset.image_shape), jnp.float32),
         jax.ShapeDtypeStruct((size, dataset.num_classes), jnp.float32),
     )
-    return jax.eval_shape(lambda s: initial_state(module, distill, pool, s), start)
+    return state_shapes(module, distill, pool, start)
 
 
 def _bytes(tree: Any) -> int:

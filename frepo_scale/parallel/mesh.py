@@ -74,7 +74,7 @@ def check_sizes(mesh: Mesh, members: int, batch: int) -> None:
         raise InputError(
             f"BATCH = {batch} over {data} devices of the data axis",
             "a batch that divides over them",
-            f"use --gin.BATCH={max(data, batch - batch % data)} or MESH_DATA of "
+            f"use --gin.BATCH={max(data, batch - batch % data)}, or for MESH_DATA one of "
             + _divisors(batch),
         )
 

@@ -171,7 +171,7 @@ def solve(
         Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
         def unsolved(carry: Carry) -> jax.Array:
-            ridge, _, _, residual, tries = carry
+            _, _, _, residual, tries = carry
             return ~(residual <= LARGEST_RESIDUAL) & (tries < _MOST_RAISES)
 
         def raise_ridge(carry: Carry) -> Carry:
