@@ -1,5 +1,6 @@
 """The composition root: builds the objects of a job, calls the loop, writes what a run leaves."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from frepo_scale.jobs.parts import (
 from frepo_scale.jobs.results import print_result, read_text, write_run_report, write_text
 from frepo_scale.ops.preemption import Preempted
 from frepo_scale.ops.workdir import Workdir
+
+_NAMED = "# recipe: "  # how config.gin begins
 
 
 def dry_run(config: RunConfig, source: Source, workdir: Path) -> int:
@@ -60,24 +63,31 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     check_data(place, parts.dataset)
     place.open(settings, written_bytes(parts.module, parts.dataset, config.distill, config.pool))
     place.claim(settings)
-    write_text(place.config, source.text)
+    write_text(place.config, f"{_NAMED}{source.name}\n{source.text}")
     write_text(place.operative_config, source.operative)
     parts.preemption.install()
-    job = Distillation(parts, source, place)
     try:
-        job.run()
-        return 0
+        with contextlib.closing(Distillation(parts, source, place)) as job:
+            job.run()
     except Preempted:
         print(f"stopped; the same command goes on from {place.root}")
         return parts.preemption.exit_code
-    finally:
-        job.close()
+    except OSError as error:
+        raise InputError(
+            f"workdir {place.root} cannot be written ({error.strerror or error})",
+            "room on the disk and permission to write",
+            "mend it and give the same command: the run goes on from its last checkpoint",
+        ) from error
+    return 0
 
 
 def recipe_text(target: Path) -> tuple[str, str]:
     """Name and text of the recipe a workdir or an export came from."""
     if target.is_dir():
-        return target.resolve().name, read_text(_workdir(target).config)
+        text = read_text(_workdir(target).config)
+        first = text.partition("\n")[0]
+        named = first.startswith(_NAMED)
+        return first.removeprefix(_NAMED) if named else target.resolve().name, text
     provenance = read_npz(target).provenance
     if "config" not in provenance:
         raise InputError(f"{target} does not say which recipe made it", "provenance with a config")
@@ -133,7 +143,7 @@ def evaluate(config: RunConfig, target: Path) -> int:
 def report(workdir: Path) -> int:
     """Writes a run's report from what it has left so far."""
     place = _workdir(workdir)
-    write_run_report(place, workdir.resolve().name)
+    write_run_report(place, recipe_text(workdir)[0])
     print(f"written to {place.report}")
     return 0
 

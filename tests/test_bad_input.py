@@ -100,12 +100,22 @@ WRONG = {
             "SAVE_EVERY",
             "EVAL_NETS",
             "PROBE_NETS",
+            "MEMBERS",
+            "MESH_POOL",
+            "CHUNK",
             "PROBE_STEPS",
         ]
     },
     **{
         name: NO_INTS
-        for name in ["SEED", "MAX_ONLINE", "EVAL_STEPS", "FULL_DATA_STEPS", "SKIP_UNREADABLE"]
+        for name in [
+            "SEED",
+            "MAX_ONLINE",
+            "EVAL_STEPS",
+            "MESH_DATA",
+            "FULL_DATA_STEPS",
+            "SKIP_UNREADABLE",
+        ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
     "RIDGE": NO_FLOATS,
@@ -154,6 +164,8 @@ def test_a_seed_has_31_bits(distill):
         ("IPC=134", ["IPC = 134", "class 8 has 133", "use --gin.IPC=133"]),
         ("IPC=1000000000000000000000", ["use --gin.IPC=133"]),
         ("BATCH=1373", ["BATCH = 1373", "1372 training images", "use --gin.BATCH=1372"]),
+        ("MEMBERS=3", ["MEMBERS = 3 with POOL = 10", "1, 2, 5, 10"]),
+        ("MESH_DATA=7", ["MESH_DATA = 7", "devices"]),
         ("DEPTH=4", ["DEPTH = 4", "8 px", "size 0", "use --gin.DEPTH=3"]),
         ("DEPTH=1000000000000", ["use --gin.DEPTH=3"]),
         ("DATASET=digitz", ["'digitz'", "did you mean digits?"]),
@@ -558,7 +570,8 @@ def test_a_damaged_distilled_set(command, refused):
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [("config.gin", "evaluate"), ("operative_config.gin", "report")]
+    ("name", "command"),
+    [("config.gin", "evaluate"), ("config.gin", "report"), ("operative_config.gin", "report")],
 )
 def test_a_damaged_configuration(name, command, refused):
     path = make_run("w").root / name

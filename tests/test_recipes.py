@@ -132,6 +132,7 @@ def test_a_recipe_holds_the_papers_settings(name):
     assert (net.name, net.width, net.depth, net.norm) == ("convnet", 128, depth, "batch")
     pool = found.pool
     assert (pool.size, pool.max_online, pool.learning_rate, pool.batch) == (10, 100, 3e-4, 1000)
+    assert pool.members == 1
     assert found.loop.probe_every == 10_000
     evaluation = found.evaluation
     assert (evaluation.nets, evaluation.probe_nets) == (5, 5)

@@ -130,7 +130,8 @@ def train(
             if due_probe and not stop:
                 try:
                     state, row = job.probe(state, done)
-                    writer.write_scalars(done, row)
+                    if row:
+                        writer.write_scalars(done, row)
                     probed = done
                 except Preempted:
                     stop = True  # the probe is repeated after the restart

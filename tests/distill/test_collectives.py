@@ -1,0 +1,98 @@
+"""What the compiled outer step sends over each mesh axis: kinds and bytes, bounded.
+
+Exact lists differ between JAX versions; a new kind or another order of magnitude fails. Sizes are
+chosen so that what may travel (features, minibatch images, sums of the size of the parameters) is
+far smaller than what may not (activations, the image set).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+PROGRAM = Path(__file__).with_name("mesh_hlo.py")
+SIDE, SIZE, CLASSES, ONLINE = 32, 80, 5, 16
+FEATURES = 2 * SIZE * 16 * 8 * 8 * 4  # R x d float32: what the dual form gathers
+IMAGE = SIDE * SIDE * 3 * 4
+IMAGE_SET = SIZE * IMAGE
+ACTIVATIONS = 8 * SIDE * SIDE * 4  # of one image after the first convolution
+PARAMETERS = 4 * (9 * 3 * 8 + 8 + 9 * 8 * 16 + 16 + 1024 * CLASSES + CLASSES + 16)
+SMALL = 4096
+
+
+def collectives(mesh, members, form="dual", online=ONLINE):
+    case = {
+        "mesh": mesh,
+        "members": members,
+        "form": form,
+        "online": online,
+        "side": SIDE,
+        "size": SIZE,
+    }
+    process = subprocess.run(
+        [sys.executable, str(PROGRAM), json.dumps(case)],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    (line,) = [x for x in process.stdout.splitlines() if x.startswith("RESULT ")]
+    found = json.loads(line.removeprefix("RESULT "))
+    assert found
+    return found
+
+
+def total(found, axis, *kinds):
+    return sum(c["bytes"] for c in found if c["axis"] == axis and (not kinds or c["kind"] in kinds))
+
+
+def check_axes(found):
+    assert {c["axis"] for c in found} <= {"pool", "data", "both"}
+    # Norms for LAMB and metrics are scalars; anything else over all devices is a mistake.
+    assert total(found, "both") <= SMALL
+
+
+def test_sizes_tell_the_allowed_from_the_forbidden():
+    assert FEATURES < 0.7 * IMAGE_SET
+    assert ONLINE * IMAGE < 0.3 * IMAGE_SET
+    assert FEATURES < 0.3 * SIZE * ACTIVATIONS
+
+
+def test_data_axis_dual():
+    found = collectives([1, 8], members=1)
+    check_axes(found)
+    data = [c for c in found if c["axis"] in ("data", "both")]
+    assert {c["kind"] for c in data} <= {"all-reduce", "all-gather", "reduce-scatter"}
+    # Features once, labels and solutions of the size of R x K.
+    assert total(data, "data", "all-gather") <= FEATURES + 4 * 2 * SIZE * CLASSES * 4
+    # The minibatch's images, each once.
+    assert total(data, "data", "reduce-scatter") <= ONLINE * (IMAGE + CLASSES * 4)
+    # Sums: W and its gradient (d x K, thrice), parameters' gradient, BatchNorm, metrics.
+    weights = 3 * 1024 * CLASSES * 4
+    assert total(data, "data", "all-reduce") <= weights + PARAMETERS + SMALL
+    assert max(c["bytes"] for c in data) <= FEATURES
+
+
+def test_data_axis_primal():
+    """No features and no N x N matrix travel: only d x d and d x K sums."""
+    found = collectives([1, 8], members=1, form="primal")
+    check_axes(found)
+    gram = 1024 * 1024 * 4
+    assert total(found, "data", "all-gather") == 0
+    weights = 3 * 1024 * CLASSES * 4
+    assert total(found, "data", "all-reduce") <= gram + weights + PARAMETERS + SMALL
+
+
+def test_pool_axis_sees_the_mean_gradient_and_metrics_only():
+    found = collectives([4, 2], members=4)
+    check_axes(found)
+    pool = [c for c in found if c["axis"] == "pool"]
+    assert {c["kind"] for c in pool} == {"all-reduce"}
+    local_gradient = (SIZE // 2) * (IMAGE + CLASSES * 4)
+    assert total(pool, "pool") <= local_gradient + SMALL
