@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     except Preempted:
         print(f"stopped; the same command goes on from {place.root}")
         return parts.preemption.exit_code
+    except BrokenPipeError:  # nobody reads what is printed; the workdir is sound
+        raise
     except OSError as error:
         raise InputError(
             f"workdir {place.root} cannot be written ({error.strerror or error})",
@@ -83,7 +86,7 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
 
 def recipe_text(target: Path) -> tuple[str, str]:
     """Name and text of the recipe a workdir or an export came from."""
-    if target.is_dir():
+    if os.path.isdir(target):
         text = read_text(_workdir(target).config)
         first = text.partition("\n")[0]
         named = first.startswith(_NAMED)
@@ -99,7 +102,7 @@ def evaluate(config: RunConfig, target: Path) -> int:
 
     A workdir also gets `evaluation.json`; its `result.json` stays as it is.
     """
-    exported = read_npz(_finished(target).distilled if target.is_dir() else target)
+    exported = read_npz(_finished(target).distilled if os.path.isdir(target) else target)
     parts = Parts(config)
     dataset = parts.dataset
     if exported.images.shape[1:] != dataset.image_shape or (
@@ -132,7 +135,7 @@ def evaluate(config: RunConfig, target: Path) -> int:
         print("stopped; nothing was written")
         return parts.preemption.exit_code
     print(format_table(scores))
-    if target.is_dir():
+    if os.path.isdir(target):
         place = Workdir(target)
         scores["evaluation"] = evaluation_recipe(config, dataset)
         write_text(place.evaluation, json.dumps(scores, indent=1) + "\n")
@@ -152,7 +155,7 @@ def export(workdir: Path, form: str, out: Path) -> int:
     """Copies a finished run's distilled set to `out`, as "npz" or "folder"."""
     exported = read_npz(_finished(workdir).distilled)
     if form == "npz":
-        if out.exists():
+        if os.path.lexists(out):
             raise InputError(f"{out} exists", "a new file", "choose another --out")
         write_npz(out, exported)
     else:
@@ -163,14 +166,14 @@ def export(workdir: Path, form: str, out: Path) -> int:
 
 def _workdir(workdir: Path) -> Workdir:
     place = Workdir(workdir)
-    if not place.config.exists():
+    if not os.path.isfile(place.config):  # unlike pathlib no error where one may not look
         raise InputError(f"{workdir} is not a run's workdir", f"a folder with {place.config.name}")
     return place
 
 
 def _finished(workdir: Path) -> Workdir:
     place = _workdir(workdir)
-    if not place.distilled.exists():
+    if not os.path.isfile(place.distilled):
         raise InputError(
             f"{workdir} has no {place.distilled.name}",
             "the workdir of a run that has reached its last step",

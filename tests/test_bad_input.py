@@ -10,6 +10,7 @@ import shutil
 import struct
 import tarfile
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from frepo_scale import config, run
 from frepo_scale.core.identity import scientific_settings
 from frepo_scale.data.whitening import Preprocessing
-from frepo_scale.export.formats import Export, write_npz
+from frepo_scale.export.formats import Export, read_npz, write_npz
 from frepo_scale.main import main
 from frepo_scale.ops.workdir import Workdir
 
@@ -164,6 +165,7 @@ def test_a_seed_has_31_bits(distill):
         ("IPC=134", ["IPC = 134", "class 8 has 133", "use --gin.IPC=133"]),
         ("IPC=1000000000000000000000", ["use --gin.IPC=133"]),
         ("BATCH=1373", ["BATCH = 1373", "1372 training images", "use --gin.BATCH=1372"]),
+        ("WIDTH=1000000000000000000000", ["WIDTH = 1", "at most 1048576"]),
         ("MEMBERS=3", ["MEMBERS = 3 with POOL = 10", "1, 2, 5, 10"]),
         ("MESH_DATA=7", ["MESH_DATA = 7", "devices"]),
         ("DEPTH=4", ["DEPTH = 4", "8 px", "size 0", "use --gin.DEPTH=3"]),
@@ -598,6 +600,29 @@ def test_evaluate_on_data_of_another_shape(refused):
     np.savez("d.npz", **arrays())
     given = ["--gin.DATASET=npz", "--gin.DATA_DIR=d.npz", "--gin.BATCH=4"]
     refused("evaluate", "w", *given, told=["(8, 8, 1) images of 10 classes", "images of 3"])
+
+
+@pytest.mark.parametrize("labels", [np.arange(10)[::-1], np.zeros(10)])
+def test_evaluate_a_set_whose_images_are_not_class_by_class(labels, refused):
+    make_run("w")
+    write_npz("e.npz", replace(read_npz("w/distilled.npz"), hard_labels=labels.astype(np.int32)))
+    refused("evaluate", "e.npz", told=["e.npz", "class by class"])
+
+
+def test_a_run_that_lost_its_distilled_set_is_not_finished(place, monkeypatch):
+    make_run("w", finished=False).result.write_text("{}")
+    monkeypatch.setattr(run, "check_data", lambda place, dataset: None)
+    with pytest.raises(AssertionError, match="compute was spent"):
+        main(["distill", "digits_ipc1", "--workdir", "w"])
+
+
+def test_a_report_has_the_name_of_the_recipe(place, capsys):
+    made = make_run("w")
+    assert main(["report", "w"]) == 0
+    assert "<h1>w</h1>" in made.report.read_text()  # nobody said which recipe it was
+    made.config.write_text("# recipe: digits_ipc1\n" + made.config.read_text())
+    assert main(["report", "w"]) == 0
+    assert "<h1>digits_ipc1</h1>" in made.report.read_text()
 
 
 def test_an_npz_of_something_else(refused):

@@ -37,7 +37,7 @@ class NetConfig:
 
     def __post_init__(self) -> None:
         """Refuses values no net can be built from."""
-        check_int("WIDTH", self.width, low=1)
+        check_int("WIDTH", self.width, low=1, high=2**20)
         check_int("DEPTH", self.depth, low=1)
         check_choice("NORM", self.norm, NORMS)
         if not isinstance(self.name, str) or ("." not in self.name and self.name not in NETS):
