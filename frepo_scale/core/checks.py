@@ -10,6 +10,8 @@ from typing import Any
 
 from frepo_scale.core.errors import InputError, nearest
 
+LARGEST_COUNT = 2**31 - 1  # of the int32 counters on the devices
+
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raises InputError unless `value` is an int (not a bool) in [low, high]."""

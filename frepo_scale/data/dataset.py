@@ -16,6 +16,7 @@ from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 HELD_OUT_DIVISOR = 20  # floor(5 %) of each class
 HELD_OUT_LIMIT = 10_000
+LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
 FITS = ("crop", "squash")
 _OPERATIONAL = {"operational": True}
 
@@ -46,7 +47,7 @@ class DataConfig:
         if self.directory is not None and not isinstance(self.directory, str):
             raise InputError(f"DATA_DIR = {self.directory!r}", "a path, or None")
         if self.resolution is not None:
-            check_int("RESOLUTION", self.resolution, low=1)
+            check_int("RESOLUTION", self.resolution, low=1, high=LARGEST_SIDE)
         check_choice("FIT", self.fit, FITS)
         check_int("SKIP_UNREADABLE", self.skip_unreadable, low=0)
         check_int("BATCH", self.batch, low=1)

@@ -118,7 +118,7 @@ SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}
 
 def spec_for(name: str) -> DatasetSpec:
     """The facts of a data set; `InputError` with the nearest names when there is none."""
-    if name not in SPECS:
+    if not isinstance(name, str) or name not in SPECS:
         raise InputError(f"data set {name!r}", "a known data set", nearest(str(name), SPECS))
     return SPECS[name]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import optax
 
-from frepo_scale.core.checks import check_bool, check_float, check_int
+from frepo_scale.core.checks import LARGEST_COUNT, check_bool, check_float, check_int
 
 FINAL_LEARNING_RATE = 0.1  # the cosine ends at this share of the learning rate
 
@@ -35,11 +35,11 @@ class DistillConfig:
     def __post_init__(self) -> None:
         """Refuses impossible values."""
         check_int("IPC", self.ipc, low=1)
-        check_int("STEPS", self.steps, low=1)
+        check_int("STEPS", self.steps, low=1, high=LARGEST_COUNT)
         check_float("LEARNING_RATE", self.learning_rate, low=0.0, open_low=True)
         check_bool("FLIP", self.flip)
         check_bool("LEARN_LABELS", self.learn_labels)
-        check_int("SEED", self.seed, low=0, high=2**31 - 1)
+        check_int("SEED", self.seed, low=0, high=LARGEST_COUNT)
         check_int("CHUNK", self.chunk, low=1)
 
 

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from frepo_scale.core.checks import check_float, check_int
+from frepo_scale.core.checks import LARGEST_COUNT, check_float, check_int
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.models.norm import batch_spread_over
 
 PyTree = Any
+LARGEST_POOL = 4096  # members; their shapes are traced one by one
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         """Refuses an empty pool and negative counts."""
-        check_int("POOL", self.size, low=1)
+        check_int("POOL", self.size, low=1, high=LARGEST_POOL)
         check_int("MEMBERS", self.members, low=1)
         if self.size % self.members:
             fits = ", ".join(str(m) for m in range(1, self.size + 1) if self.size % m == 0)
@@ -55,7 +56,7 @@ class PoolConfig:
                 "members per step that divide the pool",
                 f"possible for MEMBERS: {fits}",
             )
-        check_int("MAX_ONLINE", self.max_online, low=0)
+        check_int("MAX_ONLINE", self.max_online, low=0, high=LARGEST_COUNT)
         check_float("Pool.learning_rate", self.learning_rate, low=0.0, open_low=True)
         check_int("Pool.batch", self.batch, low=1)
 

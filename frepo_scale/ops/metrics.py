@@ -68,12 +68,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file; empty if it is not there. A torn last line is left out."""
     if not path.exists():
         return []
-    rows = []
-    for line in path.read_text().splitlines():
+    rows: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
             break  # a kill while writing tears the last line; nothing good follows it
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 

@@ -65,7 +65,7 @@ class Workdir:
 
     def check_identity(self, settings: dict[str, Any]) -> None:
         """Raises InputError if the folder there is not of a run with these settings."""
-        fix = "choose another with --workdir, or remove it"
+        fix = "choose another with --workdir"
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(self.root)):
             # As a path it would be a folder named like the scheme, here and not there.
             raise InputError(
