@@ -123,7 +123,7 @@ WRONG = {
     "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
     **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "PROFILE", "FULL_DATA"]},
-    **{name: NO_NAMES for name in ["NET", "NORM", "FIT"]},
+    **{name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE"]},
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
 }

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import optax
 
-from frepo_scale.core.checks import LARGEST_COUNT, check_bool, check_float, check_int
+from frepo_scale.core.checks import LARGEST_COUNT, check_bool, check_choice, check_float, check_int
 
+FEATURE_DTYPES = ("float32", "bfloat16")
 FINAL_LEARNING_RATE = 0.1  # the cosine ends at this share of the learning rate
 
 
@@ -20,6 +21,8 @@ class DistillConfig:
       flip: whether the regression also sees the left-right mirror images.
       learn_labels: whether labels are learned.
       seed: fixes every random choice of the run.
+      feature_dtype: in which the nets compute the features of the regression, "float32" or
+        "bfloat16"; Gram matrix and solve are in `RidgeConfig.precision` either way.
       chunk: images whose activations are held at once, on each device. More images are done
         one chunk after the other and run again for the gradient.
     """
@@ -30,6 +33,7 @@ class DistillConfig:
     flip: bool = False
     learn_labels: bool = True
     seed: int = 0
+    feature_dtype: str = "float32"
     chunk: int = field(default=1024, metadata={"operational": True})
 
     def __post_init__(self) -> None:
@@ -40,6 +44,7 @@ class DistillConfig:
         check_bool("FLIP", self.flip)
         check_bool("LEARN_LABELS", self.learn_labels)
         check_int("SEED", self.seed, low=0, high=LARGEST_COUNT)
+        check_choice("FEATURE_DTYPE", self.feature_dtype, FEATURE_DTYPES)
         check_int("CHUNK", self.chunk, low=1)
 
 

@@ -12,31 +12,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import Member
 
 
-def features_of(module: nn.Module, member: Member, images: jax.Array) -> jax.Array:
-    """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics."""
-    variables = {"params": member.params, "batch_stats": member.stats}
+def features_of(
+    module: nn.Module, member: Member, images: jax.Array, dtype: str = "float32"
+) -> jax.Array:
+    """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics.
+
+    With dtype "bfloat16" the net computes in that; the features come back in the images' own.
+    """
+    variables: Any = {"params": member.params, "batch_stats": member.stats}
+    given = images.dtype
+    if dtype == "bfloat16":
+        variables, images = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (variables, images))
     outputs: Any = module.apply(variables, images, train=False)
-    return outputs[1]
+    features: jax.Array = outputs[1].astype(given)
+    return features
 
 
-def chunked_features(module: nn.Module, member: Member, images: jax.Array, chunk: int) -> jax.Array:
-    """`features_of`, `chunk` images at a time."""
-    return _map_chunks(partial(features_of, module, member), chunk, images)
+def chunked_features(
+    module: nn.Module, member: Member, images: jax.Array, config: DistillConfig
+) -> jax.Array:
+    """`features_of`, `config.chunk` images at a time."""
+    function = partial(features_of, module, member, dtype=config.feature_dtype)
+    return _map_chunks(function, config.chunk, images)
 
 
 def chunked_image_gradient(
-    module: nn.Module, member: Member, images: jax.Array, cotangent: jax.Array, chunk: int
+    module: nn.Module,
+    member: Member,
+    images: jax.Array,
+    cotangent: jax.Array,
+    config: DistillConfig,
 ) -> jax.Array:
     """The pull-back of a gradient (n, d) of features to images (n, H, W, C)."""
+    function = partial(features_of, module, member, dtype=config.feature_dtype)
 
     def pull_back(images: jax.Array, cotangent: jax.Array) -> jax.Array:
-        _, vjp = jax.vjp(partial(features_of, module, member), images)
+        _, vjp = jax.vjp(function, images)
         return vjp(cotangent)[0]
 
-    return _map_chunks(pull_back, chunk, images, cotangent)
+    return _map_chunks(pull_back, config.chunk, images, cotangent)
 
 
 def _map_chunks(function: Callable[..., jax.Array], chunk: int, *arrays: jax.Array) -> jax.Array:

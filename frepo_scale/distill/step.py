@@ -222,8 +222,8 @@ def _member_gradient(
     else:
         seen, y_rK, weight = images, labels, real[:, None]
 
-    f_bd = chunked_features(module, member, batch.images, config.chunk)
-    f_rd = chunked_features(module, member, seen, config.chunk) * weight
+    f_bd = chunked_features(module, member, batch.images, config)
+    f_rd = chunked_features(module, member, seen, config) * weight
     solution = solve(f_rd, y_rK, rows, ridge, DATA)
     w_dK = solution.w_dK.astype(f_bd.dtype)
     targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
@@ -232,7 +232,7 @@ def _member_gradient(
         error_bK = pred_bK - targets
         dw_dK = jax.lax.psum(f_bd.T @ error_bK, DATA) / parts.batch
     df_rd, dy_rK = adjoint(solution, dw_dK, rows, ridge, DATA)
-    d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config.chunk)
+    d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config)
     dy_rK = dy_rK * weight
     if config.flip:
         n = len(images)

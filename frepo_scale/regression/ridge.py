@@ -29,7 +29,7 @@ from frepo_scale.core.checks import check_choice, check_float
 
 FORMS = ("auto", "dual", "primal")
 PRECISIONS = ("auto", "float32", "float64")
-LARGEST_RESIDUAL = 1e-2
+LARGEST_RESIDUAL = 1e-3
 _RAISE = 10.0
 _MOST_RAISES = 8
 

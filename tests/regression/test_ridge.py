@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.regression.loss import accuracy, label_loss, regression_loss
-from frepo_scale.regression.ridge import RidgeConfig, ridge_predict, ridge_weights
+from frepo_scale.regression.ridge import (
+    LARGEST_RESIDUAL,
+    RidgeConfig,
+    adjoint,
+    ridge_predict,
+    ridge_weights,
+    solve,
+)
 
 FORMS = ("dual", "primal")
 
@@ -163,3 +170,55 @@ def test_accuracy_by_hand():
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):
         RidgeConfig(**wrong)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_guard_raises_a_ridge_that_cannot_be_solved(form):
+    """Equal rows and no ridge: singular. The answer solves the system of the ridge it says."""
+    with jax.enable_x64(False):
+        rng = np.random.default_rng(0)
+        f = np.repeat(rng.normal(size=(3, 6)), 4, axis=0).astype(np.float32)
+        y = rng.normal(size=(12, 2)).astype(np.float32)
+        solution = solve(jnp.asarray(f), jnp.asarray(y), 12, RidgeConfig(0.0, form, "float32"))
+        assert bool(solution.raised)
+        used = float(solution.ridge)
+        assert used > 0
+        wide, right = f.astype(np.float64), f.T.astype(np.float64) @ y
+        matrix = wide.T @ wide + used * np.sum(wide**2) / 12 * np.eye(6)
+        residual = matrix @ np.asarray(solution.w_dK, np.float64) - right
+        assert np.linalg.norm(residual) <= 2 * LARGEST_RESIDUAL * np.linalg.norm(right)
+        df, dy = adjoint(solution, jnp.ones((6, 2)), 12, RidgeConfig(0.0, form, "float32"))
+        assert np.isfinite(df).all() and np.isfinite(dy).all()
+
+
+def test_the_guard_leaves_a_good_ridge_alone():
+    _, f, y, _ = map(jnp.asarray, draw(6, 5, 7, 3, 0))
+    solution = solve(f, y, len(f), RidgeConfig(1e-6))
+    assert not bool(solution.raised)
+    assert float(solution.ridge) == 1e-6
+
+
+def test_a_raised_ridge_is_a_constant_in_the_gradient():
+    _, f, y, _ = map(jnp.asarray, draw(6, 5, 7, 3, 0))
+    config = RidgeConfig(1e-2)
+    solution = solve(f, y, len(f), config)
+    slope = jnp.ones_like(solution.w_dK)
+    kept = solution._replace(raised=jnp.bool_(True))
+    with_rho, _ = adjoint(solution, slope, len(f), config)
+    without, _ = adjoint(kept, slope, len(f), config)
+    rho = 1e-2 * jnp.sum(f**2) / len(f)
+
+    def fixed(f):
+        return jnp.sum(f.T @ jnp.linalg.solve(f @ f.T + rho * jnp.eye(len(f)), y))
+
+    np.testing.assert_allclose(without, jax.grad(fixed)(f), rtol=1e-9, atol=1e-12)
+    assert not np.allclose(with_rho, without)
+
+
+def test_rows_of_zeros_change_nothing():
+    _, f, y, _ = map(jnp.asarray, draw(6, 5, 7, 3, 0))
+    padded = [jnp.concatenate([x, jnp.zeros_like(x[:3])]) for x in (f, y)]
+    for form in FORMS:
+        config = RidgeConfig(1e-3, form)
+        plain, wide = solve(f, y, len(f), config), solve(*padded, len(f), config)
+        np.testing.assert_allclose(wide.w_dK, plain.w_dK, rtol=1e-10, atol=1e-12)
