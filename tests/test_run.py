@@ -38,10 +38,10 @@ def command(workdir, **changes):
     return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
 
 
-def spawn(workdir, **changes):
+def spawn(workdir, devices=1, **changes):
     return subprocess.Popen(
         [sys.executable, "-m", "frepo_scale.main", *command(workdir, **changes)],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_NUM_CPU_DEVICES": str(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -182,6 +182,27 @@ def test_stopped_and_resumed_equals_undisturbed(whole, tmp_path, number, code):
     for row in rows + undisturbed:
         row.pop("steps_per_second", None)
     assert rows == undisturbed
+
+
+def test_started_on_four_devices_and_finished_on_one(whole, tmp_path):
+    """Ten images over four devices are padded there; the checkpoint fits any mesh."""
+    workdir = tmp_path / "moved"
+    process = spawn(workdir, devices=4)
+    wait_for(lambda: saved_steps(workdir), process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 42, output
+    assert main(command(workdir)) == 0
+    rows = [
+        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        for place in (workdir, whole)
+    ]
+    losses = [[r["loss"] for r in found if "loss" in r] for found in rows]
+    assert len(losses[0]) == len(losses[1]) == 12
+    # Float32: the same run up to rounding, which grows along the way.
+    np.testing.assert_allclose(losses[0][:4], losses[1][:4], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-2)
+    assert json.loads((workdir / "result.json").read_text())["steps"] == 60
 
 
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(whole, tmp_path, capsys):
