@@ -21,6 +21,7 @@ from frepo_scale.core.checks import LARGEST_COUNT, check_float, check_int
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.models.norm import batch_spread_over
+from frepo_scale.regression.loss import half_squared_errors
 
 PyTree = Any
 LARGEST_POOL = 4096  # members; their shapes are traced one by one
@@ -190,8 +191,8 @@ def online_loss(
             train=True,
             mutable=["batch_stats"],
         )
-    errors = jnp.sum(jnp.square(logits - batch.labels), axis=-1)
-    loss = 0.5 * jnp.sum(batch.weights.astype(errors.dtype) * errors) / batch.size
+    errors = half_squared_errors(logits - batch.labels)
+    loss = jnp.sum(batch.weights.astype(errors.dtype) * errors) / batch.size
     return loss, updated.get("batch_stats", {})
 
 

@@ -43,7 +43,7 @@ from frepo_scale.distill.pool import (
 )
 from frepo_scale.distill.state import NEVER, DistillState, state_shardings
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
-from frepo_scale.regression.loss import label_margins
+from frepo_scale.regression.loss import half_squared_errors, label_margins
 from frepo_scale.regression.ridge import RidgeConfig, adjoint, solve
 
 Metrics = dict[str, jax.Array]
@@ -241,7 +241,7 @@ def _member_gradient(
         d_images, d_labels = d_seen, dy_rK
     hits = jnp.sum(jnp.argmax(pred_bK, -1) == batch.labels, dtype=labels.dtype)
     metrics = {
-        "regression_loss": jax.lax.psum(0.5 * jnp.sum(jnp.square(error_bK)), DATA) / parts.batch,
+        "regression_loss": jax.lax.psum(jnp.sum(half_squared_errors(error_bK)), DATA) / parts.batch,
         "target_accuracy": jax.lax.psum(hits, DATA) / parts.batch,
         "ridge_raised": solution.raised.astype(labels.dtype),
     }

@@ -19,6 +19,7 @@ from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.augment import AugmentConfig, augment
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.regression.loss import half_squared_errors
 
 WARM_UP = 500
 FINAL_LEARNING_RATE = 0.01
@@ -121,8 +122,7 @@ class Fitter:
                 train=True,
                 mutable=["batch_stats"],
             )
-            value = 0.5 * jnp.mean(jnp.sum(jnp.square(logits - labels), axis=-1))
-            return value, updated.get("batch_stats", {})
+            return jnp.mean(half_squared_errors(logits - labels)), updated.get("batch_stats", {})
 
         grads, stats = jax.grad(loss, has_aux=True)(state.params)
         updates, optimiser = self._optimiser.update(grads, state.optimiser, state.params)
