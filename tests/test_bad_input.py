@@ -149,6 +149,9 @@ def test_wrong_types_and_ranges(name, distill):
         ("Evaluation.batch", "1.5"),
         ("Ridge.form", "prime"),
         ("Ridge.precision", "float16"),
+        ("Ridge.factorisation", "qr"),
+        ("Ridge.block", "0"),
+        ("Ridge.distribute_above", "-1"),
     ],
 )
 def test_wrong_values_of_bindings_without_a_knob(binding, value, distill):

@@ -33,11 +33,11 @@ def features_of(
 
 
 def chunked_features(
-    module: nn.Module, member: Member, images: jax.Array, config: DistillConfig
+    module: nn.Module, member: Member, images: jax.Array, config: DistillConfig, platform: str
 ) -> jax.Array:
-    """`features_of`, `config.chunk` images at a time."""
+    """`features_of`, `config.chunk` images at a time, as is fast on the platform."""
     function = partial(features_of, module, member, dtype=config.feature_dtype)
-    return _map_chunks(function, config.chunk, images)
+    return _map_chunks(function, config.chunk, platform, images)
 
 
 def chunked_image_gradient(
@@ -46,6 +46,7 @@ def chunked_image_gradient(
     images: jax.Array,
     cotangent: jax.Array,
     config: DistillConfig,
+    platform: str,
 ) -> jax.Array:
     """The pull-back of a gradient (n, d) of features to images (n, H, W, C)."""
     function = partial(features_of, module, member, dtype=config.feature_dtype)
@@ -54,18 +55,24 @@ def chunked_image_gradient(
         _, vjp = jax.vjp(function, images)
         return vjp(cotangent)[0]
 
-    return _map_chunks(pull_back, config.chunk, images, cotangent)
+    return _map_chunks(pull_back, config.chunk, platform, images, cotangent)
 
 
-def _map_chunks(function: Callable[..., jax.Array], chunk: int, *arrays: jax.Array) -> jax.Array:
-    """`function` over row blocks of the arrays, concatenated; the last block may be smaller."""
+def _map_chunks(
+    function: Callable[..., jax.Array], chunk: int, platform: str, *arrays: jax.Array
+) -> jax.Array:
+    """`function` over row blocks of the arrays, concatenated."""
     rows = len(arrays[0])
-    if rows <= chunk:
+    chunk = even_chunk(rows, chunk)
+    if rows == chunk:
         return function(*arrays)
     whole = rows - rows % chunk
-    if jax.default_backend() == "cpu":
+    if platform == "cpu":
         # Convolution gradients inside XLA loops are many times slower on CPU (STACK.md section 7).
-        parts = [function(*(x[lo : lo + chunk] for x in arrays)) for lo in range(0, whole, chunk)]
+        parts: list[jax.Array] = []
+        for lo in range(0, whole, chunk):
+            block = tuple(x[lo : lo + chunk] for x in arrays)
+            parts.append(function(*_after(parts[-1:], block)))
     else:
         blocks = tuple(x[:whole].reshape(-1, chunk, *x.shape[1:]) for x in arrays)
         mapped = jax.lax.map(lambda block: function(*block), blocks)
@@ -73,3 +80,30 @@ def _map_chunks(function: Callable[..., jax.Array], chunk: int, *arrays: jax.Arr
     if whole < rows:
         parts.append(function(*(x[whole:] for x in arrays)))
     return jnp.concatenate(parts)
+
+
+def _after(done: list[jax.Array], block: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The same block, but not to be had before what is `done` and the block's last array.
+
+    Otherwise XLA works on several chunks at once, and keeps activations of the forward pass for the
+    backward pass, which it takes for the same computation: the memory of all chunks is then needed.
+    On CPU it drops `optimization_barrier`; a choice it cannot foresee stays. Where a chunk is not
+    finite, those after it are NaN: such a run is over.
+    """
+    first, *rest = block
+    for x in [*done, *rest]:
+        first = jnp.where(jnp.isfinite(x.ravel()[0]), first, jnp.nan)
+    return first, *rest
+
+
+def even_chunk(rows: int, most: int) -> int:
+    """The largest chunk of at most `most` rows that divides them, if it is at least half of that.
+
+    Otherwise chunks of about equal size. A smaller last chunk would be compiled apart from the
+    others, and a convolution takes an accelerator's compiler seconds.
+    """
+    count = -(-rows // most)
+    for number in range(count, 2 * count + 1):
+        if rows % number == 0:
+            return rows // number
+    return -(-rows // count)

@@ -9,8 +9,8 @@ Two `shard_map`s over the mesh ("pool", "data"), and LAMB between them on the sh
 2. `_advance_pool`: each row trains its members on the updated set; over "data" travel the images
    of the online minibatch, the gradient and the BatchNorm sums, over "pool" nothing.
 
-Gradients are written out, not taken through collectives: `regression.ridge.adjoint` gives the
-gradient with respect to features, and each device pulls its own back to its own images.
+Gradients are not taken through collectives: `regression.ridge` has its own backward pass, which
+gives the gradient with respect to features, and each device pulls its own back to its own images.
 
 Legend: N synthetic images, n of them on this device (padded), B target batch, b of it here, R rows
 of the regression (N, or 2N with flip), d features, K classes, M members per step, P pool size.
@@ -42,9 +42,9 @@ from frepo_scale.distill.pool import (
     take_member,
 )
 from frepo_scale.distill.state import NEVER, DistillState, state_shardings
-from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
+from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over, platform_of
 from frepo_scale.regression.loss import half_squared_errors, label_margins
-from frepo_scale.regression.ridge import RidgeConfig, adjoint, solve
+from frepo_scale.regression.ridge import RidgeConfig, ridge_weights
 
 Metrics = dict[str, jax.Array]
 
@@ -214,7 +214,8 @@ def _member_gradient(
     batch: Batch,
 ) -> tuple[jax.Array, jax.Array, Metrics]:
     """One member's regression on this device's rows: gradients and metrics (section 4, 2 to 4)."""
-    config, ridge, module = parts.config, parts.ridge, parts.module
+    config, module, platform = parts.config, parts.module, platform_of(parts.mesh)
+    ridge = parts.ridge.resolved(platform)
     rows = 2 * parts.size if config.flip else parts.size
     if config.flip:
         seen = jnp.concatenate([images, images[:, :, ::-1]])
@@ -222,17 +223,17 @@ def _member_gradient(
     else:
         seen, y_rK, weight = images, labels, real[:, None]
 
-    f_bd = chunked_features(module, member, batch.images, config)
-    f_rd = chunked_features(module, member, seen, config) * weight
-    solution = solve(f_rd, y_rK, rows, ridge, DATA)
-    w_dK = solution.w_dK.astype(f_bd.dtype)
+    f_bd = chunked_features(module, member, batch.images, config, platform)
+    f_rd = chunked_features(module, member, seen, config, platform) * weight
+    weights = partial(ridge_weights, rows=rows, config=ridge, axis=DATA)
+    w_dK, pull_back, raised = jax.vjp(weights, f_rd, y_rK, has_aux=True)
     targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
     with jax.default_matmul_precision("highest"):
         pred_bK = f_bd @ w_dK
         error_bK = pred_bK - targets
         dw_dK = jax.lax.psum(f_bd.T @ error_bK, DATA) / parts.batch
-    df_rd, dy_rK = adjoint(solution, dw_dK, rows, ridge, DATA)
-    d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config)
+    df_rd, dy_rK = pull_back(dw_dK)
+    d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config, platform)
     dy_rK = dy_rK * weight
     if config.flip:
         n = len(images)
@@ -243,7 +244,7 @@ def _member_gradient(
     metrics = {
         "regression_loss": jax.lax.psum(jnp.sum(half_squared_errors(error_bK)), DATA) / parts.batch,
         "target_accuracy": jax.lax.psum(hits, DATA) / parts.batch,
-        "ridge_raised": solution.raised.astype(labels.dtype),
+        "ridge_raised": raised.astype(labels.dtype),
     }
     return d_images, d_labels, metrics
 

@@ -61,6 +61,12 @@ def single_device_mesh() -> Mesh:
     return build_mesh(MeshConfig(), jax.devices()[:1])
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What the mesh is made of ("cpu", "gpu", "tpu"): not always what the process runs on."""
+    platform: str = mesh.devices.flat[0].platform
+    return platform
+
+
 def check_sizes(mesh: Mesh, members: int, batch: int) -> None:
     """Raises InputError unless M members and a target batch of B divide over the mesh."""
     pool, data = mesh.shape[POOL], mesh.shape[DATA]

@@ -5,10 +5,11 @@ the regularised Gram matrix reaches 1e6 and more, so float32 loses most of its d
 features and the prediction. Where the hardware has float64 (CPU, GPU) the regression runs in it,
 whatever the convolutions use; TPUs have none and use float32 at the highest matrix precision.
 
-Value and gradient share one Cholesky factor: `solve` keeps it for `adjoint`, which is the backward
-pass written out (differentiating through a factorisation is several times slower, STACK.md section
-6). Both work on rows spread over a mesh axis, inside `shard_map`: what crosses the axis is the
-features (dual form) or d x d and d x K sums (primal form), never images or activations.
+Value and gradient share one Cholesky factor: `ridge_weights` is a function with its own backward
+pass, whose halves are `solve` and `adjoint` (differentiating through a factorisation is several
+times slower, STACK.md section 6). Both work on rows spread over a mesh axis, inside `shard_map`:
+what crosses the axis is the features (dual form) or d x d and d x K sums (primal form), and where
+the factorisation is spread too, its block rows; never images or activations.
 
 Legend: R rows of the regression (N, or 2N with flip), r of them on this device (r = R without an
 axis), B target batch, d features, K classes. `f_rd` synthetic features, `y_rK` synthetic labels,
@@ -17,18 +18,20 @@ axis), B target batch, d features, K classes. `f_rd` synthetic features, `y_rK` 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 
-from frepo_scale.core.checks import check_choice, check_float
+from frepo_scale.core.checks import check_choice, check_float, check_int
+from frepo_scale.regression.cholesky import BLOCK, Spread
+from frepo_scale.regression.factorisation import System
 
 FORMS = ("auto", "dual", "primal")
 PRECISIONS = ("auto", "float32", "float64")
+FACTORISATIONS = ("auto", "library", "blocked")
 LARGEST_RESIDUAL = 1e-3
 _RAISE = 10.0
 _MOST_RAISES = 8
@@ -42,27 +45,49 @@ class RidgeConfig:
       ridge: the multiple of tr(K)/R added to the diagonal; the paper's is 1e-6.
       form: "dual" factorises R x R, "primal" d x d; "auto" takes the smaller.
       precision: of Gram matrix and solve; "auto" is float64 where the device has it.
+      factorisation: "library" is LAPACK or the accelerator's; "blocked" is our own, which compiles
+        in seconds on TPUs; "auto" takes it there.
+      block: rows of a block of the blocked factorisation.
+      distribute_above: unknowns above which the blocked factorisation is spread over the mesh axis.
     """
 
     ridge: float = 1e-6
     form: str = "auto"
     precision: str = "auto"
+    factorisation: str = field(default="auto", metadata={"operational": True})
+    block: int = field(default=BLOCK, metadata={"operational": True})
+    distribute_above: int = field(default=4096, metadata={"operational": True})
 
     def __post_init__(self) -> None:
-        """Refuses a negative ridge, an unknown form and an unknown precision."""
+        """Refuses a negative ridge, unknown names and empty blocks."""
         check_float("RIDGE", self.ridge, low=0.0)
         check_choice("Ridge.form", self.form, FORMS)
         check_choice("Ridge.precision", self.precision, PRECISIONS)
+        check_choice("Ridge.factorisation", self.factorisation, FACTORISATIONS)
+        check_int("Ridge.block", self.block, low=1)
+        check_int("Ridge.distribute_above", self.distribute_above, low=0)
+
+    def resolved(self, platform: str) -> "RidgeConfig":
+        """With "auto" replaced by what is right on a platform: "cpu", "gpu" or "tpu"."""
+        library = platform in ("cpu", "gpu", "cuda", "rocm")
+        precision, factorisation = self.precision, self.factorisation
+        if precision == "auto":
+            precision = "float64" if library else "float32"
+        if factorisation == "auto":
+            factorisation = "library" if library else "blocked"
+        return replace(self, precision=precision, factorisation=factorisation)
 
     def is_dual(self, rows: int, dim: int) -> bool:
         """Whether `rows` x `rows` is factorised, for features of dimension `dim`."""
         return self.form == "dual" or (self.form == "auto" and rows <= dim)
 
-    def in_float64(self) -> bool:
-        """Whether the regression runs in float64 on the default device."""
-        if self.precision == "auto":
-            return jax.default_backend() in ("cpu", "gpu")
-        return self.precision == "float64"
+    def system(self, unknowns: int, axis: str | None) -> System:
+        """How a system of that many unknowns is solved; to be called inside `shard_map`."""
+        if self.factorisation == "library":
+            return System(unknowns, None)
+        if axis is not None and unknowns > self.distribute_above:
+            return System(unknowns, Spread(axis, jax.lax.axis_size(axis), self.block))
+        return System(unknowns, Spread(block=self.block))
 
 
 class Solution(NamedTuple):
@@ -73,7 +98,7 @@ class Solution(NamedTuple):
       f_rd: this device's features.
       y_rK: this device's labels.
       alpha_RK: `(K + rho I)^-1 Y` of all rows; empty in the primal form.
-      factor: lower Cholesky factor, (R, R) or (d, d).
+      factor: Cholesky factor, as `System.factorise` gives it.
       ridge: the ridge in force: the configured one unless the guard raised it.
       raised: whether the guard raised it (bool scalar).
     """
@@ -94,7 +119,7 @@ def _arithmetic(config: RidgeConfig) -> Iterator[None]:
     Entered by each half: outside of it JAX would silently cut float64 values to float32
     (STACK.md section 0, item 5).
     """
-    if config.in_float64():
+    if config.precision == "float64":
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             yield
     else:
@@ -117,13 +142,6 @@ def _own(x: jax.Array, rows: int, axis: str | None) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * rows, rows)
 
 
-def regularised_gram(f_Rd: jax.Array, ridge: float) -> jax.Array:
-    """`F Fᵀ + rho I` (R, R) with `rho = ridge * tr(F Fᵀ) / R`, in the precision of F."""
-    k_RR = jnp.matmul(f_Rd, f_Rd.T, precision="highest")
-    rho = ridge * jnp.trace(k_RR) / len(f_Rd)
-    return k_RR + rho * jnp.eye(len(k_RR), dtype=k_RR.dtype)
-
-
 def solve(
     f_rd: jax.Array, y_rK: jax.Array, rows: int, config: RidgeConfig, axis: str | None = None
 ) -> Solution:
@@ -144,51 +162,48 @@ def solve(
       config: ridge, form and precision.
       axis: the mesh axis rows are spread over, None if all are here.
     """
+    config = config.resolved(jax.default_backend())
     with _arithmetic(config):
-        # Gathered before they are widened: half the bytes cross the axis.
         dual = config.is_dual(rows, f_rd.shape[1])
+        # Gathered before they are widened: half the bytes cross the axis.
         f_Rd, y_RK = (_gather(f_rd, axis), _gather(y_rK, axis)) if dual else (f_rd, y_rK)
-        if config.in_float64():
+        if config.precision == "float64":
             f_rd, y_rK, f_Rd, y_RK = (x.astype(jnp.float64) for x in (f_rd, y_rK, f_Rd, y_RK))
         dtype = f_rd.dtype
         if dual:
-            matrix = f_Rd @ f_Rd.T
-            right = y_RK
-            trace = jnp.trace(matrix)
+            system, right = config.system(len(f_Rd), axis), y_RK
+            matrix = system.gram_of_rows(f_Rd)
         else:
-            matrix = _sum(f_rd.T @ f_rd, axis)
-            right = _sum(f_rd.T @ y_rK, axis)
-            trace = jnp.trace(matrix)
-        unit = trace / rows * jnp.eye(len(matrix), dtype=dtype)
-        scale = jnp.linalg.norm(right) + jnp.finfo(dtype).tiny
-
-        def attempt(ridge: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            regularised = matrix + ridge * unit
-            factor, _ = jsl.cho_factor(regularised, lower=True)
-            x = jsl.cho_solve((factor, True), right)
-            return factor, x, jnp.linalg.norm(regularised @ x - right) / scale
+            system, right = config.system(f_rd.shape[1], axis), _sum(f_rd.T @ y_rK, axis)
+            matrix = system.gram_of_columns(f_rd, axis)
+        unit = _sum(jnp.sum(jnp.square(f_rd)), axis) / rows
 
         Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
         def unsolved(carry: Carry) -> jax.Array:
             _, _, _, residual, tries = carry
-            return ~(residual <= LARGEST_RESIDUAL) & (tries < _MOST_RAISES)
+            return ~(residual <= LARGEST_RESIDUAL) & (tries <= _MOST_RAISES)
 
-        def raise_ridge(carry: Carry) -> Carry:
+        def attempt(carry: Carry) -> Carry:
             ridge, _, _, _, tries = carry
-            ridge = jnp.maximum(ridge, jnp.finfo(jnp.float32).eps) * _RAISE
-            return ridge, *attempt(ridge), tries + 1
+            raised = jnp.maximum(ridge, jnp.finfo(jnp.float32).eps) * _RAISE
+            ridge = jnp.where(tries == 0, ridge, raised)
+            regularised = system.shifted(matrix, ridge * unit)
+            factor = system.factorise(regularised)
+            x = system.solve(factor, right)
+            return ridge, factor, x, system.residual(regularised, x, right), tries + 1
 
-        given = jnp.asarray(config.ridge, dtype)
-        ridge, factor, x, _, tries = jax.lax.while_loop(
-            unsolved, raise_ridge, (given, *attempt(given), jnp.int32(0))
-        )
+        # The first attempt is inside the loop, or the factorisation would be compiled twice.
+        given, unknown = jnp.asarray(config.ridge, dtype), jnp.asarray(jnp.inf, dtype)
+        factor = jax.eval_shape(system.factorise, matrix)
+        start = (given, jnp.zeros(factor.shape, dtype), jnp.zeros_like(right), unknown)
+        ridge, factor, x, _, tries = jax.lax.while_loop(unsolved, attempt, (*start, jnp.int32(0)))
         if dual:
             w_dK = _sum(f_rd.T @ _own(x, len(f_rd), axis), axis)
             alpha_RK = x
         else:
             w_dK, alpha_RK = x, jnp.zeros((0, 0), dtype)
-        return Solution(w_dK, f_rd, y_rK, alpha_RK, factor, ridge, tries > 0)
+        return Solution(w_dK, f_rd, y_rK, alpha_RK, factor, ridge, tries > 1)
 
 
 def adjoint(
@@ -212,16 +227,18 @@ def adjoint(
     """
     given = dw_dK.dtype
     w_dK, f_rd, y_rK, alpha_RK, factor, ridge, raised = solution
+    config = config.resolved(jax.default_backend())
     with _arithmetic(config):
         dw_dK = dw_dK.astype(f_rd.dtype)
         if config.is_dual(rows, f_rd.shape[1]):
-            b_RK = jsl.cho_solve((factor, True), _gather(f_rd @ dw_dK, axis))
+            seen_RK = _gather(f_rd @ dw_dK, axis)
+            b_RK = config.system(len(seen_RK), axis).solve(factor, seen_RK)
             b_rK, alpha_rK = (_own(x, len(f_rd), axis) for x in (b_RK, alpha_RK))
             df_rd = alpha_rK @ (dw_dK - _sum(f_rd.T @ b_rK, axis)).T - b_rK @ w_dK.T
             drho = -jnp.sum(b_RK * alpha_RK)
             dy_rK = b_rK
         else:
-            v_dK = jsl.cho_solve((factor, True), dw_dK)
+            v_dK = config.system(len(dw_dK), axis).solve(factor, dw_dK)
             dy_rK = f_rd @ v_dK
             df_rd = (y_rK - f_rd @ w_dK) @ v_dK.T - dy_rK @ w_dK.T
             drho = -jnp.sum(v_dK * w_dK)
@@ -230,31 +247,30 @@ def adjoint(
         return df_rd.astype(given), dy_rK.astype(given)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def ridge_weights(f_Rd: jax.Array, y_RK: jax.Array, config: RidgeConfig) -> jax.Array:
-    """`solve` on one device as a differentiable function: W (d, K) in the dtype of `f_Rd`.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def ridge_weights(
+    f_rd: jax.Array, y_rK: jax.Array, rows: int, config: RidgeConfig, axis: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """`solve` as a function with first derivatives: (W (d, K) in the dtype of `f_rd`, raised).
 
-    First derivatives only.
+    Inside `shard_map` its derivative takes the complete gradient with respect to W, the same on
+    every device of the axis, to this device's rows.
     """
-    return solve(f_Rd, y_RK, len(f_Rd), config).w_dK.astype(f_Rd.dtype)
+    solution = solve(f_rd, y_rK, rows, config, axis)
+    return solution.w_dK.astype(f_rd.dtype), solution.raised
 
 
-def _forward(f_Rd: jax.Array, y_RK: jax.Array, config: RidgeConfig) -> tuple[jax.Array, Solution]:
-    solution = solve(f_Rd, y_RK, len(f_Rd), config)
-    return solution.w_dK.astype(f_Rd.dtype), solution
+def _forward(
+    f_rd: jax.Array, y_rK: jax.Array, rows: int, config: RidgeConfig, axis: str | None
+) -> tuple[tuple[jax.Array, jax.Array], Solution]:
+    solution = solve(f_rd, y_rK, rows, config, axis)
+    return (solution.w_dK.astype(f_rd.dtype), solution.raised), solution
 
 
 def _backward(
-    config: RidgeConfig, solution: Solution, dw_dK: jax.Array
+    rows: int, config: RidgeConfig, axis: str | None, solution: Solution, slopes: Any
 ) -> tuple[jax.Array, jax.Array]:
-    return adjoint(solution, dw_dK, len(solution.f_rd), config)
+    return adjoint(solution, slopes[0], rows, config, axis)
 
 
 ridge_weights.defvjp(_forward, _backward)
-
-
-def ridge_predict(
-    f_Bd: jax.Array, f_Rd: jax.Array, y_RK: jax.Array, config: RidgeConfig
-) -> jax.Array:
-    """Predictions (B, K) for target features: `F_t F_sᵀ (F_s F_sᵀ + rho I)^-1 Y_s`."""
-    return jnp.matmul(f_Bd, ridge_weights(f_Rd, y_RK, config), precision="highest")

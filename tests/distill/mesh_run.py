@@ -51,7 +51,13 @@ def losses(case):
         rng.normal(size=(size, CLASSES)).astype(dtype),
     )
     state = initial_state(module, config, pool, start, mesh)
-    ridge = RidgeConfig(case.get("ridge", 1e-6), case.get("form", "auto"))
+    ridge = RidgeConfig(
+        case.get("ridge", 1e-6),
+        case.get("form", "auto"),
+        factorisation=case.get("factorisation", "auto"),
+        block=case.get("block", 256),
+        distribute_above=case.get("distribute_above", 4096),
+    )
     step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state)
     rows = over(mesh, (POOL, DATA))
     found, resets = [], 0

@@ -6,38 +6,32 @@ steps turn rounding into steps.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import finished, free_address, start
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("mesh_run.py")
 
 
-def start(cases, devices, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), json.dumps(cases), *map(str, arguments)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def result(process):
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err[-3000:]
-    (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
+    (line,) = [x for x in finished(process).splitlines() if x.startswith("RESULT ")]
     return json.loads(line.removeprefix("RESULT "))
 
 
-def run(cases, devices=8):
-    return result(start(cases, devices))
+def run(cases, *arguments, devices=8):
+    return result(start(PROGRAM, json.dumps(cases), *arguments, devices=devices))
+
+
+def run_in_two_processes(cases):
+    """What both found: they must agree to the bit."""
+    address, text = free_address(), json.dumps(cases)
+    pair = [start(PROGRAM, text, address, 2, own, devices=4) for own in (0, 1)]
+    first, second = [result(process) for process in pair]
+    assert first == second
+    return first
 
 
 def differences(found):
@@ -51,13 +45,7 @@ def test_data_axis_and_two_processes():
     case = {"members": 1}
     found = run([case | {"mesh": [1, data]} for data in (1, 2, 4, 8)])
     assert found[0]["resets"] >= 3
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    pair = [start([case | {"mesh": [1, 8]}], 4, address, 2, own) for own in (0, 1)]
-    two = [result(process) for process in pair]
-    assert two[0] == two[1]
-    found += two[0]
+    found += run_in_two_processes([case | {"mesh": [1, 8]}])
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
@@ -86,6 +74,27 @@ def test_primal_minibatch_and_chunks():
             case | {"mesh": [1, 4], "form": "dual"},
         ]
     )
+    assert max(differences(found)) <= 1e-9, differences(found)
+
+
+def test_spread_factorisation():
+    """The blocked factorisation, whole and spread over the axis, in both forms; then two processes.
+
+    N = 45, d = 64, blocks of 4: the last block is partly padding and devices hold several.
+    """
+    case = {"members": 2, "width": 2, "size": 45, "flip": False, "ridge": 1e-4, "steps": 15}
+    blocked = case | {"factorisation": "blocked", "block": 4}
+    spread = blocked | {"distribute_above": 0}
+    found = run(
+        [
+            case | {"mesh": [1, 1]},
+            blocked | {"mesh": [1, 2]},
+            spread | {"mesh": [1, 8]},
+            spread | {"mesh": [2, 4]},
+            spread | {"mesh": [1, 4], "form": "primal"},
+        ]
+    )
+    found += run_in_two_processes([spread | {"mesh": [2, 4]}])
     assert max(differences(found)) <= 1e-9, differences(found)
 
 

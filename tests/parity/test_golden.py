@@ -26,8 +26,9 @@ from frepo_scale.distill.pool import (
 from frepo_scale.distill.step import OuterStep, make_meta_gradient
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.regression.factorisation import System
 from frepo_scale.regression.loss import label_margins
-from frepo_scale.regression.ridge import RidgeConfig, regularised_gram, ridge_predict
+from frepo_scale.regression.ridge import RidgeConfig, ridge_weights
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = [("m28_id", "noflip"), ("m28_id", "flip"), ("c32_bn", "noflip")]
@@ -127,9 +128,13 @@ def test_regression_and_gradients(golden, precision, case, flip):
         labels = jnp.concatenate([labels, labels])
     features = features_of(module, one, images)
     name = f"{case}/{flip}/"
-    compare(golden, precision, name + "k_pp_reg", regularised_gram(features, ridge.ridge))
-    pred = ridge_predict(target_features, features, labels, ridge)
-    compare(golden, precision, name + "pred", pred)
+    with jax.default_matmul_precision("highest"):
+        system = System(len(features), None)
+        gram = system.gram_of_rows(features)
+        rho = ridge.ridge * jnp.sum(jnp.square(features)) / len(features)
+        compare(golden, precision, name + "k_pp_reg", system.shifted(gram, rho))
+        weights, _ = ridge_weights(features, labels, len(features), ridge)
+        compare(golden, precision, name + "pred", target_features @ weights)
 
     start = DistilledSet(x["x_proto"], x["y_proto"])
     grads, parts = meta_gradient(case, flip, one, x)(start)

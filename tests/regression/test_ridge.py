@@ -13,7 +13,6 @@ from frepo_scale.regression.ridge import (
     LARGEST_RESIDUAL,
     RidgeConfig,
     adjoint,
-    ridge_predict,
     ridge_weights,
     solve,
 )
@@ -46,6 +45,11 @@ def numpy_loss(f_target, f, y, y_target, ridge):
     margin = np.minimum(ordered[:, -1] - ordered[:, -2], 1 / y.shape[1])
     loss = 0.5 * ((pred - y_target) ** 2).sum(-1).mean() - margin.mean()
     return pred, loss
+
+
+def ridge_predict(f_target, f, y, config):
+    weights, _ = ridge_weights(f, y, len(f), config)
+    return jnp.matmul(f_target, weights, precision="highest")
 
 
 def mean_loss(pred, y, y_target):
@@ -119,8 +123,22 @@ def test_gradient_equals_differentiation_through_the_solve(form):
 @given(shapes)
 def test_dual_equals_primal(shape):
     _, f, y, _ = map(jnp.asarray, draw(*shape))
-    dual, primal = (ridge_weights(f, y, RidgeConfig(1e-2, form)) for form in FORMS)
+    dual, primal = (ridge_weights(f, y, len(f), RidgeConfig(1e-2, form))[0] for form in FORMS)
     np.testing.assert_allclose(dual, primal, rtol=1e-8, atol=1e-10)
+
+
+@settings(max_examples=4, deadline=None)
+@given(shapes, st.sampled_from(FORMS))
+def test_the_blocked_factorisation_gives_the_same_value_and_gradient(shape, form):
+    f_target, f, y, y_target = map(jnp.asarray, draw(*shape))
+    library = RidgeConfig(1e-2, form)
+    blocked = RidgeConfig(1e-2, form, factorisation="blocked", block=4)
+    found = [
+        jax.value_and_grad(lambda f, c=config: our_loss(f_target, f, y, y_target, c))(f)
+        for config in (library, blocked)
+    ]
+    for theirs, ours in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
 def test_float32_features_are_solved_in_float64():
@@ -166,7 +184,14 @@ def test_losses_by_hand():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ridge": -1.0}, {"ridge": float("nan")}, {"form": "both"}, {"precision": "half"}]
+    "wrong",
+    [
+        {"ridge": -1.0},
+        {"ridge": float("nan")},
+        {"form": "both"},
+        {"precision": "half"},
+        {"block": 0},
+    ],
 )
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):

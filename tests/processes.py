@@ -1,0 +1,34 @@
+"""Starts test programs as processes of their own, with a number of virtual devices."""
+
+import os
+import socket
+import subprocess
+import sys
+
+
+def start(program, *arguments, devices, paths=()):
+    """The program under way, its output piped; `paths` come first where it imports from."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    given = [*map(str, paths), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in given if path)
+    return subprocess.Popen(
+        [sys.executable, str(program), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process, timeout=900):
+    """Its standard output; fails with the end of its standard error."""
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def free_address():
+    """An address for `jax.distributed` on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
