@@ -95,6 +95,33 @@ install() { # "base" or "dev"
   if [[ $1 == dev ]]; then printf '%s\n' "$stamp" >"$venv/installed-dev"; fi
 }
 
+# Puts the TPU compiler into .venv/tpu_compiler, in the version that the installed jax names. Apart
+# from the packages: where JAX finds it, every program tries to start a TPU first.
+ensure_tpu_compiler() {
+  local wanted place=$venv/tpu_compiler
+  wanted=$("$venv/bin/python" -I -c '
+import importlib.metadata
+for line in importlib.metadata.requires("jax"):
+    name, _, marker = line.partition(";")
+    if name.startswith("libtpu") and "\"tpu\"" in marker.replace(chr(39), chr(34)):
+        print(name.strip())
+')
+  if [[ -z $wanted || $(uname -sm) != 'Linux x86_64' ]]; then
+    say "no TPU compiler for this machine: the test that compiles for TPUs is skipped"
+    return 0
+  fi
+  if [[ -s $place/installed && $(<"$place/installed") == "$wanted" ]]; then return 0; fi
+  say "installing $wanted into .venv/tpu_compiler"
+  rm -rf -- "$place"
+  if "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps \
+    --target "$place" "$wanted" >&2; then
+    printf '%s\n' "$wanted" >"$place/installed"
+  else
+    rm -rf -- "$place"
+    say "the TPU compiler is not to be had: the test that compiles for TPUs is skipped"
+  fi
+}
+
 # Makes .venv ready for $1: "base" (to run the program) or "dev" (to test it, too).
 ensure_env() {
   local python=''

@@ -24,6 +24,7 @@ fi
 # shellcheck source=launch/python_env.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/python_env.sh"
 ensure_env dev
+ensure_tpu_compiler
 
 cd -- "$root"
 "$venv/bin/python" -m ruff check .

@@ -6,12 +6,10 @@ far smaller than what may not (activations, the image set).
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import finished, start
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("mesh_hlo.py")
@@ -33,16 +31,8 @@ def collectives(mesh, members, form="dual", online=ONLINE):
         "side": SIDE,
         "size": SIZE,
     }
-    process = subprocess.run(
-        [sys.executable, str(PROGRAM), json.dumps(case)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    (line,) = [x for x in process.stdout.splitlines() if x.startswith("RESULT ")]
+    out = finished(start(PROGRAM, json.dumps(case), devices=8))
+    (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
     found = json.loads(line.removeprefix("RESULT "))
     assert found
     return found

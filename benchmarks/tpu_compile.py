@@ -1,0 +1,75 @@
+"""Compiles ImageNet's outer step for TPU slices that are not here, and says whether it fits.
+
+    python benchmarks/tpu_compile.py                    # nine compilations of some minutes each
+    python benchmarks/tpu_compile.py --slice v5e:4x4 --ipc 10
+
+Needs `pip install frepo-scale[tpu]`; one process at a time. Per device: bytes of state and batch,
+of temporaries, their sum against the memory there is; then the bytes of the collectives over each
+mesh axis (what one device receives), and seconds of compilation. Loops count once.
+"""
+
+import argparse
+import time
+from collections import Counter
+
+import jax
+
+from frepo_scale import config
+from frepo_scale.core.errors import InputError
+from frepo_scale.jobs.planning import compile_recipe
+from frepo_scale.parallel.mesh import DATA, POOL
+from frepo_scale.plan.collectives import collectives
+from frepo_scale.plan.compile import cost_of
+from frepo_scale.plan.topology import tpu_devices
+
+# slice: (GB of a device, settings of the recipe)
+SLICES = {
+    "v5e:4x4": (16, {"MEMBERS": 4, "POOL": 16, "MESH_POOL": 4, "MESH_DATA": 4, "CHUNK": 256}),
+    "v5e:16x16": (16, {"MEMBERS": 16, "POOL": 32, "MESH_POOL": 16, "MESH_DATA": 16, "CHUNK": 256}),
+    "v4:2x2x2": (30, {"MEMBERS": 4, "POOL": 16, "MESH_POOL": 2, "MESH_DATA": 4, "CHUNK": 512}),
+}
+IPCS = (2, 10, 50)
+
+
+def row(ipc: int, slice_name: str) -> str:
+    """One line of the table."""
+    room, settings = SLICES[slice_name]
+    path = config.find_recipe(f"imagenet1k_ipc{ipc}.gin")
+    recipe = config.load_recipe(path, {name: str(value) for name, value in settings.items()})
+    began = time.perf_counter()
+    name = f"| {ipc} | {slice_name} | {recipe.config.mesh.pool} x {recipe.config.mesh.data} "
+    try:
+        compiled = compile_recipe(recipe.config, tpu_devices(slice_name))
+    except jax.errors.JaxRuntimeError as error:
+        return name + f"| does not fit: {str(error).splitlines()[0][:200]} |"
+    seconds = time.perf_counter() - began
+    cost = cost_of(compiled)
+    sent: Counter[str] = Counter()
+    mesh = recipe.config.mesh
+    for found in collectives(str(compiled.as_text()), mesh.pool, mesh.data):
+        sent[found.axis] += found.bytes
+    total = (cost.arguments + cost.temporary) / 1e9
+    return name + (
+        f"| {cost.arguments / 1e9:.2f} | {cost.temporary / 1e9:.2f} | {total:.1f} of {room} "
+        f"| {sent[DATA] / 1e9:.2f} | {sent[POOL] / 1e9:.3f} | {seconds:.0f} |"
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--slice", choices=SLICES, action="append")
+    options.add_argument("--ipc", type=int, choices=IPCS, action="append")
+    args = options.parse_args()
+    print("| IPC | slice | mesh | arguments | temporary | GB | data GB | pool GB | compile s |")
+    print("|---" * 9 + "|")
+    for slice_name in args.slice or SLICES:
+        for ipc in args.ipc or IPCS:
+            try:
+                print(row(ipc, slice_name), flush=True)
+            except InputError as error:
+                raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

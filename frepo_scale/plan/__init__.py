@@ -1,0 +1,1 @@
+"""What a recipe would cost on a machine that is not there."""

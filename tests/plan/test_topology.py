@@ -1,0 +1,33 @@
+"""TPU slices to compile for."""
+
+import pytest
+from jax.experimental import topologies
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.plan.topology import tpu_devices
+
+
+def test_what_the_compiler_says_of_a_wrong_slice_is_passed_on(monkeypatch):
+    def refuse(**given):
+        raise RuntimeError(f"no {given['topology_name']} here\nsecond line")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(InputError, match="'v5e:3x3': no v5e:3x3 here: expected a slice"):
+        tpu_devices("v5e:3x3")
+
+
+@pytest.mark.parametrize(("name", "joined"), [("v4:2x2x2", True), ("v5e:4x4", False)])
+def test_both_cores_of_a_chip_are_one_device_where_they_are_so(name, joined, monkeypatch):
+    asked = {}
+
+    class Found:
+        devices = ("one",)
+
+    def answer(**given):
+        asked.update(given)
+        return Found
+
+    monkeypatch.setattr(topologies, "get_topology_desc", answer)
+    assert tpu_devices(name) == ("one",)
+    assert asked["topology_name"] == name
+    assert (asked.get("chip_config_name") == "megacore") is joined

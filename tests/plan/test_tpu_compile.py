@@ -1,0 +1,70 @@
+"""The pod recipe's outer step, compiled for the pod without the pod: it fits, and what travels."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from processes import finished, start
+
+PROGRAM = Path(__file__).with_name("tpu_compile_run.py")
+# launch/test.sh puts the compiler here: where JAX could find it by itself, every program on a
+# machine without a TPU would try to start one.
+APART = Path(sys.prefix) / "tpu_compiler"
+
+ROWS, DATA, IMAGE, CLASSES, DIM = 10_000, 4, 64 * 64 * 3, 1000, 16384
+FEATURES = ROWS * DIM * 4
+WEIGHTS = DIM * CLASSES * 4
+PARAMETERS = 4 * (9 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024) + DIM * CLASSES)
+BLOCK_ROW = 256 * 10_240 * 4
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
+        pytest.skip("no TPU compiler: launch/test.sh, or pip install frepo-scale[tpu]")
+    process = start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART])
+    out = finished(process, timeout=1500)
+    (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
+    return json.loads(line.removeprefix("RESULT "))
+
+
+@pytest.mark.slow
+def test_it_fits(compiled):
+    """Of the 16 GB of a v5e device."""
+    assert compiled["cost"]["arguments"] + compiled["cost"]["temporary"] < 16e9
+    # The features of all rows are there, so the figure is not that of something smaller.
+    assert compiled["cost"]["temporary"] > FEATURES
+
+
+@pytest.mark.slow
+def test_what_travels(compiled):
+    found = compiled["found"]
+    assert {c["axis"] for c in found} <= {"data", "pool", "both"}
+    assert {c["kind"] for c in found} <= {
+        "all-reduce",
+        "all-gather",
+        "reduce-scatter",
+        "collective-permute",
+    }
+
+    def total(axis, *kinds):
+        return sum(c["bytes"] for c in found if c["axis"] == axis and c["kind"] in kinds)
+
+    # Over both axes norms and metrics; permutations are the edges of a scattered sum.
+    assert total("both", "all-reduce", "all-gather", "reduce-scatter") <= MIB
+    assert sum(c["bytes"] for c in found if c["kind"] == "collective-permute") <= MIB
+    # The features once, and labels and a right-hand side of R x K.
+    gathered = total("data", "all-gather")
+    assert FEATURES <= gathered <= FEATURES + 3 * ROWS * CLASSES * 4
+    # W and its gradient, the parameters' gradient, the minibatch's images, and of each loop of the
+    # factorisation one block row (with its diagonal block and right-hand side).
+    minibatch = 1000 * (IMAGE + CLASSES) * 4
+    loops = BLOCK_ROW + 4 * 256 * (CLASSES + 256) * 4
+    sums = total("data", "all-reduce", "reduce-scatter")
+    assert sums <= 3 * WEIGHTS + PARAMETERS + minibatch + loops + MIB
+    # Each device's rows of the mean gradient.
+    assert total("pool", "all-reduce") <= ROWS // DATA * (IMAGE + CLASSES) * 4 + MIB
+    assert total("pool", "all-gather", "reduce-scatter") == 0

@@ -1,0 +1,26 @@
+"""Compiles a recipe's outer step for a TPU slice and prints cost and collectives as JSON.
+
+A program of its own: only one process may load the TPU compiler. Arguments: recipe, slice.
+"""
+
+import json
+import sys
+
+from frepo_scale import config
+from frepo_scale.jobs.planning import compile_recipe
+from frepo_scale.plan.collectives import collectives
+from frepo_scale.plan.compile import cost_of
+from frepo_scale.plan.topology import tpu_devices
+
+
+def main():
+    recipe = config.load_recipe(config.find_recipe(sys.argv[1]), {})
+    mesh = recipe.config.mesh
+    compiled = compile_recipe(recipe.config, tpu_devices(sys.argv[2]))
+    found = collectives(str(compiled.as_text()), mesh.pool, mesh.data)
+    result = {"cost": cost_of(compiled)._asdict(), "found": [c._asdict() for c in found]}
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
