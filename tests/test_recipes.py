@@ -10,6 +10,7 @@ import pytest
 from frepo_scale import config
 from frepo_scale.data import sources
 from frepo_scale.main import main
+from frepo_scale.models.registry import build_net, feature_dim
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 
@@ -35,6 +36,14 @@ PAPER = {
     "imagenet1k_ipc2": (2, 2000 * K, 4, False, 40 * K, 5000, "9.7 ± 0.2"),
 }
 DIGITS = ["digits_ipc1", "digits_ipc10"]
+TWINS = ["cifar100_ipc50_ridge"]
+# Ours, for pods: images per class, outer steps, members, pool, devices on each axis of the mesh.
+PODS = {
+    "imagenet1k_ipc2_m4": (2, 500 * K, 4, 16, (4, 4)),
+    "imagenet1k_ipc2_m16": (2, 125 * K, 16, 32, (16, 16)),
+    "imagenet1k_ipc10": (10, 500 * K, 4, 16, (4, 4)),
+    "imagenet1k_ipc50": (50, 125 * K, 16, 32, (16, 16)),
+}
 
 # data set: classes, train images of a class, side, channels, and what its form is called.
 # 11 images leave at least 10 (and 53 at least 50) beside the held-out 5 %.
@@ -49,7 +58,11 @@ DATA = {
 
 
 def dataset_of(name: str) -> str:
-    return name.rpartition("_ipc")[0]
+    return name.partition("_ipc")[0]
+
+
+def ipc_of(name: str) -> int:
+    return int(re.search(r"_ipc(\d+)", name)[1])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +90,7 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS]) == RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -85,10 +98,12 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = dataset_of(name)
     given = [] if dataset == "digits" else [f"--gin.DATA_DIR={made_up(dataset)}", "--gin.BATCH=64"]
+    if name in PODS:
+        given += ["--gin.MESH_POOL=1", "--gin.MESH_DATA=1", "--gin.IPC=2"]
     assert main(["distill", name, "--dry-run", *given]) == 0
     out, err = capsys.readouterr()
     classes = 10 if dataset == "digits" else DATA[dataset][0]
-    ipc = int(name.rpartition("_ipc")[2])
+    ipc = 2 if name in PODS else ipc_of(name)
     assert f"{classes} classes\n{classes * ipc} synthetic images\n" in out
     assert f"IPC = {ipc}\n" in out  # the operative configuration
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
@@ -142,13 +157,48 @@ def test_a_recipe_holds_the_papers_settings(name):
     assert evaluation.full_data is False
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_recipe_fills_its_pod_and_sees_as_many_images_as_the_papers(name):
+    ipc, steps, members, size, mesh = PODS[name]
+    found = config.load_recipe(config.find_recipe(name), {}).config
+    paper = config.load_recipe(config.find_recipe("imagenet1k_ipc2"), {}).config
+    assert (found.distill.ipc, found.distill.steps) == (ipc, steps)
+    assert (found.pool.members, found.pool.size) == (members, size)
+    assert (found.mesh.pool, found.mesh.data) == mesh
+    assert members % mesh[0] == size % members == found.data.batch % mesh[1] == 0
+    assert steps * members == paper.distill.steps
+    assert (found.data, found.net) == (paper.data, paper.net)
+    # Rows of the regression against features: above an eighth the paper's ridge overfits.
+    assert (found.ridge.ridge > 1e-6) == (1000 * ipc > 16384 / 8)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_differs_in_the_ridge_alone(name):
+    found, paper = (
+        config.load_recipe(config.find_recipe(x), {}).config
+        for x in (name, name.removesuffix("_ridge"))
+    )
+    assert found.ridge.ridge > 1e-6
+    assert replace(found, ridge=paper.ridge) == paper
+
+
+@pytest.mark.parametrize("name", [*PAPER, *TWINS])
+def test_above_an_eighth_of_the_features_the_papers_ridge_has_a_twin(name):
+    found = config.load_recipe(config.find_recipe(name), {}).config
+    classes, _, side, channels, _ = DATA[dataset_of(name)]
+    module = build_net(found.net, classes, (side, side, channels))
+    rows = classes * found.distill.ipc * (2 if found.distill.flip else 1)
+    above = rows > feature_dim(module, (side, side, channels)) / 8
+    assert above == (f"{name.removesuffix('_ridge')}_ridge" in TWINS)
+
+
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_digits_recipes_are_small_and_compare_with_all_data(name):
     found = config.load_recipe(config.find_recipe(name), {}).config
     assert found.data.name == "digits"
-    assert found.distill.ipc == int(name.removeprefix("digits_ipc"))
+    assert found.distill.ipc == ipc_of(name)
     assert found.distill.flip is False
-    assert found.ridge.ridge == 1e-6
+    assert found.ridge.ridge == {1: 1e-6, 10: 1e-2}[found.distill.ipc]
     assert found.evaluation.nets == 3
     assert found.evaluation.full_data is True
 
