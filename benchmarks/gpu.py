@@ -82,7 +82,7 @@ def measure(case: Case, dtype: str) -> tuple[float, float, float]:
     )
     pool = PoolConfig()
     state = initial_state(module, config, pool, start, mesh)
-    ridge = RidgeConfig(1e-6 if size <= 2000 else 1e-3)
+    ridge = RidgeConfig(1e-6 if size <= 2000 else 1e-1)
     step: Any = make_outer_step(
         OuterStep(module, config, pool, ridge, mesh, size, case.batch), state
     )

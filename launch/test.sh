@@ -11,7 +11,8 @@ that pytest selects by them, relative to the repository:
   launch/test.sh
   launch/test.sh -m 'not slow'
   launch/test.sh tests/core
-Uses the repository's .venv and makes it where needed, like launch/local.sh. Ends non-zero at the
+Uses the repository's .venv and makes it where needed, like launch/local.sh; on Linux x86-64 it also
+puts the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. Ends non-zero at the
 first of these that fails.
 END
 }

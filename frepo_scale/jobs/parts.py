@@ -78,14 +78,15 @@ class Parts:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        # First what costs nothing to check: a large data set takes minutes to read.
+        self.mesh: Mesh = build_mesh(config.mesh)
+        check_sizes(self.mesh, config.pool.members, config.data.batch)
         self.dataset: Dataset = load_dataset(config.data)
         dataset = self.dataset
         self.module: nn.Module = build_net(config.net, dataset.num_classes, dataset.image_shape)
         self.evaluation_module: nn.Module = build_net(
             config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
         )
-        self.mesh: Mesh = build_mesh(config.mesh)
-        check_sizes(self.mesh, config.pool.members, config.data.batch)
         self.preemption = Preemption()
         self.evaluator = Evaluator(
             self.evaluation_module,

@@ -50,7 +50,7 @@ def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) 
         raise InputError(
             f"MESH_POOL = {config.pool}, MESH_DATA = {config.data} on {count} devices",
             "sizes whose product is the number of devices",
-            "possible for MESH_POOL: " + _divisors(count),
+            "use --gin.MESH_DATA=0 (all others) and for MESH_POOL one of " + _divisors(count),
         )
     grid = np.asarray(devices).reshape(config.pool, data)
     return Mesh(grid, (POOL, DATA), axis_types=(AxisType.Auto,) * 2)

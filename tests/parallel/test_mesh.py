@@ -38,7 +38,7 @@ def test_shapes(pool, data, count, shape):
 
 @pytest.mark.parametrize(("pool", "data", "count"), [(3, 0, 8), (2, 2, 8), (1, 4, 8), (16, 0, 8)])
 def test_sizes_that_do_not_make_up_the_devices_are_refused(pool, data, count):
-    with pytest.raises(InputError, match=r"on 8 devices.*possible for MESH_POOL: 1, 2, 4, 8"):
+    with pytest.raises(InputError, match=r"on 8 devices.*MESH_DATA=0.*MESH_POOL one of 1, 2, 4, 8"):
         build_mesh(MeshConfig(pool, data), devices(count))
 
 
