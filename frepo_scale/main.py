@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 DESCRIPTION = "Distils a data set into a few synthetic images per class (FRePo, NeurIPS 2022)."
+_READS = "none: it only reads what a run left"
 OVERRIDES = (
     "Any setting of the recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10. "
     "The names are listed in gin/base/frepo.gin. Strings need no quotes."
@@ -61,6 +62,51 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "target", metavar="WORKDIR|EXPORT.npz", help="a run's workdir, or an exported .npz"
     )
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="turn a large data set into records, once",
+        description="Turns images in any known form into records of squares of one size, with"
+        " everything a run needs to know of them. The same command again resumes an interrupted"
+        " one.",
+    )
+    prepare.add_argument(
+        "--source",
+        required=True,
+        metavar="PATH",
+        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
+        " TFRecords; or an .npz",
+    )
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    prepare.add_argument(
+        "--resolution", required=True, type=int, metavar="R", help="side of the images in pixels"
+    )
+    prepare.add_argument(
+        "--filter", choices=("area", "lanczos"), default="area", help="default: area"
+    )
+    prepare.add_argument(
+        "--fit",
+        choices=("crop", "squash"),
+        default="crop",
+        help="how images become squares (default: crop, the centre)",
+    )
+    prepare.add_argument(
+        "--decode",
+        choices=("full", "reduced"),
+        default="full",
+        help="reduced: large JPEGs faster, with slightly different pixels (default: full)",
+    )
+    prepare.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+    )
+    prepare.add_argument(
+        "--skip-bad",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many undecodable images may be left out (default: 0)",
+    )
+    prepare.add_argument("--name", metavar="NAME", help="what to call it (default: as the source)")
 
     report = commands.add_parser(
         "report",
@@ -114,10 +160,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
-        if overrides and options.command in ("report", "export"):
-            raise InputError(
-                f"--gin. settings with {options.command}", "none: it only reads what a run left"
-            )
+        if overrides and options.command in ("report", "export", "prepare"):
+            none = "none: it is no run" if options.command == "prepare" else _READS
+            raise InputError(f"--gin. settings with {options.command}", none)
         return _dispatch(options, overrides)
     except InputError as error:
         print(f"frepo-scale: {error}", file=sys.stderr)
@@ -146,6 +191,20 @@ def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             name, text = run.recipe_text(Path(options.target))
             recipe = config.load_text(name, text, overrides)
             return run.evaluate(recipe.config, Path(options.target))
+        case "prepare":
+            return run.prepare(
+                run.PrepareConfig(
+                    source=Path(options.source).expanduser(),
+                    out=Path(options.out).expanduser(),
+                    resolution=options.resolution,
+                    filter=options.filter,
+                    fit=options.fit,
+                    decode=options.decode,
+                    workers=options.workers,
+                    skip_bad=options.skip_bad,
+                    name=options.name,
+                )
+            )
         case "report":
             return run.report(Path(options.workdir))
         case _:

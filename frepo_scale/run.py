@@ -10,6 +10,8 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.prepare.job import prepare as prepare_set
+from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.baselines import RealData, final_scores
 from frepo_scale.export.formats import read_npz, write_folder, write_npz
@@ -25,7 +27,7 @@ from frepo_scale.jobs.parts import (
     net_inputs,
 )
 from frepo_scale.jobs.results import print_result, read_text, write_run_report, write_text
-from frepo_scale.ops.preemption import Preempted
+from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.ops.workdir import Workdir
 
 _NAMED = "# recipe: "  # how config.gin begins
@@ -81,6 +83,22 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
             "room on the disk and permission to write",
             "mend it and give the same command: the run goes on from its last checkpoint",
         ) from error
+    return 0
+
+
+def prepare(config: PrepareConfig) -> int:
+    """Turns a source of images into a prepared set, or goes on with one.
+
+    Returns:
+      The exit code: 0 with a finished set, 42 or 130 when stopped; what is finished is kept.
+    """
+    preemption = Preemption()
+    preemption.install()
+    try:
+        prepare_set(config, preemption)
+    except Preempted:
+        print(f"stopped; the same command goes on from {config.out}")
+        return preemption.exit_code
     return 0
 
 

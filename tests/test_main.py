@@ -10,7 +10,7 @@ from frepo_scale import main as command
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.main import main, split_overrides
 
-COMMANDS = ["distill", "evaluate", "report", "export"]
+COMMANDS = ["distill", "evaluate", "prepare", "report", "export"]
 HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]
 
 
@@ -48,6 +48,7 @@ def test_the_top_help_lists_every_command(capsys):
     [
         ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
         ("evaluate", ["WORKDIR|EXPORT.npz", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
+        ("prepare", ["--source PATH", "--out DIR", "--resolution R", "--skip-bad N", "lanczos"]),
         ("report", ["WORKDIR", "report.html"]),
         ("export", ["WORKDIR", "--format npz|folder", "--out PATH"]),
     ],
@@ -109,6 +110,9 @@ except SystemExit as ended:
         (["distill", "a", "--gin.IPC"], "--gin.IPC=VALUE"),
         (["distill", "a", "--gin.IPC", "--dry-run"], "--gin.IPC=VALUE"),
         (["evaluate"], "required: WORKDIR|EXPORT.npz"),
+        (["prepare"], "required: --source, --out, --resolution"),
+        (["prepare", "--source", "a", "--out", "b", "--resolution", "x"], "'x'"),
+        (["prepare", "--source", "a", "--out", "b", "--resolution", "8", "--gin.IPC=1"], "no run"),
         (["report"], "required: WORKDIR"),
         (["export", "a"], "required: --out"),
         (["export", "a", "--out", "b", "--format", "png"], "'png'"),

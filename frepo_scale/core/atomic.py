@@ -41,6 +41,28 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def whole_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path; the file the block makes there becomes `path` at its end.
+
+    For writers that take a name and not an open file. Missing parent folders are made.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
+    target = _local(path)
+    with _as_input_error(target, "a file name in a folder you may write to, with room on it"):
+        temporary = _beside(target)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.
 

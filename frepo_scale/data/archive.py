@@ -79,10 +79,32 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
     return data
 
 
+class _Window:
+    """The bytes of one member of a plain tar, as a stream of their own."""
+
+    def __init__(self, stream: IO[bytes], member: "Member") -> None:
+        self._stream, self._start, self._size = stream, member.offset, member.size
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._position, 0)
+        self._stream.seek(self._start + self._position)
+        data = self._stream.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        self._position = position + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
 class _Watched:
     """What `tarfile` reads from; remembers the last read, which at the end is the end mark."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes] | _Window) -> None:
         self.stream = stream
         self.last = b""
 
@@ -105,33 +127,39 @@ class Member:
       name: its path without "./" and double slashes.
       kind: "file", "folder" or "other" (links, devices, sparse files).
       size: bytes of a file.
+      offset: where they begin, in the archive decompressed.
     """
 
     name: str
     kind: str
     size: int
-    _offset: int
+    offset: int
     _source: _Watched
     _path: Path
 
     def read(self) -> bytes:
         """The file's bytes; `InputError` where the archive ends inside them."""
         with damage(self._path):
-            self._source.seek(self._offset)
+            self._source.seek(self.offset)
             data = self._source.read(self.size)
         if len(data) < self.size:
             raise truncated(self._path, f"it ends inside {self.name}")
         return data
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
     """The entries of a .tar or .tar.gz in stored order, in one pass without seeking back.
+
+    Args:
+      path: the archive.
+      inside: a member of it that is a tar itself, read in place; the archive must be plain then.
+        Offsets are those within that member.
 
     Raises:
       InputError: the archive is damaged, cut off (between two entries too), or no tar at all.
     """
     with open_stream(path) as stream:
-        source = _Watched(stream)
+        source = _Watched(stream if inside is None else _Window(stream, inside))
         with damage(path):
             tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
         while True:
@@ -147,7 +175,8 @@ def members(path: Path) -> Iterator[Member]:
             name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
             yield Member(name, kind, entry.size, entry.offset_data, source, path)
         if source.last != bytes(_BLOCK):
-            raise truncated(path, f"no entry and no end mark at byte {tar.offset}")
+            where = "" if inside is None else f" of {inside.name}"
+            raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
         with damage(path):
-            while stream.read(_CHUNK):  # to the end: only there does gzip compare its checksum
+            while source.read(_CHUNK):  # to the end: only there does gzip compare its checksum
                 pass

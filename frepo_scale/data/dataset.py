@@ -10,12 +10,11 @@ import numpy as np
 
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.held_out import held_out_rows
 from frepo_scale.data.sources import DatasetSpec, load, spec_for
 from frepo_scale.data.types import Split
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
-HELD_OUT_DIVISOR = 20  # floor(5 %) of each class
-HELD_OUT_LIMIT = 10_000
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
 FITS = ("crop", "squash")
 _OPERATIONAL = {"operational": True}
@@ -132,24 +131,3 @@ def load_dataset(config: DataConfig) -> Dataset:
         skipped=raw.skipped,
         fingerprint=digest.hexdigest(),
     )
-
-
-def held_out_rows(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Which training images select: floor(5 %) of each class, at most 10 000 in all.
-
-    Evenly spaced within each class: a function of the data alone, the same for every seed.
-
-    Args:
-      labels: (n,) int32.
-      num_classes: K.
-
-    Returns:
-      (n,) bool.
-    """
-    chosen = np.zeros(len(labels), bool)
-    for label in range(num_classes):
-        rows = np.flatnonzero(labels == label)
-        count = min(len(rows) // HELD_OUT_DIVISOR, HELD_OUT_LIMIT // num_classes)
-        positions = (2 * np.arange(count) + 1) * len(rows) // (2 * max(count, 1))
-        chosen[rows[positions]] = True
-    return chosen

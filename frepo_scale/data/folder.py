@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import damage, is_gzip, members, truncated
+from frepo_scale.data.archive import Member, damage, is_gzip, members, truncated
 from frepo_scale.data.decode import MAX_BYTES, Decoded, UnreadableImage, decode_image, is_image
 from frepo_scale.data.layout import ANNOTATIONS, PARTS, WORDS, Layout, is_visible, read_layout
 from frepo_scale.data.types import Split
@@ -95,7 +95,7 @@ def _in_part(path: str) -> bool:
     return is_visible(path) and any(name in PARTS for name in path.split("/")[:2])
 
 
-def _list_directory(place: Path) -> tuple[list[str], list[str], dict[str, str]]:
+def list_directory(place: Path) -> tuple[list[str], list[str], dict[str, str]]:
     """Paths of images and folders relative to `place`, and the texts of the layout."""
     images: list[str] = []
     folders: list[str] = []
@@ -195,10 +195,12 @@ def _gather(items: Iterable[Item], want: Wanted) -> _Gathered:
     return got
 
 
-def _tar_items(
-    place: Path, listed: set[str] | None, seen: set[str], folders: set[str], texts: dict[str, str]
-) -> Iterator[Item]:
-    """The images of a tar (only those in `listed`, if given); the rest is noted as it goes by."""
+def tar_images(place: Path, folders: set[str], texts: dict[str, str]) -> Iterator[Member]:
+    """The images in the parts of a tar in stored order; folders and texts are noted on the way.
+
+    Raises:
+      InputError: the archive is damaged, or an image is a link or impossibly large.
+    """
     for member in members(place):
         base = member.name.rsplit("/", 1)[-1]
         if member.kind == "folder":
@@ -206,7 +208,6 @@ def _tar_items(
         elif member.kind == "file" and base in (ANNOTATIONS, WORDS):
             texts[base] = _text(member.read, member.size)
         elif is_image(base) and _in_part(member.name):
-            seen.add(member.name)
             if member.kind != "file":
                 raise InputError(
                     f"image {member.name} in {place} is a link or a sparse file",
@@ -215,9 +216,18 @@ def _tar_items(
                 )
             if member.size > MAX_BYTES:
                 raise truncated(place, f"image {member.name} claims {member.size} bytes")
-            if listed is None or member.name in listed:
-                data = member.read()
-                yield member.name, lambda data=data: data  # type: ignore[misc]
+            yield member
+
+
+def _tar_items(
+    place: Path, listed: set[str] | None, seen: set[str], folders: set[str], texts: dict[str, str]
+) -> Iterator[Item]:
+    """The images of a tar (only those in `listed`, if given); the rest is noted as it goes by."""
+    for member in tar_images(place, folders, texts):
+        seen.add(member.name)
+        if listed is None or member.name in listed:
+            data = member.read()
+            yield member.name, lambda data=data: data  # type: ignore[misc]
 
 
 def _read_tar(place: Path, want: Wanted) -> tuple[Layout, _Gathered]:
@@ -236,7 +246,7 @@ def _read_tar(place: Path, want: Wanted) -> tuple[Layout, _Gathered]:
 
 def _read_directory(place: Path, want: Wanted) -> tuple[Layout, _Gathered]:
     """Layout and images of a directory."""
-    images, folders, texts = _list_directory(place)
+    images, folders, texts = list_directory(place)
     layout = read_layout(images, folders, texts, str(place), want.num_classes)
 
     def reader(path: str) -> Callable[[], bytes]:

@@ -1,8 +1,8 @@
 """Which file is which image of which class, from the paths alone.
 
-Known: `train/<class>/<image>` with `test/`, `val/` or `valid/` alike (one further folder "images"
-below the class is allowed, as Tiny-ImageNet has it), and Tiny-ImageNet's own `val/images/<image>`
-with `val/val_annotations.txt`. All may stand below a single top folder.
+Known: `train/<class>/<image>` with `test/`, `val/`, `valid/` or `validation/` alike (one further
+folder "images" below the class is allowed, as Tiny-ImageNet has it), and Tiny-ImageNet's own
+`val/images/<image>` with `val/val_annotations.txt`. All may stand below a single top folder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from frepo_scale.core.errors import InputError
 
-TEST_PARTS = ("test", "val", "valid")
+TEST_PARTS = ("test", "val", "valid", "validation")
 PARTS = ("train", *TEST_PARTS)
 ANNOTATIONS, WORDS = "val_annotations.txt", "words.txt"
 FORM = "train/<class>/<image> and test/<class>/<image>"
@@ -21,12 +21,14 @@ class Layout:
     """The images of both parts.
 
     Attributes:
-      class_names: index = label; classes are sorted by folder name.
+      folders: class folders in their order; index = label.
+      class_names: the same for people.
       train: (path, label) sorted by path.
       test: likewise.
-      part: the folder taken as test part.
+      part: the folder taken as test part; empty where there is none.
     """
 
+    folders: tuple[str, ...]
     class_names: tuple[str, ...]
     train: list[tuple[str, int]]
     test: list[tuple[str, int]]
@@ -123,7 +125,7 @@ def _annotated(
 def _test(
     parts: Mapping[str, _Part], notes: str | None, labels: Mapping[str, int], origin: str
 ) -> tuple[str, list[tuple[str, int]]]:
-    """The test part's name and images: the first part whose images have classes."""
+    """Name and images of the first test part whose images have classes; empty without one."""
     if notes is not None and "val" in parts and parts["val"].classes.get("images"):
         return "val", _annotated(parts["val"], notes, labels, origin)
     for name in TEST_PARTS:
@@ -141,11 +143,7 @@ def _test(
         images = sorted((p, labels[c]) for c, paths in part.classes.items() for p in paths)
         if images:
             return name, images
-    raise InputError(
-        f"{origin} has no test part with classes",
-        f"{FORM} (val/ or valid/ will do too)",
-        "move some images of each class from train/<class>/ to test/<class>/",
-    )
+    return "", []
 
 
 def _readable(classes: list[str], words: str | None) -> tuple[str, ...]:
@@ -163,6 +161,7 @@ def read_layout(
     texts: Mapping[str, str],
     origin: str,
     num_classes: int | None,
+    need_test: bool = True,
 ) -> Layout:
     """Sorts image paths into parts and classes.
 
@@ -172,10 +171,11 @@ def read_layout(
       texts: contents of `ANNOTATIONS` and `WORDS`, by base name, where they exist.
       origin: the folder or archive, for messages.
       num_classes: K the data set must have; None: any from 2 on.
+      need_test: whether a test part with classes must be there.
 
     Raises:
       InputError: the paths do not say for every image which class it is of, a class is empty or
-        unknown, the number of classes is wrong, or there is no test part.
+        unknown, the number of classes is wrong, or the test part is missing.
     """
     images = [p for p in images if is_visible(p)]
     folders = [p for p in folders if is_visible(p)]
@@ -192,6 +192,12 @@ def read_layout(
             )
     labels = {name: label for label, name in enumerate(classes)}
     part, test = _test(parts, texts.get(ANNOTATIONS), labels, origin)
+    if not part and need_test:
+        raise InputError(
+            f"{origin} has no test part with classes",
+            f"{FORM} (val/, valid/ or validation/ will do too)",
+            "move some images of each class from train/<class>/ to test/<class>/",
+        )
     if len(classes) != num_classes if num_classes is not None else len(classes) < 2:
         raise InputError(
             f"train/ in {origin} has {len(classes)} class folders",
@@ -199,4 +205,4 @@ def read_layout(
             "check that the copy is complete and is this data set",
         )
     listed = sorted((p, labels[c]) for c, paths in train.classes.items() for p in paths)
-    return Layout(_readable(classes, texts.get(WORDS)), listed, test, part)
+    return Layout(tuple(classes), _readable(classes, texts.get(WORDS)), listed, test, part)

@@ -97,19 +97,33 @@ def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         return np.asarray(jnp.asarray(rows) @ jnp.asarray(matrix))
 
 
+def channel_histogram(images: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel of uint8 (n, H, W, C) pixels: int64 (C, 256).
+
+    Histograms of the parts of a set add up to that of the set, exactly.
+    """
+    channels = images.shape[-1]
+    return np.stack(
+        [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)]
+    )
+
+
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per-channel mean and standard deviation of uint8 (n, H, W, C) pixels scaled to [0, 1].
-
-    Computed from exact integer sums, so the result does not depend on the order of summation.
 
     Returns:
       Two float32 (C,) arrays; a channel that never varies gets standard deviation 1.
     """
-    channels = images.shape[-1]
-    # A histogram per channel is exact and needs no float copy of the set.
-    counts = np.stack(
-        [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)]
-    ).astype(np.float64)
+    # A histogram is exact and needs no float copy of the set.
+    return histogram_statistics(channel_histogram(images))
+
+
+def histogram_statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, as `channel_statistics`, from an int64 (C, 256) histogram.
+
+    Computed from exact integer sums, so the result does not depend on the order of summation.
+    """
+    counts = histogram.astype(np.float64)
     values = np.arange(256) / 255.0
     total = counts.sum(axis=1)
     mean = counts @ values / total
@@ -150,6 +164,34 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
     matrix = (vectors / np.sqrt(values)) @ vectors.T
     inverse = (vectors * np.sqrt(values)) @ vectors.T
     return Whitening(*(np.asarray(a, np.float32) for a in (mean, matrix, inverse)))
+
+
+def moments_preprocessing(
+    channel_mean: np.ndarray,
+    channel_std: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    n: int,
+) -> Preprocessing:
+    """What `fit_preprocessing` with whitening gives, from moments of the pixels themselves.
+
+    Args:
+      channel_mean: (C,) float32, of pixels in [0, 1].
+      channel_std: (C,) float32.
+      mean: (D,) float64 of pixels in [0, 255].
+      covariance: (D, D) float64 of the same, biased.
+      n: number of images the moments were taken over.
+    """
+    channels = len(channel_mean)
+    shift = np.tile(channel_mean.astype(np.float64), len(mean) // channels)
+    scale = np.tile(channel_std.astype(np.float64), len(mean) // channels)
+    normalised = (mean / 255.0 - shift) / scale
+    spread = 255.0 * scale
+    return Preprocessing(
+        channel_mean,
+        channel_std,
+        zca(normalised, covariance / spread[:, None] / spread[None, :], n),
+    )
 
 
 def fit_preprocessing(images: np.ndarray, whiten: bool) -> Preprocessing:

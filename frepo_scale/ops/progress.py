@@ -12,14 +12,14 @@ _LOG_FILE_SECONDS = 10.0  # in a log file every update is a line of its own
 class Progress:
     """Counts steps of one job on standard error."""
 
-    def __init__(self, what: str, total: int, start: int = 0) -> None:
-        """Shows `what` with `start` of `total` done."""
+    def __init__(self, what: str, total: int, start: int = 0, unit: str = "step") -> None:
+        """Shows `what` with `start` of `total` units done."""
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=start,
             desc=what,
-            unit="step",
+            unit=unit,
             dynamic_ncols=interactive,
             ascii=None if interactive else True,
             mininterval=0.2 if interactive else _LOG_FILE_SECONDS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from frepo_scale.core.atomic import whole_file, whole_folder
+from frepo_scale.core.atomic import whole_file, whole_folder, whole_path
 from frepo_scale.core.errors import InputError
 
 
@@ -112,3 +112,18 @@ def test_folder_failure_leaves_nothing(tmp_path: Path, error: type[BaseException
         (folder / "half").write_text("half")
         raise error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_path_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "x"
+    with whole_path(target) as path:
+        path.write_bytes(b"1")
+        assert not target.exists()
+    assert target.read_bytes() == b"1"
+    with pytest.raises(ZeroDivisionError), whole_path(target) as path:
+        path.write_bytes(b"2")
+        raise ZeroDivisionError
+    assert target.read_bytes() == b"1"
+    assert [p.name for p in target.parent.iterdir()] == ["x"]
+    with pytest.raises(InputError, match="cannot write"), whole_path(target / "y"):
+        pass

@@ -140,3 +140,40 @@ def test_a_flip_in_a_plain_tar_changes_no_short_name(tmp_path: Path, at: int, bi
     # A long name is stored as data, which a plain tar has no checksum of.
     assert {n for n in got if len(n) < 99} >= {"a/x", "b", "c"}
     assert len(got) == len(FILES)
+
+
+def inner_tar(tmp_path: Path, inner: bytes) -> Path:
+    path = tmp_path / "o.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("first", b"x" * 700), ("i.tar", inner), ("last", b"y")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_a_tar_inside_a_tar_is_read_in_place(tmp_path: Path) -> None:
+    path = inner_tar(tmp_path, TAR)
+    names = []
+    for outer in members(path):
+        names.append(outer.name)
+        if outer.name == "i.tar":
+            inside = {m.name: (m.offset, m.read()) for m in members(path, inside=outer)}
+            start = outer.offset
+    assert names == ["first", "i.tar", "last"]
+    data = path.read_bytes()
+    for name, want in FILES.items():
+        offset, got = inside[name]
+        assert got == want == data[start + offset : start + offset + len(want)]
+
+
+@QUICK
+@given(cut=st.integers(0, len(TAR) - 1))
+def test_no_cut_of_an_inner_tar_goes_unnoticed(tmp_path: Path, cut: int) -> None:
+    path = inner_tar(tmp_path, TAR[:cut])
+    outer = next(m for m in members(path) if m.name == "i.tar")
+    try:
+        got = {m.name: m.read() for m in members(path, inside=outer)}
+    except InputError:
+        return
+    assert got == FILES

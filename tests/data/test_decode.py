@@ -205,3 +205,122 @@ def test_images_are_told_by_extension() -> None:
     assert not any(
         is_image(p) for p in ("x.txt", ".DS_Store", "Thumbs.db", "._x.jpg", ".jpg", "jpg", "x.npz")
     )
+
+
+def photo(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_opencv_gives_pillows_pixels(
+    mode: str, channels: int | None, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(photo((61, 47)).convert(mode), "JPEG", **options)
+    fast = decode_image(data, "m", channels, None, "crop")
+    monkeypatch.setattr(decode, "_jpeg", lambda *arguments: None)
+    slow = decode_image(data, "m", channels, None, "crop")
+    assert (fast.pixels == slow.pixels).all() and fast.grey == slow.grey == (mode == "L")
+
+
+def test_what_opencv_would_pass_over_goes_to_pillow() -> None:
+    data = encode(photo((64, 64)), "JPEG")
+    for cut in (len(data) // 2, len(data) - 1):
+        with pytest.raises(UnreadableImage):
+            decode_image(data[:cut], "m", 3, None, "crop")
+    assert decode._jpeg(Image.open(io.BytesIO(data)), data) is not None
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(photo((64, 64)), "JPEG", exif=exif)
+    for other in (
+        encode(photo((64, 64)).convert("CMYK"), "JPEG"),
+        turned,
+        data[:-2],
+        encode(photo((64, 64))),
+    ):
+        assert decode._jpeg(Image.open(io.BytesIO(other)), other) is None
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("kernel", ["area", "lanczos"])
+@pytest.mark.parametrize("size", [(400, 301), (203, 330), (700, 99), (1600, 1601)])
+def test_reduced_decoding_is_close(fit: str, kernel: str, size: tuple[int, int]) -> None:
+    data = encode(photo(size), "JPEG", quality=92)
+    full = decode_image(data, "m", 3, 32, fit, kernel).pixels.astype(int)
+    reduced = decode_image(data, "m", 3, 32, fit, kernel, "reduced").pixels
+    assert reduced.shape == (32, 32, 3) and reduced.dtype == np.uint8
+    assert np.abs(full - reduced).mean() < 2
+
+
+def test_reduced_decoding_leaves_other_files_alone() -> None:
+    for data in (encode(photo((300, 300))), encode(photo((300, 300)).convert("CMYK"), "JPEG")):
+        full = decode_image(data, "m", 3, 32, "crop").pixels
+        assert (decode_image(data, "m", 3, 32, "crop", "area", "reduced").pixels == full).all()
+    small = encode(photo((60, 60)), "JPEG")
+    full = decode_image(small, "m", 3, 32, "crop").pixels
+    assert (decode_image(small, "m", 3, 32, "crop", "area", "reduced").pixels == full).all()
+
+
+def test_reduction() -> None:
+    found = [
+        decode._reduction(h, w, 64) for h, w in ((89, 500), (180, 200), (375, 500), (9999, 720))
+    ]
+    assert found == [1, 2, 4, 8]
+
+
+def test_lanczos_averages_while_it_shrinks() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(to_square(stripes, 8, "crop", "lanczos")[:, 1:-1]) < 30
+    assert (to_square(RGB, 6, "crop", "lanczos") == RGB).all()
+    assert to_square(RGB[..., :1], 3, "squash", "lanczos").shape == (3, 3, 1)
+
+
+def test_area_weights_are_parts_of_pixels() -> None:
+    weights = decode._area_weights(5, 0.5, 4.5, 2)
+    np.testing.assert_allclose(weights, [[0.25, 0.5, 0.25, 0, 0], [0, 0, 0.25, 0.5, 0.25]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_damaged_jpegs_are_what_pillow_makes_of_them(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV alone would pass over markers that Pillow refuses."""
+    rng = np.random.default_rng(0)
+    real = decode._jpeg
+    good = [
+        encode(photo((61, 47)).convert(mode), "JPEG", **options)
+        for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2})
+    ]
+    scan = decode._first_scan(good[0])
+    assert scan is not None
+    stray = [good[0][:at] + b"\xff\x51" + good[0][at:] for at in (scan + 90, len(good[0]) - 2)]
+    harmed = []
+    for _ in range(120):
+        data = bytearray(good[rng.integers(3)])
+        at = int(rng.integers(2, len(data) - 2))
+        data[at : at + rng.integers(4)] = rng.integers(0, 256, 4).astype(np.uint8).tobytes()
+        harmed.append(bytes(data))
+    for data in [*good, *stray, *harmed]:
+        found = []
+        for fast in (real, lambda *arguments: None):
+            monkeypatch.setattr(decode, "_jpeg", fast)
+            try:
+                found.append(decode_image(data, "m", None, None, "crop").pixels.tobytes())
+            except UnreadableImage:
+                found.append(b"")
+        assert found[0] == found[1]
+    assert real(Image.open(io.BytesIO(good[0])), good[0]) is not None
+    for data in stray:
+        assert real(Image.open(io.BytesIO(data)), data) is None
+
+
+def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_jpeg", fail)
+    with pytest.raises(MemoryError):
+        decode_image(encode(photo((9, 9)), "JPEG"), "m", 3, 8, "crop")

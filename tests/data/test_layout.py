@@ -112,3 +112,11 @@ def test_the_number_of_classes_must_fit() -> None:
     assert layout(GOOD, num_classes=2)
     with pytest.raises(InputError, match="has 2 class folders: expected 3"):
         layout(GOOD, num_classes=3)
+
+
+def test_a_test_part_may_be_missing_where_none_is_needed() -> None:
+    images = ["train/a/1.png", "train/b/1.png", "test/images/1.png"]
+    found = read_layout(images, [], {}, "ORIGIN", None, need_test=False)
+    assert (found.part, found.test, found.folders) == ("", [], ("a", "b"))
+    with pytest.raises(InputError, match="no test part"):
+        read_layout(images, [], {}, "ORIGIN", None)

@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 
 from frepo_scale.data.whitening import (
     Preprocessing,
+    channel_histogram,
     channel_statistics,
     fit_preprocessing,
+    histogram_statistics,
     moments,
+    moments_preprocessing,
     zca,
 )
 
@@ -82,3 +85,21 @@ def test_pixels_are_clipped_and_rounded():
     plain = Preprocessing(np.zeros(1, np.float32), np.ones(1, np.float32), None)
     x = np.array([-1.0, 0.4999 / 255, 0.5001 / 255, 2.0], np.float32).reshape(4, 1, 1, 1)
     assert plain.to_pixels(x).ravel().tolist() == [0, 0, 1, 255]
+
+
+def test_moments_of_pixels_give_the_same_whitening():
+    images = pixels(300, 3)
+    flat = images.reshape(300, -1).astype(np.float64)
+    covariance = np.cov(flat.T, bias=True)
+    found = moments_preprocessing(*channel_statistics(images), flat.mean(0), covariance, 300)
+    want = fit_preprocessing(images, whiten=True)
+    np.testing.assert_allclose(found.whitening.matrix, want.whitening.matrix, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.apply(images), want.apply(images), rtol=1e-3, atol=1e-4)
+
+
+def test_histograms_add_up():
+    images = pixels(50, 3)
+    parts = channel_histogram(images[:20]) + channel_histogram(images[20:])
+    np.testing.assert_array_equal(parts, channel_histogram(images))
+    for got, want in zip(histogram_statistics(parts), channel_statistics(images), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -57,3 +57,9 @@ def test_a_terminal_is_drawn_more_often(
     with Progress("distil", 10) as progress:
         assert progress._bar.mininterval < 1 and progress._bar.dynamic_ncols
     assert _lines(capsys)
+
+
+def test_the_unit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("decoding", 10, unit=" images") as progress:
+        progress.advance(10)
+    assert "images/s" in _lines(capsys)[-1]

@@ -1,0 +1,144 @@
+"""Decoding JPEGs to small squares: speed per core and difference, all methods in one run.
+
+    python benchmarks/decoding.py PATH [--images 200] [--resolution 64] [--rounds 5]
+
+PATH is any source that `frepo-scale prepare` reads. Every method decodes every image in every
+round, one after the other in one thread; the best round of each counts, in CPU seconds, so that a
+busy machine does not matter much and the ratios mean something. Differences are mean absolute
+ones, in steps of 1/255, from full decoding (Pillow) and area averaging. TensorFlow and simplejpeg
+are compared where they are installed.
+"""
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from frepo_scale.data.decode import decode_image, to_square
+from frepo_scale.data.prepare.inputs import list_source
+
+Method = Callable[[bytes], np.ndarray]
+
+
+def read_jpegs(source: Path, count: int) -> list[bytes]:
+    """The first `count` JPEGs in RGB, which all methods take, in the order of the records."""
+    part = list_source(source).train.shuffled()
+    found: list[bytes] = []
+    for row in range(len(part)):
+        with open(part.paths[part.files[row]], "rb") as file:
+            file.seek(part.offsets[row])
+            data = file.read(part.sizes[row])
+        image = Image.open(io.BytesIO(data))
+        if image.format == "JPEG" and image.mode == "RGB":
+            found.append(data)
+        if len(found) == count:
+            break
+    return found
+
+
+def methods(side: int) -> dict[str, Method]:
+    """Every way from a file to an (R, R, 3) uint8 square, the centre cropped."""
+
+    def pillow(data: bytes) -> np.ndarray:
+        return to_square(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), side, "crop")
+
+    def draft(data: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", (2 * side, 2 * side))
+        return to_square(np.asarray(image.convert("RGB")), side, "crop")
+
+    def opencv(flag: int) -> Method:
+        def decode(data: bytes) -> np.ndarray:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+            return to_square(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), side, "crop")
+
+        return decode
+
+    def ours(decode: str) -> Method:
+        return lambda data: decode_image(data, "", 3, side, "crop", "area", decode).pixels
+
+    found: dict[str, Method] = {
+        "prepare --decode full": ours("full"),
+        "prepare --decode reduced": ours("reduced"),
+        "Pillow, full": pillow,
+        "Pillow, draft": draft,
+        "OpenCV, reduced by 2": opencv(cv2.IMREAD_REDUCED_COLOR_2),
+        "OpenCV, reduced by 4": opencv(cv2.IMREAD_REDUCED_COLOR_4),
+    }
+    try:
+        import simplejpeg  # type: ignore[import-not-found]  # not a dependency
+
+        found["simplejpeg, full"] = lambda data: to_square(
+            simplejpeg.decode_jpeg(data, "RGB"), side, "crop"
+        )
+        found["simplejpeg, reduced"] = lambda data: to_square(
+            simplejpeg.decode_jpeg(data, "RGB", min_height=2 * side, min_width=2 * side),
+            side,
+            "crop",
+        )
+    except ImportError:
+        print("simplejpeg is not installed")
+    try:
+        found["TensorFlow, full"] = tensorflow_method(side)
+    except ImportError:
+        print("TensorFlow is not installed")
+    return found
+
+
+def tensorflow_method(side: int) -> Method:
+    """`tf.io.decode_jpeg` and area averaging, compiled once, in one thread."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def decode(data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_jpeg(data, channels=3)
+        shape = tf.shape(image)
+        small = tf.minimum(shape[0], shape[1])
+        top, left = (shape[0] - small) // 2, (shape[1] - small) // 2
+        square = image[top : top + small, left : left + small]
+        resized = tf.image.resize(square[None], [side, side], method="area")[0]
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    return lambda data: np.asarray(decode(data))
+
+
+def main() -> None:
+    """Prints one line per method."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    images = read_jpegs(options.source, options.images)
+    found = methods(options.resolution)
+    seconds = {name: np.inf for name in found}
+    pixels: dict[str, np.ndarray] = {}
+    for _ in range(options.rounds):
+        for name, decode in found.items():
+            began = time.process_time()
+            squares = [decode(data) for data in images]
+            seconds[name] = min(seconds[name], time.process_time() - began)
+            pixels[name] = np.stack(squares).astype(int)
+    full, reference = seconds["prepare --decode full"], pixels["Pillow, full"]
+    print(f"{len(images)} images to {options.resolution} px   images/s/core  of full  difference")
+    for name in found:
+        difference = np.abs(pixels[name] - reference).mean()
+        rate, ratio = len(images) / seconds[name], full / seconds[name]
+        print(f"{name:28} {rate:13.0f} {ratio:8.2f} {difference:11.2f}")
+    if "TensorFlow, full" in found:
+        ratio = seconds["TensorFlow, full"] / full
+        print(f"prepare --decode full is {ratio:.2f} times as fast as TensorFlow")
+
+
+if __name__ == "__main__":
+    main()

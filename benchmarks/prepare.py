@@ -1,0 +1,165 @@
+"""Preparing with one and two workers, and reading records against `tf.data`.
+
+    python benchmarks/prepare.py SOURCE [--resolution 64] [--rounds 3]
+
+Decoding: the shards of SOURCE are made by one worker (this process) and by two (processes of
+their own) in turn; the ratio of the best rounds counts, with the start of the workers and without.
+On busy cores it says more about the neighbours than about us: CPU time per image stands beside it.
+
+Reading: batches of 1024 random records of the set into one array, in one thread, against `tf.data`
+reading the same images from TFRecords in order (it has no random access), parsed and batched, with
+one thread. Images per CPU second and per second, best of the rounds.
+"""
+
+import argparse
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from frepo_scale.data.prepare.inputs import list_source
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.prepare.shards import ShardTask, make_shard, shard_name, shard_size
+from frepo_scale.data.prepare.workers import run_tasks
+from frepo_scale.data.records import PreparedSet
+from frepo_scale.ops.preemption import Preemption
+
+BATCH, BATCHES = 1024, 40
+
+
+def shard_tasks(source: Path, out: Path, side: int) -> list[ShardTask]:
+    """What `prepare` would have its workers do for the training part."""
+    part = list_source(source).train.shuffled()
+    size = shard_size(len(part), side * side * 3)
+    count = -(-len(part) // size)
+    tasks = []
+    for number in range(count):
+        rows = np.arange(number * size, min((number + 1) * size, len(part)))
+        file = out / shard_name("train", number, count)
+        note = file.with_suffix(".json")
+        tasks.append(ShardTask(file, note, part.take(rows), side, 3, "crop", "area", "full"))
+    return tasks
+
+
+def decode(source: Path, side: int, workers: int) -> tuple[float, float, float, int]:
+    """Seconds with and without the start of the workers, CPU seconds, images."""
+    with tempfile.TemporaryDirectory() as out:
+        tasks = shard_tasks(source, Path(out), side)
+        first: list[float] = []
+        clock, cpu = time.perf_counter(), sum(os.times()[:4])
+
+        def progress(images: int) -> None:
+            if images and not first:
+                first.append(time.perf_counter())
+
+        run_tasks(make_shard, tasks, workers, progress)
+        end = time.perf_counter()
+        images = sum(len(task.images) for task in tasks)
+        return end - clock, end - first[0], sum(os.times()[:4]) - cpu, images
+
+
+def rates(read: Callable[[], Iterator[object]]) -> tuple[float, float]:
+    """Images per CPU second and per second over `BATCHES` batches."""
+    batches = read()
+    next(batches)  # files are open, code is loaded
+    clock, cpu = time.perf_counter(), time.process_time()
+    for _ in range(BATCHES):
+        next(batches)
+    images = BATCH * BATCHES
+    return images / (time.process_time() - cpu), images / (time.perf_counter() - clock)
+
+
+def read_records(folder: Path) -> Iterator[object]:
+    """Batches of random records."""
+    train = PreparedSet.open(folder).train
+    rng = np.random.default_rng(0)
+    while True:
+        yield train.__getitems__(rng.integers(0, len(train), BATCH))
+
+
+def write_tfrecords(folder: Path, path: Path) -> None:
+    """The same images and labels as one TFRecord file."""
+    import tensorflow as tf
+
+    images, labels = PreparedSet.open(folder).train.__getitems__(
+        range(len(PreparedSet.open(folder).train))
+    )
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image, label in zip(images, labels, strict=True):
+            features = {
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[int(label)])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+
+
+def read_tfrecords(path: Path, side: int) -> Iterator[object]:
+    """Batches of the same images by tf.data, parsed in batches as its guide recommends."""
+    import tensorflow as tf
+
+    keys = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = tf.io.parse_example(examples, keys)
+        pixels = tf.io.decode_raw(parsed["image"], tf.uint8)
+        return tf.reshape(pixels, [-1, side, side, 3]), parsed["label"]
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    dataset = tf.data.TFRecordDataset(str(path)).repeat().batch(BATCH, drop_remainder=True)
+    return iter(dataset.map(parse).with_options(options).as_numpy_iterator())
+
+
+def main() -> None:
+    """Prints both comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    side = options.resolution
+    runs: dict[int, list[tuple[float, float, float, int]]] = {1: [], 2: []}
+    for _ in range(options.rounds):
+        for workers in runs:
+            runs[workers].append(decode(options.source, side, workers))
+    for workers, found in runs.items():
+        whole, steady = min(run[0] for run in found), min(run[1] for run in found)
+        cpu, images = min(run[2] for run in found), found[0][3]
+        print(
+            f"{workers} worker(s): {images / whole:6.0f} images/s with the start,"
+            f" {images / steady:6.0f} without, {1e3 * cpu / images:.2f} ms CPU per image"
+        )
+    for row, what in ((0, "with the start"), (1, "without")):
+        one, two = (min(run[row] for run in runs[workers]) for workers in (1, 2))
+        print(f"two workers against one, {what}: {one / two:.2f}")
+    with tempfile.TemporaryDirectory() as work:
+        folder, path = Path(work) / "set", Path(work) / "x.tfrecord"
+        prepare(PrepareConfig(options.source, folder, side), Preemption())
+        write_tfrecords(folder, path)
+        readers = {
+            "records, random": functools.partial(read_records, folder),
+            "tf.data, in order": functools.partial(read_tfrecords, path, side),
+        }
+        best = {name: (0.0, 0.0) for name in readers}
+        for _ in range(options.rounds):
+            for name, read in readers.items():
+                cpu, wall = rates(read)
+                best[name] = max(best[name][0], cpu), max(best[name][1], wall)
+    for name, (cpu, wall) in best.items():
+        print(f"{name:20} {cpu:8.0f} images per CPU second, {wall:8.0f} per second")
+    ours, theirs = best.values()
+    print(f"ratio {ours[0] / theirs[0]:.2f} per CPU second, {ours[1] / theirs[1]:.2f} per second")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Which training images are held out to select the best distilled set: one rule for every source.
+
+Source: ALGORITHM.md section 6 (the held-out part replaces selection on the test set).
+"""
+
+import numpy as np
+
+HELD_OUT_DIVISOR = 20  # floor(5 %) of each class
+HELD_OUT_LIMIT = 10_000
+
+
+def held_out_rows(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Which training images select: floor(5 %) of each class, at most 10 000 in all.
+
+    Evenly spaced within each class: a function of the data alone, the same for every seed.
+
+    Args:
+      labels: (n,) int32.
+      num_classes: K.
+
+    Returns:
+      (n,) bool.
+    """
+    chosen = np.zeros(len(labels), bool)
+    for label in range(num_classes):
+        rows = np.flatnonzero(labels == label)
+        count = min(len(rows) // HELD_OUT_DIVISOR, HELD_OUT_LIMIT // num_classes)
+        positions = (2 * np.arange(count) + 1) * len(rows) // (2 * max(count, 1))
+        chosen[rows[positions]] = True
+    return chosen

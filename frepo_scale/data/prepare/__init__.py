@@ -1,0 +1,1 @@
+"""Offline: images in any known form to records of squares of one size, once."""

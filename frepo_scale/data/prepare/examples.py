@@ -1,0 +1,146 @@
+"""The examples of TFRecords with their labels in our order of classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.prepare.listing import Listing, Part, PartBuilder
+from frepo_scale.data.prepare.wordnet import (
+    ORDER_FILES,
+    ilsvrc_order,
+    is_wnid,
+    to_sorted,
+    wnids_of,
+)
+from frepo_scale.data.tfrecord import LABELS, Build, Record, read_records
+from frepo_scale.ops.progress import Progress
+
+_TEST = ("test", "validation", "val", "valid")
+_UNLABELLED = -1  # what tensorflow-datasets gives images whose classes are secret
+_IMAGENET = 1000
+
+
+def list_examples(folder: Path, build: Build, check: Callable[[], None]) -> Listing:
+    """The images of a data set in TFRecords.
+
+    Args:
+      folder: where the files are, and perhaps a table of the classes.
+      build: the files.
+      check: called for every record; may raise to stop.
+
+    Raises:
+      InputError: damaged or missing files, labels whose classes cannot be told.
+    """
+    if "train" not in build.splits:
+        raise InputError(f"{folder} has no training TFRecords", "train and test", "fetch them too")
+    test = next((name for name in _TEST if _labelled(build, name)), None)
+    splits = ["train"] + ([test] if test else [])
+    records: dict[str, list[tuple[str, Record]]] = {}
+    with Progress("reading labels", sum(len(build.splits[s]) for s in splits), unit="file") as bar:
+        for split in splits:
+            records[split] = []
+            for number, path in enumerate(build.splits[split]):
+                before = len(records[split])
+                for record in read_records(path):
+                    check()
+                    records[split].append((str(path), record))
+                _check_length(build, split, number, len(records[split]) - before)
+                bar.advance()
+    names, target, notes = _classes(folder, build, [r for _, r in records["train"]])
+    train, held = (_part(records.get(split or "", []), names, target) for split in ("train", test))
+    if test is None:
+        notes = (*notes, "no test part with classes: the set has training images only")
+    wnids = wnids_of(names)
+    name = "imagenet1k" if wnids and len(wnids) == _IMAGENET else build.name.replace("/", "_")
+    return Listing("TFRecords", name or None, names, wnids, 3, train, held, notes)
+
+
+def _labelled(build: Build, split: str) -> bool:
+    """Whether a split is there and its first example has a class."""
+    for path in build.splits.get(split, []):
+        for record in read_records(path):
+            return record.label != _UNLABELLED
+    return False
+
+
+def _check_length(build: Build, split: str, number: int, count: int) -> None:
+    wanted = build.lengths.get(split)
+    if wanted is not None and wanted[number] != count:
+        raise InputError(
+            f"{build.splits[split][number]} has {count} records",
+            f"{wanted[number]}, as dataset_info.json says",
+            "fetch or copy it again",
+        )
+
+
+def _classes(
+    folder: Path, build: Build, train: list[Record]
+) -> tuple[tuple[str, ...], np.ndarray | None, tuple[str, ...]]:
+    """Class names, what each stored label becomes (None: synsets say it), and what was decided."""
+    if train and all(record.synset for record in train):
+        names = tuple(sorted({record.synset for record in train}))
+        return names, None, ("labels come from the WordNet id of each example",)
+    names_given, source = build.label_names, LABELS
+    one_based = bool(train) and train[0].one_based
+    largest = max((record.label for record in train), default=0)
+    count = largest + (0 if one_based else 1)
+    if names_given is None and ("imagenet_resized" in build.name or count == _IMAGENET):
+        if "imagenet_resized" in build.name:  # labelled in the devkit's order, from 0
+            names_given, source = ilsvrc_order(folder), "the devkit's table"
+        if names_given is None:
+            raise InputError(
+                f"{folder} ({build.name or 'unnamed'}) does not name its {count} classes, and"
+                " ImageNet is numbered in more than one order",
+                f"{LABELS} with the WordNet ids in the order of the labels"
+                + (f"; or {ORDER_FILES}" if "imagenet_resized" in build.name else ""),
+                f"put it into {folder}",
+            )
+    if names_given is None:
+        if count > max(len(train), 1):  # told here: that many names would not fit into memory
+            raise InputError(
+                f"the largest label in {folder} is {largest}",
+                f"classes numbered without gaps ({len(train)} images)",
+                "number them so",
+            )
+        names = tuple(map(str, range(count)))
+        return names, np.arange(count, dtype=np.int32), ("labels are taken as they are",)
+    if len(set(names_given)) != len(names_given):
+        raise InputError(f"{source} in {folder} names a class twice", "each once", "fetch it again")
+    ids = sum(map(is_wnid, names_given))
+    if ids not in (0, len(names_given)):  # taken for mere names, the labels would not be mapped
+        raise InputError(
+            f"{source} in {folder} has {ids} WordNet ids in {len(names_given)} lines",
+            "nothing but WordNet ids, or none",
+            "fetch it again",
+        )
+    if wnids_of(names_given) is None:
+        target = np.arange(len(names_given), dtype=np.int32)
+        return tuple(names_given), target, ("labels are taken as they are, named by the source",)
+    target = to_sorted(names_given)
+    moved = int((target != np.arange(len(target))).sum())
+    note = "labels are in the order of the WordNet ids already"
+    if moved:
+        note = (
+            f"labels of {build.name or folder.name} are in an order of their own: mapped to the"
+            f" order of the WordNet ids by {source}; {moved} of {len(target)} change"
+        )
+    return tuple(sorted(names_given)), target, (note,)
+
+
+def _part(
+    records: list[tuple[str, Record]], names: tuple[str, ...], target: np.ndarray | None
+) -> Part:
+    """The records of a split with our labels; -1, refused later, where there is none of ours."""
+    builder = PartBuilder()
+    index = {name: label for label, name in enumerate(names)}
+    for path, record in records:
+        stored = record.label - (1 if record.one_based else 0)
+        if target is None:
+            label = index.get(record.synset, -1)
+        else:
+            label = int(target[stored]) if 0 <= stored < len(target) else -1
+        folder = names[label] if label >= 0 else "?"
+        builder.add(f"{folder}/{record.name}", label, path, record.offset, record.size)
+    return builder.part()

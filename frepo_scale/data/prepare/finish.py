@@ -1,0 +1,180 @@
+"""What follows from finished shards: labels, whitening statistics, and the description.
+
+The description comes last: it makes the set finished.
+"""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.data.description import (
+    LABELS,
+    WHITENING,
+    Description,
+    Shard,
+    write_description,
+)
+from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.prepare.listing import Listing, check_classes
+from frepo_scale.data.prepare.moments import (
+    Moments,
+    MomentsTask,
+    join_moments,
+    make_moments,
+    row_blocks,
+)
+from frepo_scale.data.prepare.place import Place
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.prepare.shards import ShardResult, ShardTask, file_sha256
+from frepo_scale.data.whitening import histogram_statistics
+from frepo_scale.data.whitening_grid import grids_per_axis
+
+_COVERS = "names, labels and sizes of all images; not their content"
+Tasks = dict[str, list[ShardTask]]
+Results = dict[str, list[ShardResult]]
+
+
+class RunAll(Protocol):
+    """Runs tasks in worker processes under a progress bar over so many images."""
+
+    def __call__(self, what: str, images: int, work: Any, tasks: Any) -> list[Any]:
+        """The results in order."""
+        ...
+
+
+def finish(
+    config: PrepareConfig,
+    place: Place,
+    listing: Listing,
+    settings: dict[str, Any],
+    tasks: Tasks,
+    results: Results,
+    run_all: RunAll,
+) -> Description:
+    """Writes all that belongs to a set besides its shards.
+
+    Args:
+      config: what was asked for.
+      place: where the shards lie.
+      listing: the images of the source.
+      settings: name, images and source as noted when the set was begun.
+      tasks: the shards of each part.
+      results: what became of them.
+      run_all: how the moments are summed.
+
+    Returns:
+      The description written.
+
+    Raises:
+      InputError: a class has no readable training image; a file cannot be written.
+    """
+    labels, skipped = part_labels(tasks, results)
+    check_classes(labels["train"], listing.class_names, str(config.source))
+    with whole_file(place.root / LABELS) as file:
+        np.savez(file, **labels)  # type: ignore[arg-type]
+    held_out = held_out_rows(labels["train"], len(listing.class_names))
+    shape = (config.resolution, config.resolution, listing.channels)
+    moments = _moments(shape, place.work, tasks["train"], results["train"], ~held_out, run_all)
+    with whole_file(place.root / WHITENING) as file:
+        np.savez(
+            file,
+            count=np.int64(moments.count),
+            histogram=moments.histogram,
+            mean=moments.mean,
+            covariance=moments.covariance,
+            grid=np.int64(grids_per_axis(config.resolution) or 0),
+        )
+    mean, std = histogram_statistics(moments.histogram)
+    classes = len(listing.class_names)
+    description = Description(
+        name=settings["name"],
+        tool=importlib.metadata.version("frepo-scale"),
+        resolution=config.resolution,
+        channels=listing.channels,
+        fit=config.fit,
+        filter=config.filter,
+        decode=config.decode,
+        class_names=listing.class_names,
+        wnids=listing.wnids,
+        counts={
+            name: tuple(np.bincount(part, minlength=classes).tolist())
+            for name, part in labels.items()
+        },
+        held_out=int(held_out.sum()),
+        channel_mean=tuple(mean.tolist()),
+        channel_std=tuple(std.tolist()),
+        shards={
+            name: tuple(
+                Shard(task.shard.name, result.records, result.bytes, result.sha256)
+                for task, result in zip(tasks[name], results[name], strict=True)
+            )
+            for name in tasks
+        },
+        files={name: file_sha256(place.root / name) for name in (LABELS, WHITENING)},
+        source={
+            "form": listing.form,
+            "name": config.source.resolve().name,
+            "fingerprint": settings["images"],
+            "covers": _COVERS,
+            "stamp": settings["source"],
+        },
+        skipped=tuple(skipped),
+    )
+    write_description(place.root, description)
+    return description
+
+
+def part_labels(
+    tasks: Tasks, results: Results
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Labels (n,) int32 of each part in record order, and name and reason of what was left out."""
+    labels, skipped = {}, []
+    for name in tasks:
+        kept = []
+        for task, result in zip(tasks[name], results[name], strict=True):
+            rows = [row for row, _ in result.bad]
+            kept.append(np.delete(task.images.labels, rows))
+            skipped += [(task.images.names[row], reason) for row, reason in result.bad]
+        labels[name] = np.concatenate(kept)
+    return labels, sorted(skipped)
+
+
+def _moments(
+    shape: tuple[int, int, int],
+    work: Path,
+    tasks: list[ShardTask],
+    results: list[ShardResult],
+    counts: np.ndarray,
+    run_all: RunAll,
+) -> Moments:
+    """The moments of those training images of which `counts` (n,) bool is true."""
+    grid = grids_per_axis(shape[0])
+    if grid is None:
+        print(f"no whitening statistics: {shape[0]} pixels cannot be split into grids")
+    ends = np.cumsum([result.records for result in results])
+    keep = np.split(counts, ends[:-1])
+    shards = tuple((task.shard, rows) for task, rows in zip(tasks, keep, strict=True))
+    identity = hashlib.sha256(counts.tobytes())
+    for result in results:
+        identity.update(result.sha256.encode())
+    moments = [
+        MomentsTask(
+            shards=shards,
+            shape=shape,
+            grid=grid,
+            low=low,
+            high=high,
+            result=work / f"moments-{low:05}.npz",
+            identity=identity.hexdigest(),
+        )
+        for low, high in row_blocks(shape, grid)
+    ]
+    # Largest first: the last rows of the triangle are twice the average block and should not be
+    # what all others wait for.
+    run_all("moments", len(counts) * len(moments), make_moments, moments[::-1])
+    files = [task.result for task in moments]
+    return join_moments(files, shape, grid, int(counts.sum()))

@@ -1,0 +1,158 @@
+"""Tasks in worker processes, or in this one where one worker is asked for.
+
+Tasks leave their results on the disk whole or not at all, so a worker may be killed at any time:
+a stop does just that. A worker whose parent is gone ends at its next report.
+"""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from frepo_scale.core.errors import InputError, RunError
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_POLL_SECONDS = 0.5  # how soon a stop is noticed while no worker reports
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Work = Callable[[Any, Callable[[int], None]], Any]
+
+
+def _serve(work: Work, connection: Connection) -> None:
+    """The worker: does what it is sent until there is no more."""
+    # Ctrl-C and SIGTERM to the whole group are the parent's to answer.
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        while True:
+            number, task = connection.recv()
+            try:
+                result = work(task, lambda images: connection.send(("progress", images)))
+                connection.send(("done", (number, result)))
+            except InputError as error:
+                connection.send(("input", (error.what, error.expected, error.fix)))
+            except RunError as error:
+                connection.send(("run", str(error)))
+            except (BrokenPipeError, ConnectionResetError, EOFError):
+                raise
+            except BaseException:
+                connection.send(("bug", traceback.format_exc()))
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        os._exit(1)  # the parent is gone; nobody is left to tell
+
+
+def run_tasks(
+    work: Callable[[Task, Callable[[int], None]], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    progress: Callable[[int], None],
+    finished: Callable[[int, Result], None] = lambda number, result: None,
+) -> list[Result]:
+    """Does all tasks and returns their results in order.
+
+    Args:
+      work: a function of a module; called with a task and a function to tell progress.
+      tasks: what to do; started in this order.
+      workers: processes; 1: this one.
+      progress: called in this process with what the tasks report, and at least twice a second
+        with 0; what it raises stops everything at once.
+      finished: called in this process with number and result of each task that is done; likewise.
+
+    Raises:
+      InputError, RunError: as a task raised it.
+      RuntimeError: a worker failed otherwise or was killed.
+    """
+    if workers == 1:
+        results = []
+        for number, task in enumerate(tasks):
+            progress(0)
+            results.append(work(task, progress))
+            finished(number, results[-1])
+        return results
+    done: dict[int, Result] = {}
+    pool = _Pool(work, min(workers, len(tasks)))
+    try:
+        waiting = iter(enumerate(tasks))
+        for connection in pool.connections:
+            pool.send(connection, next(waiting, None))
+        while len(done) < len(tasks):
+            progress(0)
+            for kind, value, connection in pool.receive():
+                if kind == "progress":
+                    progress(value)
+                else:
+                    number, done[number] = value[0], value[1]
+                    finished(number, done[number])
+                    pool.send(connection, next(waiting, None))
+    finally:
+        pool.stop()
+    return [done[number] for number in range(len(tasks))]
+
+
+class _Pool:
+    """A few worker processes, each with a pipe of its own."""
+
+    def __init__(self, work: Work, count: int) -> None:
+        context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads
+        self._processes: dict[Connection, BaseProcess] = {}
+        resource_tracker.ensure_running()  # else the first start does it, and lets signals in
+        # Blocked, signals wait for us, and a worker is born with them blocked: one to the whole
+        # group would otherwise end it before `_serve` can say that they are not its to answer.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+                process.start()
+                theirs.close()  # so that the worker's end is the only one, and its death is seen
+                self._processes[ours] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.connections = list(self._processes)
+
+    def send(self, connection: Connection, task: tuple[int, Any] | None) -> None:
+        """Gives a worker its next task; None lets it rest."""
+        if task is not None:
+            try:
+                connection.send(task)
+            except OSError as error:
+                raise self._lost(connection) from error
+
+    def receive(self) -> list[tuple[str, Any, Connection]]:
+        """What the workers have told since; raises what a task raised."""
+        messages = []
+        for ready in wait(self.connections, timeout=_POLL_SECONDS):
+            assert isinstance(ready, Connection)
+            try:
+                kind, value = ready.recv()
+            except (EOFError, OSError) as error:
+                raise self._lost(ready) from error
+            if kind == "input":
+                raise InputError(*value)
+            if kind == "run":
+                raise RunError(value)
+            if kind == "bug":
+                raise RuntimeError(f"a worker failed:\n{value}")
+            messages.append((kind, value, ready))
+        return messages
+
+    def _lost(self, connection: Connection) -> RunError:
+        process = self._processes[connection]
+        process.join(5)
+        return RunError(
+            f"a worker process ended by itself (exit code {process.exitcode}; -9: perhaps out of"
+            " memory); what is finished is kept: give the same command again, with fewer --workers"
+        )
+
+    def stop(self) -> None:
+        """Ends all workers at once."""
+        for process in self._processes.values():
+            process.kill()
+        for connection, process in self._processes.items():
+            process.join()
+            connection.close()

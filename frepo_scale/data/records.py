@@ -1,0 +1,277 @@
+"""A prepared set, read by random access in blocks; nothing wrong in it goes unnoticed.
+
+Legend: n images of a part, b images asked for, R resolution, C channels, K classes.
+"""
+
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.description import (
+    LABEL_BYTES,
+    LABELS,
+    WHITENING,
+    Description,
+    Shard,
+    fingerprint,
+    read_description,
+)
+from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.prepare.shards import file_sha256
+from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
+
+_AGAIN = "copy the set again, or give the frepo-scale prepare command that made it for a new one"
+_READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
+
+
+class Records:
+    """The images of one part.
+
+    Reading is safe from several threads; a copy in another process opens its own files.
+    """
+
+    def __init__(
+        self, folder: Path, description: Description, part: str, labels: np.ndarray
+    ) -> None:
+        """The records of a part ("train" or "test") with the labels (n,) int32 they must have."""
+        self._folder = folder
+        self._shards: tuple[Shard, ...] = description.shards.get(part, ())
+        self._shape = description.image_shape
+        self._record = description.record_bytes
+        self._ends = np.cumsum([shard.records for shard in self._shards], dtype=np.int64)
+        self.labels = labels
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files."""
+        return {n: v for n, v in self.__dict__.items() if n not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Files are opened when they are read."""
+        self.__dict__.update(state, _readers={}, _lock=threading.Lock())
+
+    def __len__(self) -> int:
+        """n."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Image (R, R, C) uint8 and label of one record."""
+        images, labels = self.__getitems__([int(index)])
+        return images[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (b, R, R, C) uint8 and labels (b,) int32 of the records at `indices`, in order.
+
+        Raises:
+          IndexError: an index is not in [0, n).
+          InputError: a shard is damaged, or a record is not of this set.
+        """
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
+        flat = np.empty((len(rows), self._record - LABEL_BYTES), np.uint8)
+        images = flat.reshape(-1, *self._shape)
+        labels = self.labels[rows]
+        shards = np.searchsorted(self._ends, rows, side="right")
+        order = np.argsort(shards, kind="stable")
+        used, starts = np.unique(shards[order], return_index=True)
+        for shard, places in zip(used.tolist(), np.split(order, starts)[1:], strict=True):
+            first = self._ends[shard] - self._shards[shard].records
+            records = self._read(shard, (rows[places] - first).tolist())
+            stored = np.frombuffer(b"".join([r[:LABEL_BYTES] for r in records]), "<u4")
+            wrong = np.flatnonzero(stored != labels[places])
+            if len(wrong):
+                place = places[wrong[0]]
+                raise InputError(
+                    f"record {rows[place] - first} of {self._path(shard)} has label"
+                    f" {stored[wrong[0]]}",
+                    f"{labels[place]}, as {LABELS} says",
+                    _AGAIN,
+                )
+            for place, record in zip(places.tolist(), records, strict=True):  # one copy, no join
+                flat[place] = np.frombuffer(record, np.uint8, offset=LABEL_BYTES)
+        return images, labels
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / self._shards[shard].file
+
+    def _read(self, shard: int, positions: list[int]) -> list[bytes]:
+        """Records of a shard, each of the right size."""
+        try:
+            records = self._reader(shard).read(positions)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise self._damaged(shard, str(error).split(";")[0]) from error
+        sizes = {len(record) for record in records}
+        if len(records) != len(positions) or sizes != {self._record}:
+            wrong = next(iter(sizes - {self._record}), 0)
+            raise self._damaged(shard, f"a record of {wrong} bytes instead of {self._record}")
+        return list(records)
+
+    def _reader(self, shard: int) -> Any:
+        """The open file of a shard; its number of records is compared when it is opened."""
+        with self._lock:
+            reader = self._readers.get(shard)
+            if reader is None:
+                reader = ArrayRecordReader(
+                    str(self._path(shard)), options=_READER, file_reader_buffer_size=1 << 15
+                )
+                count = reader.num_records()  # 0 for a file cut off: no error of its own
+                if count != self._shards[shard].records:
+                    raise self._damaged(
+                        shard, f"{count} of {self._shards[shard].records} records can be read"
+                    )
+                self._readers[shard] = reader
+            return reader
+
+    def _damaged(self, shard: int, detail: str) -> InputError:
+        return InputError(f"shard {self._path(shard)} is damaged ({detail})", "as prepared", _AGAIN)
+
+
+class PreparedSet:
+    """What `frepo-scale prepare` left in a folder.
+
+    Attributes:
+      folder: where it is.
+      description: what it is.
+      train: all training images, the held-out ones too.
+      test: the test images; may be empty.
+    """
+
+    def __init__(
+        self, folder: Path, description: Description, labels: dict[str, np.ndarray]
+    ) -> None:
+        """Use `open`, which checks what it is given."""
+        self.folder = folder
+        self.description = description
+        none = np.zeros(0, np.int32)
+        self.train = Records(folder, description, "train", labels["train"])
+        self.test = Records(folder, description, "test", labels.get("test", none))
+
+    @staticmethod
+    def open(folder: str | Path, verify: bool = False) -> "PreparedSet":
+        """Opens a finished set.
+
+        Args:
+          folder: where it is.
+          verify: whether every shard is read and its checksum compared; its presence and size are
+            checked always, and what is read of it too.
+
+        Raises:
+          InputError: not a set, not finished, of another version, or a file is missing or damaged.
+        """
+        folder = Path(folder)
+        description = read_description(folder)
+        for part, shards in description.shards.items():
+            if len(description.counts[part]) != len(description.class_names):
+                raise InputError(f"{folder}: counts of {part}", "one for each class", _AGAIN)
+            for shard in shards:
+                _check_shard(folder / shard.file, shard, verify)
+        if verify:
+            _checked(folder, WHITENING, description)
+        return PreparedSet(folder, description, _labels(folder, description))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything the set is, its pixels and labels included."""
+        return fingerprint(self.description)
+
+    def held_out(self) -> np.ndarray:
+        """Which training images select the best distilled set: (n,) bool."""
+        return held_out_rows(self.train.labels, len(self.description.class_names))
+
+    def preprocessing(self, whiten: bool) -> Preprocessing:
+        """Normalisation and whitening from the training images that are not held out.
+
+        Raises:
+          InputError: the statistics are damaged, or there are none for whitening this size.
+        """
+        mean, std = (
+            np.array(values, np.float32)
+            for values in (self.description.channel_mean, self.description.channel_std)
+        )
+        if not whiten:
+            return Preprocessing(mean, std, None)
+        arrays = _load(self.folder / WHITENING, _checked(self.folder, WHITENING, self.description))
+        if int(arrays["grid"]) != 1:
+            raise InputError(
+                f"{self.folder} has images of {self.description.resolution} pixels",
+                "at most 64 pixels where images are whitened",
+                "prepare it at 64 pixels",
+            )
+        return moments_preprocessing(
+            mean, std, arrays["mean"], arrays["covariance"], int(arrays["count"])
+        )
+
+
+def _check_shard(path: Path, shard: Shard, verify: bool) -> None:
+    """Compares a shard with its description."""
+    try:
+        size = path.stat().st_size
+        intact = size == shard.bytes
+        detail = f"{size} bytes instead of {shard.bytes}"
+        if intact and verify:
+            intact, detail = file_sha256(path) == shard.sha256, "its checksum differs"
+    except FileNotFoundError:
+        raise InputError(f"shard {path} is missing", "all shards of the set", _AGAIN) from None
+    except OSError as error:
+        raise InputError(
+            f"shard {path} cannot be read ({error.strerror})", "a readable file", _AGAIN
+        ) from error
+    if not intact:
+        raise InputError(f"shard {path} is damaged ({detail})", "as prepared", _AGAIN)
+
+
+def _checked(folder: Path, name: str, description: Description) -> bytes:
+    """A whole file of the set, with the right checksum."""
+
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder / name} cannot be read ({error.strerror})", "the whole set", _AGAIN
+        ) from error
+    if hashlib.sha256(data).hexdigest() != description.files.get(name):
+        raise InputError(
+            f"{folder / name} is damaged (its checksum differs)", "as prepared", _AGAIN
+        )
+    return data
+
+
+def _load(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(data)) as arrays:
+            return dict(arrays)
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read ({error})", "as prepared", _AGAIN) from error
+
+
+def _labels(folder: Path, description: Description) -> dict[str, np.ndarray]:
+    """Labels (n,) int32 by part, of the right number and in [0, K)."""
+    path = folder / LABELS
+    arrays = _load(path, _checked(folder, LABELS, description))
+    classes = len(description.class_names)
+    if arrays.keys() != description.shards.keys() or "train" not in arrays:
+        raise InputError(f"{path} has the parts {sorted(arrays)}", "those of the shards", _AGAIN)
+    for part, labels in arrays.items():
+        if labels.shape != (description.size(part),) or labels.dtype != np.int32:
+            raise InputError(
+                f"{path} has {labels.dtype} {labels.shape} for {part}",
+                f"int32 ({description.size(part)},), one for each record",
+                _AGAIN,
+            )
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+            raise InputError(
+                f"{path} has labels from {labels.min()} to {labels.max()}",
+                f"0 to {classes - 1}",
+                _AGAIN,
+            )
+    return arrays

@@ -1,0 +1,221 @@
+"""TFRecords and the builds of tensorflow-datasets, read with TensorFlow itself.
+
+Importing this module needs no TensorFlow, reading does. Every record is read once, which compares
+its checksum, to find its label and where in the file its encoded image begins.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import damage
+
+INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "label.labels.txt"
+_NAME = re.compile(
+    r"(?:(?P<head>.+)[-_.])?(?P<split>train|test|validation|valid|val)"
+    r"(?:\.tfrecords?)?(?:-(?P<shard>\d+)-of-(?P<shards>\d+))?(?:\.tfrecords?)?"
+)
+_HEADER, _FOOTER = 12, 4  # around every record: its length and that one's checksum; its checksum
+_IMAGE_KEYS = ("image", "image/encoded")
+_NAME_KEYS = ("file_name", "image/filename")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example.
+
+    Attributes:
+      name: its file name, or its place in the file.
+      label: the integer stored, as it is.
+      one_based: whether such labels count from 1.
+      synset: its wnid where it says so, else empty.
+      offset: where its encoded image begins in the file.
+      size: bytes of that.
+    """
+
+    name: str
+    label: int
+    one_based: bool
+    synset: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Build:
+    """The files of a data set in TFRecords.
+
+    Attributes:
+      name: e.g. "imagenet_resized/64x64"; empty if nothing says so.
+      splits: name to files in order.
+      label_names: index = label; None if nothing says so.
+      lengths: records in each file of a split, where `INFO` says so.
+    """
+
+    name: str
+    splits: dict[str, list[Path]]
+    label_names: list[str] | None
+    lengths: dict[str, list[int]]
+
+
+def record_files(folder: Path) -> dict[str, list[Path]]:
+    """The TFRecord files of a folder by split; empty where there are none.
+
+    Raises:
+      InputError: of a split in n files not all n are there.
+    """
+    with damage(folder):
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    splits: dict[str, list[Path]] = {}
+    promised: dict[str, int] = {}
+    seen: dict[str, set[tuple[str | None, int]]] = {}
+    for path in files:
+        match = _NAME.fullmatch(path.name)
+        if match is None or ("tfrecord" not in path.name and match["shard"] is None):
+            continue
+        splits.setdefault(match["split"], []).append(path)
+        promised[match["split"]] = int(match["shards"] or 1)
+        seen.setdefault(match["split"], set()).add((match["head"], int(match["shard"] or 0)))
+    for split, found in splits.items():
+        head = min(seen[split], key=str)[0]
+        all_of_one = {(head, number) for number in range(promised[split])}
+        if len(found) != promised[split] or seen[split] != all_of_one:
+            raise InputError(
+                f"{folder} has {len(found)} TFRecord files of {split}, the last {found[-1].name}",
+                f"all {promised[split]}",
+                "fetch the missing ones, or remove what is of another data set",
+            )
+    return splits
+
+
+def find_build(place: Path) -> tuple[Path, Build] | None:
+    """The TFRecords in a folder or in one folder below it (a version); None if there are none.
+
+    Raises:
+      InputError: several versions, missing files, unreadable descriptions.
+    """
+    folder, splits = place, record_files(place)
+    if not splits:
+        with damage(place):
+            below = sorted(path for path in place.iterdir() if (path / INFO).is_file())
+        if len(below) > 1:
+            raise InputError(
+                f"{place} holds several builds: {', '.join(path.name for path in below)}",
+                "one data set",
+                f"name one with --source {below[-1]}",
+            )
+        if not below or not (splits := record_files(below[0])):
+            return None
+        folder = below[0]
+    info = _json(folder / INFO)
+    name = "/".join(str(info[key]) for key in ("name", "configName") if info.get(key))
+    lengths = {}
+    for split in info.get("splits") or []:
+        counts = split.get("shardLengths") or split.get("shard_lengths")
+        if split.get("name") in splits and counts:
+            lengths[split["name"]] = [int(count) for count in counts]
+    for split, counts in lengths.items():
+        if len(counts) != len(splits[split]):
+            raise InputError(
+                f"{folder} has {len(splits[split])} TFRecord files of {split}",
+                f"{len(counts)}, as {INFO} says",
+                "fetch the data set again",
+            )
+    if not name:  # the files are called <name>-<split>.tfrecord-...
+        match = _NAME.fullmatch(next(iter(splits.values()))[0].name)
+        name = (match["head"] if match else None) or ""
+    return folder, Build(name, splits, _label_names(folder), lengths)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error})", "JSON", "fetch it again") from error
+    return value
+
+
+def _label_names(folder: Path) -> list[str] | None:
+    """The names of the labels, from the text beside the records or the features."""
+    path = folder / LABELS
+    if path.is_file():
+        with damage(path):
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    value: Any = _json(folder / FEATURES)
+    for key in ("featuresDict", "features", "label", "classLabel", "names"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return [str(name) for name in value] if isinstance(value, list) and value else None
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The examples of a TFRecord file in order.
+
+    Raises:
+      InputError: TensorFlow is not installed; the file is damaged; an example has no image or
+        label.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            f"{path} cannot be read without TensorFlow",
+            "it installed",
+            "pip install tensorflow-cpu",
+        ) from error
+    from google.protobuf.message import DecodeError
+
+    start = 0
+    number = 0
+    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    while True:
+        try:
+            data = next(records)
+        except StopIteration:
+            break
+        except (tf.errors.OpError, OSError) as error:
+            raise InputError(
+                f"{path} is cut off or damaged (record {number})",
+                "intact TFRecords, not compressed",
+                "fetch or copy it again",
+            ) from error
+        try:
+            features = tf.train.Example.FromString(data).features.feature
+        except DecodeError as error:
+            raise InputError(
+                f"record {number} of {path} is no tf.train.Example", "examples", "fetch it again"
+            ) from error
+        yield _record(features, data, start + _HEADER, f"{path.name}#{number:07}", path)
+        start += _HEADER + len(data) + _FOOTER
+        number += 1
+
+
+def _record(features: Any, data: bytes, start: int, place: str, path: Path) -> Record:
+    def first(key: str, kind: str) -> Any:
+        values = getattr(features[key], kind).value if key in features else None
+        return values[0] if values else None
+
+    image = next((v for v in (first(key, "bytes_list") for key in _IMAGE_KEYS) if v), None)
+    plain, counted = first("label", "int64_list"), first("image/class/label", "int64_list")
+    if image is None or (plain is None and counted is None):
+        raise InputError(
+            f"record {place.rpartition('#')[2]} of {path} has the keys {sorted(features)}",
+            f"an encoded image ({' or '.join(_IMAGE_KEYS)}) and a label (label or"
+            " image/class/label)",
+            "write it with these keys",
+        )
+    named = next((v for v in (first(key, "bytes_list") for key in _NAME_KEYS) if v), None)
+    synset = first("image/class/synset", "bytes_list") or b""
+    name = named.decode("utf-8", "replace").rsplit("/", 1)[-1] if named else place
+    label = int(plain if plain is not None else counted)
+    offset = start + data.index(image)  # the first place with these bytes: they are the same
+    return Record(name, label, plain is None, synset.decode(), offset, len(image))

@@ -1,0 +1,39 @@
+"""Which files are TFRecords of which split; reading them is tested in prepare/test_examples.py."""
+
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.tfrecord import find_build, record_files
+
+
+def files(tmp_path, *names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["x-{}.tfrecord-{}", "{}-{}", "x-{}.tfrecords-{}"])
+def test_files_by_split(tmp_path, form):
+    names = [form.format("train", f"0000{i}-of-00002") for i in range(2)]
+    place = files(tmp_path, *names, form.format("validation", "00000-of-00001"), "note.txt")
+    found = record_files(place)
+    assert [path.name for path in found["train"]] == names and len(found["validation"]) == 1
+    folder, build = find_build(tmp_path)
+    assert folder == tmp_path and set(build.splits) == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x-train.tfrecord-00000-of-00002"],
+        ["x-train.tfrecord-00000-of-00002", "y-train.tfrecord-00001-of-00002"],
+        ["x-train.tfrecord-00001-of-00002", "x-train.tfrecord-00002-of-00002"],
+    ],
+)
+def test_files_that_are_not_one_whole_split(tmp_path, names):
+    with pytest.raises(InputError, match="TFRecord files of train"):
+        record_files(files(tmp_path, *names))
+
+
+def test_none(tmp_path):
+    assert find_build(files(tmp_path, "a.txt", "train.txt")) is None
