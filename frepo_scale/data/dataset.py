@@ -4,6 +4,7 @@ Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on th
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +67,7 @@ class Dataset:
       fit: how images became squares.
       skipped: undecodable images left out.
       fingerprint: sha256 of every pixel and label in order.
+      statistics: of the source, see `RawDataset`.
     """
 
     spec: DatasetSpec
@@ -77,6 +79,7 @@ class Dataset:
     fit: str
     skipped: int
     fingerprint: str
+    statistics: Callable[[bool], Preprocessing] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -96,6 +99,8 @@ class Dataset:
 
     def fit_preprocessing(self) -> Preprocessing:
         """Normalisation, and whitening for colour sets, from the target part."""
+        if self.statistics is not None:
+            return self.statistics(self.whitened)
         return fit_preprocessing(self.train.images, self.whitened)
 
 
@@ -130,4 +135,5 @@ def load_dataset(config: DataConfig) -> Dataset:
         fit=raw.fit,
         skipped=raw.skipped,
         fingerprint=digest.hexdigest(),
+        statistics=raw.statistics,
     )

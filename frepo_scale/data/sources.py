@@ -1,7 +1,7 @@
 """The data sets known by name, where they are looked for, and reading any of them.
 
-`load` finds out which form is there (idx, CIFAR batches, class folders in a directory or tar,
-.npz), leaves reading to the module of that form, and checks what all forms have in common.
+`load` finds out which form is there (prepared, idx, CIFAR batches, class folders in a directory or
+tar, .npz), leaves reading to the module of that form, and checks what all forms have in common.
 """
 
 import os
@@ -19,6 +19,7 @@ from frepo_scale.data.digits import read_digits
 from frepo_scale.data.folder import Wanted, has_train, read_folder
 from frepo_scale.data.idx import find_idx, read_idx_set
 from frepo_scale.data.npz import read_npz
+from frepo_scale.data.prepared import in_memory, is_prepared, read_prepared
 from frepo_scale.data.types import RawDataset, Split
 
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -141,6 +142,8 @@ def _find(spec: DatasetSpec, place: Path) -> tuple[str, Path] | None:
         if place.name.endswith(_TARS):
             return ("batches" if archive_holds_batches(spec.name, place) else "folder"), place
         return None
+    if is_prepared(place):
+        return "prepared", place
     if spec.name in ("mnist", "fashion_mnist") and find_idx(place):
         return "idx", place
     batches = find_batches(spec.name, place)
@@ -306,6 +309,7 @@ def load(
     want = Wanted(spec.channels, side, fit, sizes, spec.num_classes, skip_unreadable)
     names: tuple[str, ...] | None = _FASHION if name == "fashion_mnist" else None
     origin: Path | str
+    prepared = None
     if name == "digits" and data_dir is None:
         form, origin = "digits", "scikit-learn"
     else:
@@ -321,6 +325,10 @@ def load(
             parts = read_idx_set(Path(origin))
         elif form == "npz":
             parts = read_npz(Path(origin))
+        elif form == "prepared":
+            prepared = read_prepared(Path(origin), spec.num_classes, side)
+            parts = in_memory(prepared)
+            names = prepared.description.class_names
         else:
             *both, names = read_batches(name, Path(origin))
             parts = (both[0], both[1])
@@ -329,4 +337,8 @@ def load(
     count = _check_labels(train, test, spec.num_classes or (len(names) if names else None), origin)
     train, test = (Split(s.images, s.labels.astype(np.int32)) for s in (train, test))
     names = names or tuple(str(label) for label in range(count))
-    return RawDataset(name, names, train, test, "native" if native else fit, skipped, str(origin))
+    if prepared is not None:
+        fit, statistics = prepared.description.fit, prepared.preprocessing
+    else:
+        fit, statistics = "native" if native else fit, None
+    return RawDataset(name, names, train, test, fit, skipped, str(origin), statistics)

@@ -1,8 +1,11 @@
 """What a source of real images delivers: uint8 pixels and integer labels, in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from frepo_scale.data.whitening import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class RawDataset:
         "squash".
       skipped: unreadable images left out because the recipe allowed it.
       origin: where it was read from, for messages and provenance.
+      statistics: whether to whiten -> the preprocessing fitted to the images that are not held out,
+        where the source knows it; None: to be fitted.
     """
 
     name: str
@@ -48,3 +53,4 @@ class RawDataset:
     fit: str
     skipped: int
     origin: str
+    statistics: Callable[[bool], Preprocessing] | None = None

@@ -8,8 +8,6 @@ Legend: n images, H W height and width, C channels, D = H*W*C pixels of one imag
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 ZCA_REGULARISATION = 0.1
@@ -92,6 +90,9 @@ class Preprocessing:
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    import jax  # here: reading data needs none of it
+    import jax.numpy as jnp
+
     # HIGHEST: a TPU's default matrix precision is off by 1.5 % here (ALGORITHM.md section 1).
     with jax.default_matmul_precision("highest"):
         return np.asarray(jnp.asarray(rows) @ jnp.asarray(matrix))

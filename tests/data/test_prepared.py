@@ -1,0 +1,68 @@
+"""A run on a prepared set: the same parts and whitening as on what it was prepared from."""
+
+import numpy as np
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.description import FILE, UNFINISHED
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.ops.preemption import Preemption
+
+SIDE, N = 6, 300  # more images than pixels, or the whitening has an undetermined tail
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """An .npz, and the set prepared from it."""
+    place = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    np.savez(
+        place / "x.npz",
+        x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
+        y_train=np.arange(N) % 2,
+        x_test=rng.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8),
+        y_test=np.arange(8) % 2,
+    )
+    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
+    return place / "x.npz", place / "out"
+
+
+def sorted_rows(split):
+    rows = np.column_stack([split.labels, split.images.reshape(len(split), -1)])
+    return rows[np.lexsort(rows.T)]
+
+
+def test_the_same_images_with_their_labels(places):
+    source, prepared = (load_dataset(DataConfig("npz", str(place), batch=8)) for place in places)
+    assert (len(prepared.train), len(prepared.held_out), len(prepared.test)) == (286, 14, 8)
+    np.testing.assert_array_equal(sorted_rows(prepared.test), sorted_rows(source.test))
+    both = [
+        np.concatenate([sorted_rows(found.train), sorted_rows(found.held_out)])
+        for found in (source, prepared)
+    ]
+    # Another order has other held-out images; together they are the same.
+    np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in both))
+
+
+def test_its_statistics_are_those_a_run_would_fit(places):
+    found = load_dataset(DataConfig("npz", str(places[1]), batch=8))
+    stored = found.fit_preprocessing()
+    found = type(found)(**{**vars(found), "statistics": None})
+    fitted = found.fit_preprocessing()
+    for name, value in fitted.arrays().items():
+        np.testing.assert_allclose(stored.arrays()[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_another_size_or_number_of_classes_is_refused(places):
+    with pytest.raises(InputError, match=r"prepared at 6 pixels.*expected 8.*--resolution 8"):
+        load_dataset(DataConfig("npz", str(places[1]), resolution=8, batch=8))
+    with pytest.raises(InputError, match=r"has 2 classes.*expected 1000"):
+        load_dataset(DataConfig("imagenet1k", str(places[1]), batch=8))
+
+
+def test_an_unfinished_set_is_named_so(places, tmp_path):
+    (tmp_path / UNFINISHED).mkdir()
+    with pytest.raises(InputError, match=rf"not finished: it has no {FILE}"):
+        load_dataset(DataConfig("npz", str(tmp_path), batch=8))
