@@ -9,6 +9,8 @@ import os
 import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Most of the time here goes into compiling each case once; without optimisation it is half.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np
@@ -60,6 +62,7 @@ def losses(case):
     )
     step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state)
     rows = over(mesh, (POOL, DATA))
+    everywhere = jax.jit(lambda x: x, out_shardings=over(mesh))
     found, resets = [], 0
     for number in range(case.get("steps", STEPS)):
         rng = np.random.default_rng(100 + number)
@@ -70,9 +73,9 @@ def losses(case):
         batch = jax.tree.map(
             lambda x: jax.make_array_from_callback(x.shape, rows, lambda index: x[index]), host
         )
-        before = np.asarray(jax.jit(lambda x: x, out_shardings=over(mesh))(state.pool.age))
+        before = np.asarray(everywhere(state.pool.age))
         state, metrics = step(state, batch)
-        after = np.asarray(jax.jit(lambda x: x, out_shardings=over(mesh))(state.pool.age))
+        after = np.asarray(everywhere(state.pool.age))
         resets += int(np.sum(after < before))
         found.append([float(metrics[k]) for k in ("loss", "online_loss", "ridge_raised")])
     return {"losses": found, "resets": resets}

@@ -66,7 +66,7 @@ shapes = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(shapes, st.sampled_from(FORMS), st.sampled_from([1e-6, 1e-3, 1e-1]))
 def test_prediction_and_loss_equal_numpy(shape, form, ridge):
     f_target, f, y, y_target = draw(*shape)
@@ -119,7 +119,7 @@ def test_gradient_equals_differentiation_through_the_solve(form):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shapes)
 def test_dual_equals_primal(shape):
     _, f, y, _ = map(jnp.asarray, draw(*shape))
