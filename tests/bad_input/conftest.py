@@ -1,0 +1,65 @@
+"""Wrong input: one clear line, exit code 2, and nothing on the disk is changed.
+
+Every case goes through the command line and stops before compute is spent: the job itself is
+replaced by a failure.
+"""
+
+import pytest
+
+from frepo_scale import run
+from frepo_scale.main import main
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """Where the commands are started: with a neighbour, and without compute."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "neighbour.txt").write_text("mine")
+
+    def spent(*arguments, **named):
+        raise AssertionError("compute was spent on wrong input")
+
+    monkeypatch.setattr(run, "Distillation", spent)
+    monkeypatch.setattr(run, "final_scores", spent)
+    return tmp_path
+
+
+def snapshot(folder):
+    """Every path below a folder with its content and time of change."""
+    return {
+        path.relative_to(folder): (
+            path.read_bytes() if path.is_file() else None,
+            path.lstat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def refused(place, capsys):
+    """Runs a command that must be refused with all of `told` in its one line."""
+
+    def check(*arguments, told):
+        before = snapshot(place)
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("frepo-scale: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        for words in told:
+            assert words in err
+        assert snapshot(place) == before
+
+    return check
+
+
+@pytest.fixture
+def distill(refused):
+    """Refuses `frepo-scale distill` of the digits with settings."""
+
+    def check(*settings, told, workdir="w"):
+        refused("distill", "digits_ipc1", "--workdir", workdir, *settings, told=told)
+
+    return check

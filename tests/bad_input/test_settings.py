@@ -1,0 +1,112 @@
+"""Wrong settings and recipes."""
+
+import pytest
+
+from frepo_scale import config
+
+NO_INTS = ["1.5", "1.0", "'1'", "one", "True", "None", "nan", "1e999", "[1]", "", "-1"]
+NO_FLOATS = ["-1", "-1e-9", "'1e-3'", "True", "None", "nan", "inf", "1e999", "-1e999", "[1.0]", ""]
+NO_BOOLS = ["1", "0", "yes", "'True'", "true", "None", "[]"]
+NO_NAMES = ["5", "None", "True", "", "'none of them'", "(1,)"]
+WRONG = {
+    **{
+        name: [*NO_INTS, "0"]
+        for name in [
+            "IPC",
+            "STEPS",
+            "BATCH",
+            "WIDTH",
+            "DEPTH",
+            "POOL",
+            "LOG_EVERY",
+            "PROBE_EVERY",
+            "SAVE_EVERY",
+            "EVAL_NETS",
+            "PROBE_NETS",
+            "MEMBERS",
+            "MESH_POOL",
+            "CHUNK",
+            "PROBE_STEPS",
+        ]
+    },
+    **{
+        name: NO_INTS
+        for name in [
+            "SEED",
+            "MAX_ONLINE",
+            "EVAL_STEPS",
+            "MESH_DATA",
+            "FULL_DATA_STEPS",
+            "SKIP_UNREADABLE",
+        ]
+    },
+    "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
+    "RIDGE": NO_FLOATS,
+    "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
+    "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
+    **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "PROFILE", "FULL_DATA"]},
+    **{name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE"]},
+    "DATASET": [value for value in NO_NAMES if value != "(1,)"],
+    "DATA_DIR": ["5", "1.5", "True", "[1]"],
+}
+
+
+def test_there_are_wrong_values_for_every_knob():
+    assert WRONG.keys() == set(config.knobs())
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_types_and_ranges(name, distill):
+    for value in WRONG[name]:
+        # The line names the knob, or for DATASET what it is.
+        told = "data set" if name == "DATASET" else f"{name} = "
+        distill(f"--gin.{name}={value}", told=[told])
+
+
+@pytest.mark.parametrize(
+    ("binding", "value"),
+    [
+        ("Pool.batch", "0"),
+        ("Pool.learning_rate", "-1"),
+        ("Evaluation.batch", "1.5"),
+        ("Ridge.form", "prime"),
+        ("Ridge.precision", "float16"),
+        ("Ridge.factorisation", "qr"),
+        ("Ridge.block", "0"),
+        ("Ridge.distribute_above", "-1"),
+    ],
+)
+def test_wrong_values_of_bindings_without_a_knob(binding, value, distill):
+    distill(f"--gin.{binding}={value}", told=[f"{binding} = "])
+
+
+def test_a_seed_has_31_bits(distill):
+    distill("--gin.SEED=2147483648", told=["SEED = 2147483648", "at most 2147483647"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("IPC=134", ["IPC = 134", "class 8 has 133", "use --gin.IPC=133"]),
+        ("IPC=1000000000000000000000", ["use --gin.IPC=133"]),
+        ("BATCH=1373", ["BATCH = 1373", "1372 training images", "use --gin.BATCH=1372"]),
+        ("WIDTH=1000000000000000000000", ["WIDTH = 1", "at most 1048576"]),
+        ("MEMBERS=3", ["MEMBERS = 3 with POOL = 10", "1, 2, 5, 10"]),
+        ("MESH_DATA=7", ["MESH_DATA = 7", "devices"]),
+        ("DEPTH=4", ["DEPTH = 4", "8 px", "size 0", "use --gin.DEPTH=3"]),
+        ("DEPTH=1000000000000", ["use --gin.DEPTH=3"]),
+        ("DATASET=digitz", ["'digitz'", "did you mean digits?"]),
+        ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
+        ("NORM=btch", ["'btch'", "did you mean batch?"]),
+        ("IPCC=1", ["--gin.IPCC", "did you mean IPC"]),
+        ("Pool.sise=1", ["--gin.Pool.sise", "did you mean Pool.size"]),
+        ("DATA_DIR=/not/there", ["not found at /not/there", "x_train"]),
+    ],
+)
+def test_settings_that_do_not_fit(setting, told, distill):
+    distill(f"--gin.{setting}", told=told)
+    distill(f"--gin.{setting}", "--dry-run", told=told)
+
+
+def test_an_unknown_recipe(refused):
+    refused("distill", "digits_icp1", told=["'digits_icp1'", "did you mean digits_ipc1"])

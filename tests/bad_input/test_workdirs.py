@@ -1,0 +1,84 @@
+"""Workdirs that cannot be used."""
+
+import os
+import shutil
+from collections import namedtuple
+
+import pytest
+from bad_input.made import make_run
+
+from frepo_scale.main import main
+
+
+def test_a_workdir_that_is_a_file(distill):
+    distill(workdir="neighbour.txt", told=["neighbour.txt is a file"])
+
+
+def test_a_workdir_with_something_else(place, distill):
+    distill(workdir=".", told=["holds something that is not a run"])
+
+
+def test_a_workdir_below_a_file(distill):
+    distill(workdir="neighbour.txt/w", told=["neighbour.txt/w cannot be written"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_workdir_without_permission(place, distill):
+    os.mkdir("locked", 0o500)
+    distill(workdir="locked/w", told=["locked/w cannot be written"])
+
+
+def test_a_workdir_with_an_impossible_name(distill):
+    distill(workdir="x" * 300, told=["File name too long"])
+
+
+def test_a_workdir_that_is_a_url(distill):
+    distill(workdir="gs://bucket/w", told=["is a URL"])
+    distill("--dry-run", workdir="gs://bucket/w", told=["is a URL"])
+
+
+@pytest.mark.parametrize("workdir", ["w", "new/deep/w"])
+def test_a_full_disk(workdir, distill, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**20))
+    distill(workdir=workdir, told=["has 1 MiB free", "at least"])
+
+
+def test_a_workdir_of_another_run_names_what_differs(distill):
+    make_run("w", IPC="2", NORM="layer", SEED="5")
+    for more in ([], ["--dry-run"]):
+        distill(
+            *more,
+            told=[
+                "w belongs to another run",
+                "distill.ipc is 2 there and 1 here",
+                "distill.seed is 5 there and 0 here",
+                "net.norm is 'layer' there and 'batch' here",
+            ],
+        )
+
+
+def test_operational_settings_may_differ(capsys):
+    make_run("w", LOG_EVERY="7", SAVE_EVERY="9", PROFILE="False")
+    assert main(["distill", "digits_ipc1", "--workdir", "w", "--dry-run"]) == 0
+
+
+def test_a_workdir_started_with_other_data(distill):
+    make_run("w")
+    distill("--gin.LOG_EVERY=7", told=["data at scikit-learn are not those w was started with"])
+
+
+def test_a_damaged_identity(distill):
+    place = make_run("w")
+    for content in (b"", b"{", b"[]", b"\xff"):
+        place.identity.write_bytes(content)
+        distill(told=["w/identity.json cannot be read"])
+
+
+def test_a_damaged_result(refused):
+    place = make_run("w")
+    for content in (b"", b"{", b"[]", b"\xff"):
+        place.result.write_bytes(content)
+        told = ["w/result.json is damaged", "remove it"]
+        refused("report", "w", told=told)
+        refused("distill", "digits_ipc1", "--workdir", "w", told=told)
