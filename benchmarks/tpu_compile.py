@@ -2,6 +2,7 @@
 
     python benchmarks/tpu_compile.py                    # nine compilations of some minutes each
     python benchmarks/tpu_compile.py --slice v5e:4x4 --ipc 10
+    python benchmarks/tpu_compile.py --cholesky 16384   # the blocked factorisation alone
 
 Needs `pip install frepo-scale[tpu]`; one process at a time. Per device: bytes of state and batch,
 of temporaries, their sum against the memory there is; then the bytes of the collectives over each
@@ -13,14 +14,17 @@ import time
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from frepo_scale import config
 from frepo_scale.core.errors import InputError
 from frepo_scale.jobs.planning import compile_recipe
-from frepo_scale.parallel.mesh import DATA, POOL
+from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
 from frepo_scale.plan.collectives import collectives
 from frepo_scale.plan.compile import cost_of
 from frepo_scale.plan.topology import tpu_devices
+from frepo_scale.regression.cholesky import BLOCK, Spread, factorise, substitute
 
 # slice: (GB of a device, settings of the recipe)
 SLICES = {
@@ -55,12 +59,45 @@ def row(ipc: int, slice_name: str) -> str:
     )
 
 
+def cholesky(unknowns: int) -> None:
+    """Prints seconds to compile the blocked factorisation, on one device and over four."""
+    devices = list(tpu_devices("v5e:2x2"))
+    for count in (1, 4):
+        mesh = build_mesh(MeshConfig(), devices[:count])
+        spread = Spread(DATA, count)
+        n = spread.padded(unknowns)
+        shape = (n // BLOCK, BLOCK, n)
+        matrix = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=over(mesh, DATA))
+        right = jax.ShapeDtypeStruct((n, 1000), jnp.float32, sharding=over(mesh))
+
+        def solved(a: jax.Array, y: jax.Array, spread: Spread = spread) -> jax.Array:
+            return substitute(factorise(a, spread), y, spread)
+
+        def alone(a: jax.Array, y: jax.Array, spread: Spread = spread) -> jax.Array:
+            return factorise(a, spread)
+
+        for name, function, out in (("factorise", alone, P(DATA)), ("and solve", solved, P())):
+            mapped = jax.shard_map(
+                function, mesh=mesh, in_specs=(P(DATA), P()), out_specs=out, check_vma=False
+            )
+            began = time.perf_counter()
+            with jax.default_matmul_precision("highest"):
+                jax.jit(mapped).lower(matrix, right).compile()
+            print(
+                f"n = {n}, {count} devices, {name}: {time.perf_counter() - began:.0f} s", flush=True
+            )
+
+
 def main() -> None:
     """Prints the table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--slice", choices=SLICES, action="append")
     options.add_argument("--ipc", type=int, choices=IPCS, action="append")
+    options.add_argument("--cholesky", type=int, metavar="N", help="only this, N unknowns")
     args = options.parse_args()
+    if args.cholesky:
+        cholesky(args.cholesky)
+        return
     print("| IPC | slice | mesh | arguments | temporary | GB | data GB | pool GB | compile s |")
     print("|---" * 9 + "|")
     for slice_name in args.slice or SLICES:

@@ -28,7 +28,7 @@ def tpu_devices(name: str) -> Sequence[jax.Device]:
     options = {"chip_config_name": "megacore"} if name.startswith(("v4:", "v5p:")) else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
-    except Exception as error:
+    except Exception as error:  # libtpu's and JAX's errors for this share no narrower class
         raise InputError(
             f"TPU slice {name!r}: {str(error).splitlines()[0]}",
             "a slice such as v5e:4x4 or v4:2x2x2, and the compiler for it",

@@ -40,7 +40,7 @@ def _serve(work: Work, connection: Connection) -> None:
                 connection.send(("run", str(error)))
             except (BrokenPipeError, ConnectionResetError, EOFError):
                 raise
-            except BaseException:
+            except BaseException:  # not swallowed: the parent raises it with this text
                 connection.send(("bug", traceback.format_exc()))
     except (BrokenPipeError, ConnectionResetError, EOFError):
         os._exit(1)  # the parent is gone; nobody is left to tell
