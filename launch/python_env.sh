@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The Python environment of local.sh and test.sh; sourced, not run.
+# The Python environment of the launch scripts; sourced, not run.
 #
 # It lives in .venv at the top of the repository. What was installed is remembered in stamp files
 # there, written when an installation is complete: an interrupted one is simply done again.
@@ -66,7 +66,7 @@ print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.argv[1])
 ' "$root/pyproject.toml"
 }
 
-# Whether what $1 ("base" or "dev") stands for is installed.
+# Whether what $1 ("base", "dev" or "tpu") stands for is installed.
 installed() {
   [[ -x $venv/bin/frepo-scale && -s $venv/installed-$1 ]] &&
     [[ $(<"$venv/installed-$1") == "$(fingerprint)" ]]
@@ -80,11 +80,11 @@ make_venv() { # with the Python $1
   rm -- "$venv/being-made"
 }
 
-install() { # "base" or "dev"
+install() { # "base", "dev" or "tpu"
   local what=. stamp
-  if [[ $1 == dev ]]; then what='.[dev]'; fi
+  if [[ $1 != base ]]; then what=".[$1]"; fi
   say "installing frepo_scale and what it needs into .venv; this takes a minute or two"
-  rm -f -- "$venv/installed-base" "$venv/installed-dev"
+  rm -f -- "$venv/installed-base" "$venv/installed-dev" "$venv/installed-tpu"
   stamp=$(fingerprint) # read first: a change during the installation must not be missed
   (cd -- "$root" && "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check \
     -e "$what" >&2) || {
@@ -92,7 +92,7 @@ install() { # "base" or "dev"
     exit 1 # pip's own status may be 2, which would mean wrong input
   }
   printf '%s\n' "$stamp" >"$venv/installed-base"
-  if [[ $1 == dev ]]; then printf '%s\n' "$stamp" >"$venv/installed-dev"; fi
+  if [[ $1 != base ]]; then printf '%s\n' "$stamp" >"$venv/installed-$1"; fi
 }
 
 # Puts the TPU compiler into .venv/tpu_compiler, in the version that the installed jax names. Apart
@@ -122,7 +122,8 @@ for line in importlib.metadata.requires("jax"):
   fi
 }
 
-# Makes .venv ready for $1: "base" (to run the program) or "dev" (to test it, too).
+# Makes .venv ready for $1: "base" (to run the program), "dev" (to test it, too) or "tpu" (to run
+# it on TPUs).
 ensure_env() {
   local python=''
   if venv_works && installed "$1"; then return 0; fi

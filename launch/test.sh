@@ -6,9 +6,10 @@ usage() {
   cat <<'END'
 usage: launch/test.sh [pytest args...]
 
-Lint, format, types and shell scripts first, then the tests: all of them, or with arguments those
-that pytest selects by them, relative to the repository:
+Lint, format, types and shell scripts first, then the tests: all but those marked long (half an hour
+on two cores), or with arguments those that pytest selects by them, relative to the repository:
   launch/test.sh
+  launch/test.sh -m long
   launch/test.sh -m 'not slow'
   launch/test.sh tests/core
 Uses the repository's .venv and makes it where needed, like launch/local.sh; on Linux x86-64 it also
@@ -31,5 +32,5 @@ cd -- "$root"
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
-"$venv/bin/shellcheck" -x launch/*.sh .ci/run
+"$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
 exec "$venv/bin/python" -m pytest "$@"

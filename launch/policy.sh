@@ -1,0 +1,109 @@
+# shellcheck shell=bash
+# When a run that ended is started again; sourced, not run, by every script that restarts.
+#
+# The program's exit codes: 0 done, 42 stopped and saved, 1 it failed, 2 wrong input, 130 the user
+# stopped it, 128 and above a signal ended it (134: the runtime gave up since another process died).
+# Wants `say` of python_env.sh.
+
+# So many ends in a row without a new checkpoint, and it is given up.
+# shellcheck disable=SC2034  # for those who source this
+ATTEMPTS=3
+
+# Wrong input: what it is, what was expected, how to mend it; nothing was changed.
+refuse() {
+  say "$*"
+  exit 2
+}
+
+# Prints a command so that it can be pasted into a shell.
+show() {
+  local word line=''
+  for word in "$@"; do line+=" $(printf '%q' "$word")"; done
+  printf '%s\n' "${line# }"
+}
+
+# Whether a run that ended with code $1 may be started again.
+restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
+
+# Prints the one code that stands for the codes of all processes of a run. What must not be
+# repeated wins: the others ended since that one did, and whatever code they gave.
+group_code() {
+  local code worst=0 stopped='' again=''
+  for code in "$@"; do
+    if restartable "$code"; then
+      again=yes
+    elif ((code == 130)); then
+      stopped=yes
+    elif ((code > worst)); then
+      worst=$code
+    fi
+  done
+  if ((worst == 0)) && [[ -n $stopped ]]; then worst=130; fi
+  if ((worst == 0)) && [[ -n $again ]]; then worst=42; fi
+  printf '%s\n' "$worst"
+}
+
+# Prints the last saved step of the run in $1 (a folder or gs://...), -1 if there is none.
+saved_step() {
+  local name last=-1
+  while IFS= read -r name; do
+    name=${name%/}
+    name=${name##*/}
+    # Nothing but digits: not the temporary folder of a checkpoint that is being written.
+    if [[ $name =~ ^[0-9]{1,18}$ ]] && ((10#$name > last)); then last=$((10#$name)); fi
+  done < <(
+    case $1 in
+      (gs://*) gcloud storage ls "${1%/}/checkpoints/" 2>/dev/null </dev/null || true ;;
+      (*) for name in "${1%/}/checkpoints"/*/; do printf '%s\n' "$name"; done ;;
+    esac
+  )
+  printf '%s\n' "$last"
+}
+
+# Prints how far $1, as printed by saved_step, is.
+saved_words() { if (($1 < 0)); then printf 'nothing saved'; else printf 'saved step %s' "$1"; fi; }
+
+# After an end: $1 is the saved step now. `stalls` counts the ends in a row without a new one.
+best_saved=-1
+stalls=0
+note_saved() {
+  if (($1 > best_saved)); then
+    best_saved=$1
+    stalls=0
+  else
+    stalls=$((stalls + 1))
+  fi
+}
+
+# Prints the workdir that the program's arguments "$@" name, or the program's default for their
+# recipe; nothing if they name neither.
+workdir_of() {
+  local workdir='' recipe='' word='' before=''
+  for word in "$@"; do
+    case $word in --workdir=*) workdir=${word#--workdir=} ;; esac
+    if [[ $before == --workdir ]]; then workdir=$word; fi
+    if [[ $before == distill && -z $recipe ]]; then recipe=$word; fi
+    before=$word
+  done
+  if [[ -n $workdir ]]; then
+    printf '%s\n' "$workdir"
+  elif [[ -n $recipe && $recipe != -* ]]; then
+    recipe=${recipe##*/}
+    printf 'runs/%s\n' "${recipe%.gin}"
+  fi
+}
+
+# The number in $2 of option $1, or wrong input; at least $3.
+whole_number() {
+  if [[ ! $2 =~ ^[0-9]{1,9}$ ]] || ((10#$2 < $3)); then
+    refuse "$1 '$2' will not do: it takes a whole number from $3, as in $1 $(($3 > 3 ? $3 : 3))"
+  fi
+}
+
+# Sleeps $1 seconds; a signal with a trap ends it at once, unlike a sleep in the foreground.
+rest() {
+  local nap
+  sleep "$1" >/dev/null 2>&1 &
+  nap=$!
+  wait "$nap" || kill "$nap" 2>/dev/null || true
+}

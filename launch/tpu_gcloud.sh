@@ -1,0 +1,218 @@
+# shellcheck shell=bash
+# Every call of gcloud that tpu_pod.sh makes; sourced, not run. Wants `say` and `show`, and the
+# settings of tpu_pod.sh; `scratch` is a folder of its own.
+# shellcheck disable=SC2154  # those settings
+
+waited=''
+
+# Runs gcloud with "$@", its output in $scratch/out and $scratch/err. In the background, since bash
+# puts a signal off until a command in the foreground has ended, and some of these take an hour.
+cloud() {
+  local code
+  : >"$scratch/out"
+  : >"$scratch/err"
+  if [[ -n $dry ]]; then
+    show gcloud "$@"
+    return 0
+  fi
+  gcloud "$@" </dev/null >"$scratch/out" 2>"$scratch/err" &
+  waited=$!
+  if wait "$waited"; then code=0; else code=$?; fi
+  waited=''
+  return "$code"
+}
+
+# As cloud, and what gcloud says of a failure is shown.
+cloud_or_say() {
+  local code
+  if cloud "$@"; then return 0; else code=$?; fi
+  cat -- "$scratch/out" "$scratch/err" >&2
+  return "$code"
+}
+
+# gcloud compute tpus $1 $2 TPU_NAME ..., which every call is.
+tpu() {
+  local group=$1 verb=$2
+  shift 2
+  cloud compute tpus "$group" "$verb" "$tpu_name" "--zone=$zone" "--project=$project" --quiet "$@"
+}
+
+# How often a question is asked until gcloud answers. A run of days must outlast an hour without
+# network here, and single failures of the service; who asks for the status wants an answer now.
+patience=1
+
+state=UNKNOWN
+# Sets `state` to that of the TPU VM ($1 tpu-vm) or the queued resource ($1 queued-resources):
+# MISSING if there is none, UNKNOWN if gcloud did not answer.
+ask_state() {
+  local tries=1
+  ask_state_once "$1"
+  while [[ $state == UNKNOWN ]] && ((tries++ < patience)); do
+    if ((tries == 2)); then say "gcloud does not answer: asking again for a while"; fi
+    rest "$poll"
+    ask_state_once "$1"
+  done
+}
+
+ask_state_once() {
+  local field='value(state)'
+  if [[ $1 == queued-resources ]]; then field='value(state.state)'; fi
+  if [[ -n $dry ]]; then
+    tpu "$1" describe "--format=$field"
+    state=READY
+    if [[ -n $create ]]; then state=MISSING; fi
+  elif tpu "$1" describe "--format=$field"; then
+    state=$(<"$scratch/out")
+    state=${state:-UNKNOWN}
+  elif grep -qi 'NOT_FOUND\|not found' "$scratch/err"; then
+    state=MISSING
+  else
+    state=UNKNOWN
+  fi
+}
+
+# Whether a TPU VM in `state` will not come back by itself.
+gone() {
+  case $state in
+    PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | FAILED | SUSPENDED | SUSPENDING | MISSING) ;;
+    *) return 1 ;;
+  esac
+}
+
+# Runs the words after $1 as a command on worker $1 (or all of them), each word as it is.
+remote() {
+  local worker=$1
+  shift
+  tpu tpu-vm ssh "--worker=$worker" "--command=$(show "$@")"
+}
+
+# The same with launch/tpu_worker.sh.
+worker() {
+  local which=$1
+  shift
+  remote "$which" bash frepo_scale/code/launch/tpu_worker.sh "$@"
+}
+
+# Puts what the workers said into `states`, by their number; `heard` is how many spoke.
+states=()
+heard=0
+read_states() {
+  local tag number word
+  states=()
+  heard=0
+  while read -r tag number word; do
+    word=${word%$'\r'}
+    if [[ $tag == frepo-worker && $number =~ ^[0-9]+$ ]]; then
+      if [[ -z ${states[number]:-} ]]; then heard=$((heard + 1)); fi
+      states[number]=$word
+    fi
+  done <"$scratch/out"
+}
+
+# Asks for the machines. `--valid-until-duration`: a request nobody waits for any more must not be
+# filled, and paid for, in the night. `--max-run-duration` is in gcloud alpha and meant for
+# flex-start; nothing else ends by itself.
+create_pod() {
+  local alpha=() options=()
+  case $provision in
+    spot) options=(--spot) ;;
+    flex-start)
+      alpha=(alpha)
+      options=(--provisioning-model=flex-start "--max-run-duration=${max_seconds}s")
+      ;;
+    on-demand) ;;
+  esac
+  say "asking for $tpu_name ($accelerator_type, $provision) in $zone"
+  cloud_or_say ${alpha[@]+"${alpha[@]}"} compute tpus queued-resources create "$tpu_name" \
+    "--node-id=$tpu_name" "--accelerator-type=$accelerator_type" \
+    "--runtime-version=$runtime_version" "--zone=$zone" "--project=$project" --quiet \
+    "--valid-until-duration=${wait_hours}h" ${options[@]+"${options[@]}"} --async
+}
+
+# Waits until the request is filled; fails, with one line, where it will not be.
+wait_for_pod() {
+  local last=''
+  while :; do
+    ask_state queued-resources
+    if [[ -n $dry ]]; then return 0; fi
+    if [[ $state != "$last" ]]; then say "$tpu_name: $state"; fi
+    last=$state
+    if [[ $state == ACTIVE ]]; then return 0; fi
+    if gone; then
+      say "$tpu_name was not given (now $state): try again, another zone or another --provision"
+      return 1
+    fi
+    rest "$poll"
+  done
+}
+
+# Deletes request and machines and makes sure that nothing is left to pay for.
+delete_pod() {
+  local tries=0
+  say "deleting $tpu_name"
+  while ((tries++ < 5)); do
+    # The request first: it takes its machines along. A pod made otherwise has none.
+    tpu queued-resources delete --force || true
+    tpu tpu-vm delete || true
+    if [[ -n $dry ]]; then return 0; fi
+    ask_state queued-resources
+    if [[ $state == MISSING ]]; then
+      ask_state tpu-vm
+      if [[ $state == MISSING ]]; then
+        say "$tpu_name is deleted"
+        return 0
+      fi
+    fi
+    rest "$poll"
+  done
+  say "$tpu_name COULD NOT BE DELETED and costs money ($state): look with launch/tpu_pod.sh status," \
+    "or at https://console.cloud.google.com/compute/tpus"
+  return 1
+}
+
+# Copies the code (and the recipe, if it lies elsewhere) to every worker.
+ship() {
+  local unpack
+  say "copying the code to every worker"
+  # The first login makes and spreads the SSH key; many at once would race for it. A new machine
+  # takes a while until it answers.
+  local tries=0
+  until remote 0 true; do
+    if ((++tries >= 10)); then
+      cat -- "$scratch/err" >&2
+      return 1
+    fi
+    ask_state tpu-vm
+    if gone; then return 1; fi
+    rest "$poll"
+  done
+  local archive=$scratch/frepo_scale.tar.gz pack
+  pack=(tar --exclude=__pycache__ -C "$root" -czf)
+  if [[ -n $dry ]]; then archive=frepo_scale.tar.gz; fi
+  pack+=("$archive" pyproject.toml README.md frepo_scale gin launch)
+  if [[ -n $recipe_file ]]; then
+    mkdir -p -- "$scratch/launch_recipe"
+    cp -- "$recipe_file" "$scratch/launch_recipe/" || return 1
+    pack+=(-C "$scratch" launch_recipe)
+  fi
+  if [[ -n $dry ]]; then
+    show "${pack[@]}"
+  else
+    COPYFILE_DISABLE=1 "${pack[@]}" || return 1 # without the ._ files of macOS
+  fi
+  cloud_or_say compute tpus tpu-vm scp "$archive" "$tpu_name:frepo_scale.tar.gz" \
+    --worker=all "--zone=$zone" "--project=$project" --quiet || return 1
+  # All but .venv, which takes minutes to make, is made anew.
+  # shellcheck disable=SC2016  # expanded there
+  unpack='set -e
+if [ -e frepo_scale/code/launch/tpu_worker.sh ] &&
+  bash frepo_scale/code/launch/tpu_worker.sh busy; then echo frepo-busy; exit 0; fi
+mkdir -p frepo_scale/code
+find frepo_scale/code -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf -- {} +
+tar -xzf frepo_scale.tar.gz -C frepo_scale/code'
+  remote all bash -c "$unpack" || {
+    cat -- "$scratch/out" "$scratch/err" >&2
+    return 1
+  }
+  if grep -q '^frepo-busy' "$scratch/out"; then return 3; fi
+}

@@ -1,0 +1,94 @@
+"""Stands for `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
+
+Understands some settings of its own: SECONDS per step, SAVE_EVERY, STEPS, and
+DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
+DEAF=1 (ignores SIGTERM, as a process blocked in a collective does).
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+arguments = sys.argv[1:]
+assert arguments[0] == "distill", arguments
+recipe = arguments[1]
+workdir = ""
+settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": ""}
+for number, argument in enumerate(arguments):
+    if argument == "--workdir":
+        workdir = arguments[number + 1]
+    elif argument.startswith("--gin."):
+        name, _, value = argument.removeprefix("--gin.").partition("=")
+        settings[name] = value
+workdir = workdir or "runs/" + os.path.basename(recipe).removesuffix(".gin")
+if workdir.startswith("gs://"):
+    workdir = os.environ["FAKE_BUCKETS"] + "/" + workdir.removeprefix("gs://")
+place = Path(workdir)
+named = ("FREPO_PROCESS", "SLURM_PROCID", "TPU_WORKER_ID")
+process = int(next((os.environ[name] for name in named if name in os.environ), "0"))
+
+stop = 0
+
+
+def note(number: int, frame: object) -> None:
+    global stop
+    stop = stop or number
+
+
+if not settings["DEAF"]:
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
+else:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+(place / "checkpoints").mkdir(parents=True, exist_ok=True)
+watched = ("FREPO_", "CUDA_VISIBLE", "SLURM_", "JAX_PLATFORMS", "NCCL_")
+called = {
+    "arguments": arguments,
+    "environment": {n: v for n, v in os.environ.items() if n.startswith(watched)},
+    "pid": os.getpid(),
+    "folder": os.getcwd(),
+}
+with open(place / f"called-{process}.jsonl", "a") as file:
+    file.write(json.dumps(called) + "\n")
+
+
+def save(step: int) -> None:
+    if process == 0:
+        (place / "checkpoints" / f"{step}.tmp-5").mkdir(exist_ok=True)
+        (place / "checkpoints" / f"{step}.tmp-5").rename(place / "checkpoints" / str(step))
+
+
+if (place / "DONE").exists():
+    print("already done", flush=True)
+    sys.exit(0)
+saved = [int(p.name) for p in (place / "checkpoints").iterdir() if p.name.isdigit()]
+first = max(saved, default=0)
+print(f"process {process} starts at {first}", flush=True)
+for step in range(first, int(settings["STEPS"])):
+    for plan in filter(None, settings["DIE"].split(",")):
+        who, when, code = map(int, plan.split(":"))
+        mark = place / f"died-{process}-{when}-{code}"
+        if who == process and when == step and not mark.exists():
+            mark.touch()
+            print(f"process {process} dies with {code} at {step}", flush=True)
+            if code > 128:
+                signal.signal(code - 128, signal.SIG_DFL) if code != 137 else None
+                os.kill(os.getpid(), code - 128)
+            os._exit(code)
+    if stop:
+        if step not in saved:
+            save(step)
+        print(f"process {process} saved {step}", flush=True)
+        sys.exit(42 if stop == signal.SIGTERM else 130)
+    if step != first and step % int(settings["SAVE_EVERY"]) == 0:
+        save(step)
+        saved.append(step)
+    time.sleep(float(settings["SECONDS"]))
+save(int(settings["STEPS"]))
+if process == 0:
+    (place / "DONE").touch()
+print(f"process {process} is done", flush=True)

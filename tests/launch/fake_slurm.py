@@ -1,0 +1,64 @@
+"""Stands for srun and scontrol: tasks are processes here, a requeue is a file.
+
+Like srun it returns the largest exit code and, as JAX does, ends the other tasks with 134 a moment
+after one was killed or failed. $FAKE_NODELIST: where the tasks are.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STATE = Path(os.environ["FAKE_SLURM"])
+
+
+def srun(words: list[str]) -> int:
+    while words[0].startswith("--"):
+        assert words[0] in ("--kill-on-bad-exit=0", "--wait=0", "--gpu-bind=none", "--label"), words
+        words = words[1:]
+    count = int(os.environ["SLURM_NTASKS"])
+    # Slurm signals the tasks; its own processes are not in their groups.
+    tasks = [
+        subprocess.Popen(
+            words,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "SLURM_PROCID": str(number),
+                "SLURM_LOCALID": str(number),
+                "SLURM_STEP_NODELIST": os.environ.get("FAKE_NODELIST", "node[1-2]"),
+            },
+        )
+        for number in range(count)
+    ]
+    (STATE / "tasks").write_text(" ".join(str(task.pid) for task in tasks))
+    failed_at = None
+    while any(task.poll() is None for task in tasks):
+        if failed_at is None and any(task.poll() not in (None, 0, 42) for task in tasks):
+            failed_at = time.monotonic()
+        if failed_at and time.monotonic() - failed_at > 0.5:
+            for task in tasks:
+                if task.poll() is None:
+                    # The program, not the shell around it, is what the runtime aborts.
+                    children = Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text()
+                    for child in children.split():
+                        os.kill(int(child), signal.SIGABRT)
+            failed_at = time.monotonic()
+        time.sleep(0.02)
+    return max(128 - t.returncode if t.returncode < 0 else t.returncode for t in tasks)
+
+
+if os.path.basename(sys.argv[1]) == "srun":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(srun(sys.argv[2:]))
+if sys.argv[2:4] == ["show", "hostnames"]:
+    print("node1\nnode2")
+elif sys.argv[2] == "requeue":
+    if (STATE / "forbidden").exists():
+        sys.exit("scontrol: error: Requested operation not permitted")
+    with open(STATE / "requeued", "a") as file:
+        file.write(sys.argv[3] + "\n")
+else:
+    sys.exit(f"scontrol {sys.argv[2:]}")

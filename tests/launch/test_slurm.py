@@ -1,0 +1,158 @@
+"""launch/slurm.sbatch with a fake srun and scontrol; the test is the queue."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+class Slurm:
+    def __init__(self, bench, here) -> None:
+        self.bench, self.state = bench, bench.top / "slurm"
+        self.state.mkdir()
+        for name in ("srun", "scontrol"):
+            bench.fake(
+                name, f'#!/bin/sh\nexec "{sys.executable}" -S "{here}/fake_slurm.py" {name} "$@"\n'
+            )
+        # sbatch runs a copy.
+        self.script = bench.top / "spool" / "slurm_script"
+        self.script.parent.mkdir()
+        self.script.write_bytes((bench.repo / "launch" / "slurm.sbatch").read_bytes())
+        self.environment = {
+            "FAKE_SLURM": str(self.state),
+            "SLURM_JOB_ID": "77",
+            "SLURM_NTASKS": "2",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_SUBMIT_DIR": str(bench.repo),
+        }
+        self.script_path = os.path.relpath(self.script, bench.repo / "launch")
+
+    def start(self, *args, restart=0, **environment):
+        more = (
+            self.environment | {"SLURM_RESTART_COUNT": str(restart)}
+            if restart
+            else self.environment
+        )
+        return self.bench.start(self.script_path, *args, **(more | environment))
+
+    def queue(self, *args, most=9):
+        """Starts the job as often as it asks for it; the results."""
+        results = []
+        while len(results) < most:
+            before = self.requeued
+            results.append(self.bench.end(self.start(*args, restart=len(results))))
+            if self.requeued == before:
+                break
+        return results
+
+    @property
+    def requeued(self) -> int:
+        file = self.state / "requeued"
+        return file.read_text().count("77\n") if file.exists() else 0
+
+    def signal_tasks(self, number) -> None:
+        """To every process of every task, as Slurm does."""
+        for pid in (self.state / "tasks").read_text().split():
+            os.killpg(int(pid), number)
+
+    def arguments(self, *settings):
+        return ["digits_ipc1.gin", "--workdir", str(self.bench.workdir), *settings]
+
+
+@pytest.fixture
+def slurm(bench, helpers):
+    return Slurm(bench, helpers.here)
+
+
+def test_preempted_requeued_and_finished(slurm, bench, helpers):
+    arguments = slurm.arguments("--gin.STEPS=150")
+    process = slurm.start(*arguments)
+    helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
+    slurm.signal_tasks(signal.SIGTERM)
+    result = bench.end(process)
+    assert result.code == 0 and slurm.requeued == 1, result
+    step = bench.steps()[-1]
+    assert f"attempt 1: code 42, saved step {step}" in result.err
+    result = bench.end(slurm.start(*arguments, restart=1))
+    assert result.code == 0 and slurm.requeued == 1, result
+    assert "attempt 2: code 0, saved step 150" in result.err
+    environment = bench.calls(1)[1]["environment"]
+    assert environment["FREPO_CLUSTER"] == "auto" and environment["SLURM_PROCID"] == "1"
+    assert not any(name.startswith("FREPO_C") and name != "FREPO_CLUSTER" for name in environment)
+    assert not any(map(helpers.alive, bench.pids()))
+
+
+def test_every_argument_arrives(slurm, bench, nasty):
+    [result] = slurm.queue(*slurm.arguments(*nasty))
+    assert result.code == 0, result
+    for process in (0, 1):
+        assert bench.calls(process)[0]["arguments"] == ["distill", *slurm.arguments(*nasty)]
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_failure_is_not_requeued_though_srun_tells_134(slurm, code):
+    [result] = slurm.queue(*slurm.arguments("--gin.STEPS=100000", f"--gin.DIE=1:7:{code}"))
+    assert result.code == code and slurm.requeued == 0, result
+
+
+def test_a_killed_process_is_requeued(slurm, bench):
+    results = slurm.queue(*slurm.arguments("--gin.STEPS=60", "--gin.DIE=1:8:137"))
+    assert [r.code for r in results] == [0, 0] and slurm.requeued == 1, results
+    assert "attempt 1: code 42" in results[0].err
+
+
+def test_three_attempts_without_progress_are_not_requeued(slurm):
+    deaths = ",".join(f"0:{n}:42,1:{n}:42" for n in (6, 7, 8, 9))
+    results = slurm.queue(*slurm.arguments(f"--gin.DIE={deaths}"))
+    assert [r.code for r in results] == [0, 0, 0, 42], results  # the first saved step 5
+    assert "giving up: 3 ends in a row" in results[-1].err
+
+
+def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):
+    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"))
+    helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
+    process.send_signal(signal.SIGTERM)
+    slurm.signal_tasks(signal.SIGTERM)
+    result = bench.end(process)
+    assert result.code == 42 and slurm.requeued == 0, result
+    assert not any(map(helpers.alive, bench.pids()))
+
+
+def test_a_refused_requeue_is_said(slurm):
+    (slurm.state / "forbidden").touch()
+    [result] = slurm.queue(*slurm.arguments("--gin.DIE=0:7:42,1:7:42"))
+    assert result.code == 42 and "submit it again" in result.err, result
+
+
+def test_the_header_asks_for_what_the_script_relies_on(slurm):
+    head = slurm.script.read_text().split("set -euo")[0]
+    for option in ("--signal=TERM@120", "--requeue", "--open-mode=append"):
+        assert f"\n#SBATCH {option}\n" in head
+
+
+def test_dry_run_can_be_pasted(slurm, bench, nasty):
+    result = bench.run("slurm.sbatch", "--dry-run", "r.gin", *nasty)
+    assert result.code == 0 and "srun" in result.out and not bench.pids()
+    bench.fake("srun", '#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    pasted = subprocess.run(
+        ["bash", "-c", result.out], env=bench.environment, capture_output=True, check=True
+    ).stdout.decode()
+    assert pasted.split("\0")[:-1][-len(nasty) :] == nasty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        ([], {}, "no RECIPE"),
+        (["--frob", "r"], {}, "'--frob' is unknown"),
+        (["r"], {"SLURM_JOB_ID": ""}, "submit it with sbatch"),
+        (["r"], {"SLURM_SUBMIT_DIR": "/nowhere", "FREPO_ROOT": "/neither"}, "set FREPO_ROOT"),
+    ],
+)
+def test_wrong_input_is_one_line(slurm, bench, arguments, environment, words):
+    result = bench.end(slurm.start(*arguments, **environment))
+    assert result.code == 2 and result.err.count("\n") == 1 and words in result.err, result
+    assert not list(Path(bench.cwd).iterdir())

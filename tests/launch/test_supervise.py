@@ -1,0 +1,205 @@
+"""launch/supervise.sh: what is restarted, when it gives up, signals, and that nothing is left."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+def distill(bench, *settings, options=(), **more):
+    return bench.run(
+        "supervise.sh", "--pause", "0", *options, "--",
+        str(bench.program), "distill", "digits_ipc1.gin", "--workdir", str(bench.workdir),
+        *settings, **more,
+    )  # fmt: skip
+
+
+def attempts(result):
+    return [line for line in result.err.splitlines() if line.startswith("frepo_scale: attempt")]
+
+
+@pytest.mark.parametrize("code", [42, 128, 129, 134, 137, 139, 143])
+def test_restarts_until_it_is_done(bench, code):
+    result = distill(bench, f"--gin.DIE=0:7:{code},0:13:{code}")
+    assert result.code == 0, result
+    assert attempts(result) == [
+        f"frepo_scale: attempt 1: code {code}, saved step 5",
+        f"frepo_scale: attempt 2: code {code}, saved step 10",
+        "frepo_scale: attempt 3: code 0, saved step 20",
+    ]
+    assert bench.steps() == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 127, 130])
+def test_other_ends_are_the_last(bench, code):
+    result = distill(bench, f"--gin.DIE=0:7:{code}")
+    assert result.code == code and len(attempts(result)) == 1, result
+
+
+def test_gives_up_after_three_ends_in_a_row_without_a_new_checkpoint(bench):
+    deaths = ",".join(f"0:{step}:{code}" for step, code in
+                      [(6, 134), (7, 42), (8, 42), (9, 139)])  # fmt: skip
+    result = distill(bench, f"--gin.DIE={deaths}")
+    codes = [line.split("code ")[1] for line in attempts(result)]
+    assert len(codes) == 4 and all(code.endswith("saved step 5") for code in codes), result
+    assert result.code == 139
+    assert result.err.endswith(
+        "giving up: 3 ends in a row without a new checkpoint (saved step 5); last code 139\n"
+    )
+
+
+def test_a_new_checkpoint_starts_the_count_again(bench):
+    deaths = ",".join(f"0:{step}:42" for step in (1, 2, 6, 7, 11, 12, 16))
+    result = distill(bench, f"--gin.DIE={deaths}")
+    assert result.code == 0 and len(attempts(result)) == 8, result
+
+
+def test_what_an_earlier_run_saved_is_no_progress(bench):
+    distill(bench, "--gin.DIE=0:7:1")
+    result = distill(bench, "--gin.DIE=0:6:42,0:8:42,0:9:42")
+    assert result.code == 42 and len(attempts(result)) == 3 and "giving up" in result.err
+
+
+def test_attempts_can_be_set(bench):
+    result = distill(bench, "--gin.DIE=0:1:42,0:2:42", options=["--attempts", "1"])
+    assert result.code == 42 and len(attempts(result)) == 1 and "1 ends in a row" in result.err
+
+
+def test_saved_in_wins_over_the_arguments(bench):
+    (bench.workdir / "checkpoints" / "9000").mkdir(parents=True)
+    other = bench.top / "other"
+    other.mkdir()
+    result = distill(bench, "--gin.DIE=0:7:1", options=["--saved-in", str(other)])
+    assert "code 0, nothing saved" in result.err
+
+
+@pytest.mark.parametrize(
+    ("given", "step"),
+    [
+        (["--workdir", "w"], 12),
+        (["--workdir=w"], 12),
+        (["--workdir", "elsewhere", "--workdir=w"], 12),
+        ([], 3),
+    ],
+)
+def test_the_workdir_is_taken_from_the_arguments(bench, given, step):
+    for folder in ("w/checkpoints/12", "w/checkpoints/12.tmp-9", "runs/x/checkpoints/3",
+                   "w/checkpoints/007", "w/checkpoints/metrics"):  # fmt: skip
+        (bench.cwd / folder).mkdir(parents=True)
+    (bench.cwd / "w/checkpoints/99").touch()  # a file is no checkpoint
+    bench.fake("prog", "#!/bin/sh\nexit 3\n")
+    result = bench.run("supervise.sh", "--", "prog", "distill", "gin/x.gin", *given)
+    assert result.code == 3 and f"attempt 1: code 3, saved step {step}\n" in result.err, result
+
+
+def test_steps_with_leading_zeros_are_decimal(bench):
+    (bench.cwd / "w/checkpoints/0089").mkdir(parents=True)
+    assert "saved step 89" in bench.run(
+        "supervise.sh", "--saved-in", "w", "--", "true"
+    ).err  # fmt: skip
+
+
+def test_without_a_workdir_it_says_so_and_still_ends(bench):
+    result = bench.run("supervise.sh", "--pause", "0", "--", "bash", "-c", "exit 42")
+    assert result.code == 42 and len(attempts(result)) == 3
+    assert "progress is not seen" in result.err
+
+
+def test_a_gs_workdir_is_listed_with_gcloud(bench):
+    bench.fake(
+        "gcloud",
+        '#!/bin/sh\n[ "$*" = "storage ls gs://b/w/checkpoints/" ] || exit 1\n'
+        "printf 'gs://b/w/checkpoints/%s/\\n' 5 300 40 300.orbax-tmp\n",
+    )
+    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
+    assert "saved step 300\n" in result.err, result
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
+def test_signals_are_handed_on_and_it_ends_with_the_childs_code(bench, helpers, number, code):
+    process = bench.start(
+        "supervise.sh", "--", str(bench.program), "distill", "r", "--workdir", str(bench.workdir),
+        "--gin.STEPS=10000",
+    )  # fmt: skip
+    call = helpers.wait_for(bench.calls)[0]
+    helpers.wait_for(bench.steps)
+    os.kill(process.pid, number)
+    result = bench.end(process)
+    assert result.code == code and len(attempts(result)) == 1, result
+    assert f"code {code}, saved step {bench.steps()[-1]}" in result.err
+    assert not helpers.alive(call["pid"])
+
+
+def test_ctrl_c_reaches_the_program_once_and_not_ignored(bench):
+    """In a terminal the whole foreground group gets it; twice would stop the program at once."""
+    bench.fake(
+        "prog",
+        f"#!{sys.executable}\nimport os, signal, time\nseen = []\n"
+        "print(os.getpgrp(), signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+        "signal.signal(signal.SIGINT, lambda *a: seen.append(1))\n"
+        "print('ready', flush=True)\nend = time.time() + 1.5\n"
+        "while time.time() < end: time.sleep(.05)\nraise SystemExit(10 + len(seen))\n",
+    )
+    process = bench.start("supervise.sh", "--", "prog")
+    group, noticed = process.stdout.readline().split()
+    assert int(group) != process.pid and noticed == "True"
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert bench.end(process).code == 11
+
+
+def test_a_signal_in_the_pause_ends_it_with_the_last_code(bench, helpers):
+    process = bench.start(
+        "supervise.sh", "--pause", "600", "--", "bash", "-c", f"echo $$ >> {bench.top}/p; exit 42"
+    )
+    helpers.wait_for((bench.top / "p").exists)
+    assert "attempt 1" in process.stderr.readline() + process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert bench.end(process, 10).code == 42
+    assert len((bench.top / "p").read_text().split()) == 1
+
+
+def test_what_the_child_leaves_behind_is_gone_before_the_restart(bench, helpers):
+    note = bench.top / "pids"
+    script = f"sleep 500 & echo $! >> {note}; kill -9 $$"
+    result = bench.run("supervise.sh", "--pause", "0", "--", "bash", "-c", script)
+    pids = [int(x) for x in note.read_text().split()]
+    assert result.code == 137 and len(pids) == 3
+    assert not any(map(helpers.alive, pids))
+
+
+def test_every_argument_arrives(bench, nasty):
+    result = distill(bench, *nasty)
+    assert result.code == 0, result
+    assert bench.calls()[0]["arguments"][4:] == nasty
+
+
+def test_dry_run_prints_what_a_shell_reads_back_and_runs_nothing(bench, nasty):
+    result = bench.run("supervise.sh", "--dry-run", "--", "printf", "<%s>", *nasty)
+    pasted = subprocess.run(["bash", "-c", result.out], capture_output=True, check=True).stdout
+    assert pasted.decode() == "".join(f"<{word}>" for word in nasty)
+    assert result.err == "" and not bench.workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no command"),
+        (["--"], "no command"),
+        (["--attempts"], "--attempts has no value"),
+        (["--attempts", "0", "--", "true"], "--attempts '0'"),
+        (["--attempts", "x$(id)", "--", "true"], "--attempts 'x$(id)'"),
+        (["--pause", "-1", "--", "true"], "--pause '-1'"),
+        (["true"], "option 'true' is unknown"),
+    ],
+)
+def test_wrong_input_is_one_line(bench, arguments, words):
+    result = bench.run("supervise.sh", *arguments)
+    assert result.code == 2 and result.err.count("\n") == 1 and words in result.err, result
+
+
+def test_a_missing_command_is_not_repeated(bench):
+    result = bench.run("supervise.sh", "--", "no-such-program")
+    assert result.code == 127 and len(attempts(result)) == 1
