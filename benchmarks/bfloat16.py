@@ -19,7 +19,8 @@ from frepo_scale import config
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.pool import Member, fresh_member, online_step, whole_minibatch
 from frepo_scale.distill.step import OuterStep, make_meta_gradient
-from frepo_scale.jobs.parts import Parts, net_inputs
+from frepo_scale.jobs.inputs import Inputs
+from frepo_scale.jobs.parts import Parts
 
 RIDGES = (1e-6, 1e-3, 1e-1)
 
@@ -46,10 +47,10 @@ def main() -> None:
     name, *given = sys.argv[1:]
     overrides = dict(item.removeprefix("--gin.").split("=", 1) for item in given)
     built = Parts(config.load_recipe(config.find_recipe(name), overrides).config)
-    split = net_inputs(built.dataset.fit_preprocessing(), built.dataset.train)
-    start = DistilledSet(*map(jnp.asarray, built.start(split.images)))
+    split = Inputs(built.dataset, built.dataset.fit_preprocessing(), built.mesh).train
+    start = DistilledSet(*map(jnp.asarray, built.start(split)))
     rows = np.random.default_rng(0).permutation(len(split.labels))[: built.config.data.batch]
-    batch = Batch(jnp.asarray(split.images[rows]), jnp.asarray(split.labels[rows]))
+    batch = Batch(jnp.asarray(split.at(rows)), jnp.asarray(split.labels[rows]))
 
     step = replace_ridge(built.outer_step(), 1e-6)
     image = jax.ShapeDtypeStruct(start.images.shape[1:], start.images.dtype)

@@ -18,6 +18,7 @@ import numpy as np
 
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.types import everything
 from frepo_scale.distill.synthetic import scaled_labels
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
@@ -34,7 +35,7 @@ def features() -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray, np
     """By net: features of target and synthetic images; then labels of each."""
     data = load_dataset(DataConfig("digits", batch=10))
     inputs = data.fit_preprocessing().apply
-    images, targets = inputs(data.train.images), inputs(data.test.images[:TARGETS])
+    images, targets = inputs(everything(data.train)), inputs(data.test.at(np.arange(TARGETS)))
     labels = scaled_labels(data.train.labels, 10)
     module = ConvNet(num_classes=10, width=16, depth=2, norm="none")
     fresh = module.init(jax.random.key(0), images[:1])["params"]

@@ -19,12 +19,15 @@ import jax
 import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
-from frepo_scale.data.pipeline import target_batches
+from frepo_scale.data.feed import Feed, target_batches
+from frepo_scale.data.pipeline import GlobalOrder
+from frepo_scale.data.types import Split
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.state import DistillState, initial_state
 from frepo_scale.distill.step import OuterStep, make_outer_step
 from frepo_scale.models.convnet import ConvNet
+from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.metrics import JsonlWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
@@ -93,21 +96,26 @@ def main() -> int:
         writer = MultiWriter([JsonlWriter(folder / "metrics.jsonl", 0), tensorboard])
         job = Job(StepActions(tensorboard, folder, 0, STEPS + 1, profile=False))
         state = initial_state(module, config, pool, start, mesh)
-        batches = target_batches(images, labels, BATCH, 0, 0)
+        order = GlobalOrder(len(labels), BATCH, 0)
+        feed = Feed(Split(images, labels), order, "memory", None, mesh)
         jax.block_until_ready(state)
-        began, worked = time.perf_counter(), time.thread_time()
-        outcome = train(
-            state,
-            start=0,
-            probed=0,
-            steps=STEPS,
-            config=LoopConfig(log_every=100, probe_every=10**9, save_every=10**9),
-            step=step,
-            batches=batches,
-            job=job,
-            writer=writer,
-            preemption=Preemption(),
-        )
+        with target_batches(feed, 0) as batches:
+            began, worked = time.perf_counter(), time.thread_time()
+            outcome = train(
+                state,
+                start=0,
+                probed=0,
+                steps=STEPS,
+                config=LoopConfig(log_every=100, probe_every=10**9, save_every=10**9),
+                step=step,
+                batches=batches,
+                images_per_step=BATCH,
+                flops_per_step=0.0,
+                ledger=Ledger(None),
+                job=job,
+                writer=writer,
+                preemption=Preemption(),
+            )
         worked = time.thread_time() - worked
         jax.block_until_ready(outcome.state)
         taken = time.perf_counter() - began

@@ -1,0 +1,196 @@
+"""What feeding costs: waiting with a fake step, memory over many batches, whitening.
+
+    python benchmarks/feeding.py PREPARED [--batches 100000] [--parts wait memory whiten]
+
+Waiting: the training loop with steps that only sleep, batch 1024; the share of the time spent
+waiting for batches. Images of PREPARED as they travel in each placement: float32 from memory, uint8
+from records or gathered on the device; the same in the size of CIFAR. Net inputs are not made of
+the pixels here: on a CPU that would be the step's own work.
+
+Memory: resident memory of the process after a tenth of the batches and after all of them, reading
+32 records each.
+
+Whitening: seconds for the product with the (12 288, 12 288) matrix against those of the target
+batch through the paper's net (width 128, depth 4), which every step computes beside two passes over
+the synthetic images; images of 64 px, in turn, the best of the rounds.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from frepo_scale.data.feed import Feed, target_batches
+from frepo_scale.data.net_inputs import Constants, replicated, to_net_inputs
+from frepo_scale.data.pipeline import GlobalOrder
+from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.types import Rows, Split, everything
+from frepo_scale.models.convnet import ConvNet
+from frepo_scale.ops.goodput import Ledger
+from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.train.loop import LoopConfig, train
+
+BATCH = 1024
+STEPS = 400
+STEP_MS = (5, 10, 25, 50, 100)
+ROUNDS = 3
+IMAGES = 64  # of the whitening comparison: the ratio does not depend on it, the wait does
+
+
+class Job:
+    """Neither probes nor saves; keeps the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def check(self, state: Any) -> None:
+        """Nothing can go wrong."""
+
+    def probe(self, state: Any, step: int) -> tuple[Any, Mapping[str, float]]:
+        """No probe."""
+        return state, {}
+
+    def save(self, state: Any, step: int, probed: int) -> None:
+        """No checkpoint."""
+
+    def after_step(self, step: int) -> None:
+        """Nothing."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Keeps a row."""
+        self.rows.append(dict(scalars))
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """No images."""
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def waiting(feed: Feed, seconds: float) -> float:
+    """Share of the time spent waiting, median over the later rows."""
+    done = jnp.float32(0)
+    steps = max(40, min(STEPS, int(4 / seconds)))
+
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        time.sleep(seconds)
+        return state, {"loss": done, "target_accuracy": done}
+
+    job = Job()
+    config = LoopConfig(log_every=steps // 4, probe_every=10**9, save_every=10**9)
+    with target_batches(feed, 0) as batches:
+        train(
+            0,
+            start=0,
+            probed=0,
+            steps=steps,
+            config=config,
+            step=step,
+            batches=batches,
+            images_per_step=BATCH,
+            flops_per_step=0.0,
+            ledger=Ledger(None),
+            job=job,
+            writer=job,
+            preemption=Preemption(),
+        )
+    later = [row for row in job.rows if "loss" in row][1:]
+    return float(np.median([row["input_wait_fraction"] for row in later]))
+
+
+def wait_table(found: PreparedSet) -> None:
+    """One line for each placement and size."""
+    mesh, records = single_device_mesh(), found.train
+    order = GlobalOrder(len(records), BATCH, 0)
+    pixels = Split(everything(records), records.labels)
+    small = Split(np.ascontiguousarray(pixels.images[:, :32, :32]), records.labels)
+    cases: dict[str, tuple[str, Rows]] = {
+        "64 px, records": ("stream", records),
+        "64 px, memory": ("memory", Split(pixels.images.astype(np.float32), records.labels)),
+        "64 px, device": ("device", pixels),
+        "32 px, memory": ("memory", Split(small.images.astype(np.float32), records.labels)),
+        "32 px, device": ("device", small),
+    }
+    print(f"batch {BATCH}; input_wait_fraction with steps of {STEP_MS} ms")
+    for name, (placement, images) in cases.items():
+        feed = Feed(images, order, placement, None, mesh)
+        shares = [waiting(feed, ms / 1e3) for ms in STEP_MS]
+        print(f"  {name:15} " + "  ".join(f"{share:.3f}" for share in shares), flush=True)
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def memory_table(found: PreparedSet, batches: int) -> None:
+    """Resident memory on the way."""
+    mesh = single_device_mesh()
+    constants = replicated(found.preprocessing(whiten=False), mesh)
+    order = GlobalOrder(len(found.train), 32, 0)
+    with target_batches(Feed(found.train, order, "stream", constants, mesh), 0) as feed:
+        for number in range(1, batches + 1):
+            jax.block_until_ready(next(feed))
+            if number % (batches // 10) == 0:
+                print(f"  {number:>8} batches  {resident_bytes() / 2**20:.0f} MiB", flush=True)
+
+
+def best(function: Callable[[], Any]) -> float:
+    """Seconds of the fastest of the rounds, after one that compiles."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def whitening_table() -> None:
+    """Seconds of both, and their ratio."""
+    dim = 64 * 64 * 3
+    rng = np.random.default_rng(0)
+    pixels = jnp.asarray(rng.integers(0, 256, (IMAGES, 64, 64, 3), np.uint8))
+    half = jnp.full(3, 0.5)
+    matrix = jnp.asarray(rng.normal(size=(dim, dim)).astype(np.float32))
+    plain = Constants(half, half, None, None)
+    full = Constants(half, half, jnp.zeros(dim), matrix)
+    module = ConvNet(num_classes=1000, width=128, depth=4, norm="batch")
+    make = jax.jit(to_net_inputs)
+    inputs = make(plain, pixels)
+    variables = module.init(jax.random.key(0), inputs[:1], train=False)
+    forward = jax.jit(partial(module.apply, train=False))
+    product = best(lambda: make(full, pixels)) - best(lambda: make(plain, pixels))
+    net = best(lambda: forward(variables, inputs))
+    print(f"{IMAGES} images: whitening {product:.2f} s, forward pass {net:.2f} s")
+    print(f"  whitening / forward pass of the target batch: {product / net:.2f}")
+
+
+def main() -> None:
+    """Prints the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("prepared")
+    parser.add_argument("--batches", type=int, default=100_000)
+    parser.add_argument("--parts", nargs="+", default=["wait", "memory", "whiten"])
+    given = parser.parse_args()
+    found = PreparedSet.open(given.prepared)
+    if "wait" in given.parts:
+        wait_table(found)
+    if "memory" in given.parts:
+        memory_table(found, given.batches)
+    if "whiten" in given.parts:
+        whitening_table()
+
+
+if __name__ == "__main__":
+    main()

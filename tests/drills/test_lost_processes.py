@@ -1,0 +1,67 @@
+"""One of two processes is gone, or stands still: the other ends by itself, and all start again."""
+
+import signal
+import time
+
+import drill
+import pytest
+from drills.setting import log, more_rows, saved, unlike
+
+pytestmark = pytest.mark.slow
+
+BY_ITSELF = {42, 134, -signal.SIGABRT}  # each is started again by launch/supervise.sh
+
+
+def ended_by_itself(attempt, process, seconds):
+    deadline = time.monotonic() + seconds
+    while process.poll() is None:
+        assert time.monotonic() < deadline, log(attempt)
+        time.sleep(drill.POLL)
+    assert process.returncode in BY_ITSELF, log(attempt)
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_or_stopped(start, undisturbed_two, tmp_path, victim):
+    """Process 0 is killed and process 1 stopped, and the other way round."""
+    workdir = tmp_path / "run"
+
+    attempt = start(workdir, 2)
+    assert attempt.wait_for(lambda: saved(workdir))
+    attempt.processes[victim].kill()
+    ended_by_itself(attempt, attempt.processes[1 - victim], 4 * drill.HEARTBEAT)
+
+    attempt = start(workdir, 2)
+    assert attempt.wait_for(more_rows(workdir, 2))
+    attempt.processes[1 - victim].send_signal(signal.SIGSTOP)
+    ended_by_itself(attempt, attempt.processes[victim], 4 * drill.HEARTBEAT)
+    attempt.end()  # a supervisor's task: what stands still does not end by itself
+
+    attempt = start(workdir, 2)
+    assert attempt.codes(200) == [0, 0], log(attempt)
+    assert unlike(undisturbed_two, workdir) == []
+
+
+@pytest.mark.long
+def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, tmp_path):
+    """Here the heartbeat would take longer than the watchdog."""
+    workdir, limit = tmp_path / "run", 30.0  # importing TensorFlow took 15 on busy cores
+    attempt = start(
+        workdir,
+        2,
+        settings={"WATCHDOG_MINUTES": limit / 60},
+        environment={"FREPO_HEARTBEAT": "100"},
+    )
+    assert attempt.wait_for(more_rows(workdir, 2))
+    other, still = attempt.processes
+    still.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    ended_by_itself(attempt, other, 3 * limit)
+    assert other.returncode == 42 and time.monotonic() - began > limit
+    line = "no sign of life for"
+    assert line in attempt.logs[0].read_text(errors="replace")
+    stacks = (workdir / "stuck-0.txt").read_text()
+    assert line in stacks and "most recent call first" in stacks
+    assert "frepo_scale/train/loop.py" in stacks or "frepo_scale/parallel" in stacks
+
+    still.send_signal(signal.SIGCONT)  # it was silent for too long itself
+    assert attempt.codes(120)[1] in BY_ITSELF | {-signal.SIGALRM}, log(attempt)

@@ -1,0 +1,122 @@
+"""Disks that fill up or become read-only, a clock that jumps, a second launch."""
+
+import subprocess
+import time
+
+import pytest
+from drills.setting import (
+    attempts,
+    log,
+    losses,
+    more_rows,
+    own_modules_first,
+    rows,
+    said,
+    saved,
+    unlike,
+)
+
+from frepo_scale.ops.goodput import read_ledger
+
+pytestmark = pytest.mark.slow
+
+
+def failed_with_one_line(attempt, *words):
+    """It ends with 1 or 2 and one line that has one of the words; nothing good is lost."""
+    workdir = attempt.workdir
+    (code,) = attempt.codes(120)
+    assert code in (1, 2), log(attempt)
+    assert "Traceback" not in log(attempt), log(attempt)
+    (line,) = said(attempt)
+    assert any(word in line for word in words), line
+    assert str(workdir) in line
+    assert saved(workdir) and losses(workdir)
+    return line
+
+
+def test_a_disk_that_fills_up(start, undisturbed, disk):
+    workdir, ballast = disk, disk / "ballast"
+    attempt = start(workdir)
+    assert attempt.wait_for(lambda: len(saved(workdir)) == 2)
+    with ballast.open("ab", buffering=0) as file:
+        while attempt.running:  # the run itself frees some when it removes a checkpoint
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                time.sleep(0.001)
+    failed_with_one_line(attempt, "No space left")
+    ballast.unlink()
+    attempt = start(workdir)
+    assert attempt.codes(200) == [0], log(attempt)
+    assert unlike(undisturbed, workdir) == []
+
+
+@pytest.mark.long
+def test_a_workdir_that_becomes_read_only(start, undisturbed, disk):
+    workdir = disk
+    attempt = start(workdir)
+    assert attempt.wait_for(lambda: len(saved(workdir)) == 2)
+    # A disk with files open for writing refuses to become read-only; a second mount over it does
+    # not, and as on a file server whose permissions changed, what is open stays open.
+    mount = ["mount", "--bind", str(workdir), str(workdir)]
+    subprocess.run(mount, check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(workdir)], check=True)
+        failed_with_one_line(attempt, "Read-only file system")
+        before = saved(workdir)
+        again = start(workdir)
+        assert again.codes(120) == [2]
+        assert "(Read-only file system)" in said(again)[-1]
+        assert saved(workdir) == before and "Traceback" not in log(again)
+    finally:
+        subprocess.run(["umount", "--lazy", str(workdir)], check=True)
+    attempt = start(workdir)
+    assert attempt.codes(200) == [0], log(attempt)
+    assert unlike(undisturbed, workdir) == []
+
+
+CLOCK = """
+import os, time
+_real, _real_ns = time.time, time.time_ns
+_back = lambda: 3600 * os.path.exists(os.environ["CLOCK_JUMPS"])
+time.time = lambda: _real() - _back()
+time.time_ns = lambda: _real_ns() - 10**9 * _back()
+"""
+
+
+@pytest.mark.long
+def test_a_clock_that_jumps_back_an_hour(start, undisturbed, tmp_path):
+    """Saves go by the clock here, every few milliseconds: none may wait for an hour."""
+    workdir, jump = tmp_path / "run", tmp_path / "jump"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sitecustomize.py").write_text(CLOCK)
+    environment = own_modules_first(tmp_path / "modules") | {"CLOCK_JUMPS": str(jump)}
+    settings = {"SAVE_EVERY": 1000, "SAVE_MINUTES": 1e-4}
+
+    attempt = start(workdir, environment=environment, settings=settings)
+    assert attempt.wait_for(more_rows(workdir, 5))
+    jump.touch()
+    at = rows(workdir)[-1]["step"]
+    assert attempt.wait_for(lambda: saved(workdir)[-1:] > [at + 2])
+    attempt.processes[0].terminate()
+    assert attempt.codes(120) == [42], log(attempt)
+
+    # The next attempt starts before the first one did, as its clock has it.
+    attempt = start(workdir, environment=environment, settings=settings)
+    assert attempt.codes(200) == [0], log(attempt)
+    assert unlike(undisturbed, workdir) == ["meta"]  # the recipe's text, with SAVE_EVERY
+    first, second = attempts(workdir)
+    assert second.started < first.started
+    assert read_ledger(workdir / "attempts").damaged == 0
+    assert all(0 <= row["goodput"] <= 1 for row in rows(workdir) if "goodput" in row)
+
+
+def test_two_launches_at_once(start, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    both = [start(workdir), start(workdir)]
+    codes = sorted(code for attempt in both for code in attempt.codes(200))
+    assert codes == [0, 2], log(both[0])
+    (line,) = said(both[0])  # they share the file
+    assert f"workdir {workdir} is in use by process" in line
+    assert unlike(undisturbed, workdir) == []
+    assert len(attempts(workdir)) == 1

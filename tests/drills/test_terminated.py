@@ -1,0 +1,77 @@
+"""SIGTERM: whoever gets it, and whenever, all end with 42 and one saved step."""
+
+import signal
+import time
+
+import pytest
+from drills.setting import STEPS, at_work, attempts, log, more_rows, saved, unlike
+
+pytestmark = pytest.mark.slow
+
+
+def stopped(attempt, before):
+    """All processes end with 42, having saved the step they agreed on; returns it."""
+    assert attempt.codes(120) == [42] * len(attempt.processes), log(attempt)
+    last = attempts(attempt.workdir)[-1]
+    assert last.reason == "preempted"
+    step = saved(attempt.workdir)[-1] if saved(attempt.workdir) else 0
+    assert last.last_step in (step, None)  # None: it had begun there and did nothing
+    assert before <= step < STEPS
+    # Each process writes its part of a checkpoint: one that not all of them saved does not appear.
+    assert not list(attempt.workdir.glob("checkpoints/*tmp*"))
+    assert not (attempt.workdir / "owner.json").exists()
+    return step
+
+
+def test_two_processes(start, undisturbed_two, tmp_path):
+    """Stopped four times: to end like an undisturbed run, each stop must have been a clean one."""
+    workdir = tmp_path / "run"
+
+    attempt = start(workdir, 2)  # while the first step is compiled
+    assert attempt.wait_for(at_work(workdir))
+    attempt.processes[0].send_signal(signal.SIGTERM)
+    step = stopped(attempt, 0)
+
+    attempt = start(workdir, 2)  # to the one that writes nothing
+    assert attempt.wait_for(more_rows(workdir, 1))
+    attempt.processes[1].send_signal(signal.SIGTERM)
+    step = stopped(attempt, step)
+
+    attempt = start(workdir, 2)  # to the whole group, as schedulers do
+    assert attempt.wait_for(more_rows(workdir, 1))
+    for process in attempt.processes:
+        process.send_signal(signal.SIGTERM)
+    step = stopped(attempt, step)
+
+    attempt = start(workdir, 2)  # to all of them twice
+    assert attempt.wait_for(more_rows(workdir, 1))
+    for _ in range(2):
+        for process in attempt.processes:
+            process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    stopped(attempt, step)
+
+    attempt = start(workdir, 2)
+    assert attempt.codes(200) == [0, 0], log(attempt)
+    assert unlike(undisturbed_two, workdir) == []
+
+
+def test_one_process_before_its_handlers_and_while_it_compiles(start, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+
+    attempt = start(workdir)
+    time.sleep(1.0)  # while modules are imported
+    attempt.processes[0].send_signal(signal.SIGTERM)
+    assert attempt.codes(120) == [-signal.SIGTERM]  # a supervisor starts it again: 143
+    assert not workdir.exists()
+
+    attempt = start(workdir)
+    assert attempt.wait_for(at_work(workdir))
+    for _ in range(2):
+        attempt.processes[0].send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    stopped(attempt, 0)
+
+    attempt = start(workdir)
+    assert attempt.codes(200) == [0], log(attempt)
+    assert unlike(undisturbed, workdir) == []
