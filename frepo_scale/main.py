@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
     )
     distill.add_argument(
-        "--workdir", metavar="DIR", help="where the run lives (default: runs/<recipe>)"
+        "--workdir",
+        metavar="DIR",
+        help="where the run lives, also gs://BUCKET/PATH (default: runs/<recipe>)",
     )
     distill.add_argument(
         "--dry-run",
@@ -155,7 +157,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    from frepo_scale.core.errors import InputError, RunError
+    from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
+    from frepo_scale.parallel.runtime import PREEMPTED_EXIT, label, lost_peer
 
     try:
         rest, overrides = split_overrides(arguments)
@@ -165,11 +168,13 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"--gin. settings with {options.command}", none)
         return _dispatch(options, overrides)
     except InputError as error:
-        print(f"frepo-scale: {error}", file=sys.stderr)
+        print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"frepo-scale: {error}", file=sys.stderr)
-        return 1
+        print(f"frepo-scale: {label()}{error}", file=sys.stderr)
+        return PREEMPTED_EXIT if lost_peer(error) else 1  # no fault of this process
+    except FailedElsewhere as error:
+        return error.code
     except KeyboardInterrupt:
         print("frepo-scale: interrupted", file=sys.stderr)
         return 130
@@ -178,19 +183,28 @@ def main(arguments: Sequence[str]) -> int:
 def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     # Imported late: --help and wrong arguments answer at once.
     from frepo_scale import config, run
+    from frepo_scale.core.places import is_local, to_path
+    from frepo_scale.ops.workdir import KERNELS
+    from frepo_scale.parallel.determinism import make_deterministic
+    from frepo_scale.parallel.runtime import initialize
 
     match options.command:
         case "distill":
             recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
-            workdir = Path(options.workdir or Path("runs") / recipe.name)
+            workdir = to_path(options.workdir or Path("runs") / recipe.name)
             source = run.Source(recipe.name, recipe.text, recipe.operative)
+            if recipe.config.mesh.deterministic and not options.dry_run:
+                make_deterministic(workdir / KERNELS if is_local(workdir) else None)
+            initialize()
             if options.dry_run:
                 return run.dry_run(recipe.config, source, workdir)
             return run.distill(recipe.config, source, workdir)
         case "evaluate":
-            name, text = run.recipe_text(Path(options.target))
+            target = to_path(options.target)
+            name, text = run.recipe_text(target)
             recipe = config.load_text(name, text, overrides)
-            return run.evaluate(recipe.config, Path(options.target))
+            initialize()
+            return run.evaluate(recipe.config, target)
         case "prepare":
             return run.prepare(
                 run.PrepareConfig(
@@ -206,9 +220,9 @@ def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
                 )
             )
         case "report":
-            return run.report(Path(options.workdir))
+            return run.report(to_path(options.workdir))
         case _:
-            return run.export(Path(options.workdir), options.format, Path(options.out))
+            return run.export(to_path(options.workdir), options.format, Path(options.out))
 
 
 def entry() -> None:
@@ -219,13 +233,19 @@ def entry() -> None:
     # TensorFlow, which only writes event files here, greets on stderr unless told both.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from frepo_scale.parallel.runtime import run_and_leave
+
+    run_and_leave(_command)
+
+
+def _command() -> int:
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads the output has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

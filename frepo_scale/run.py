@@ -7,28 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
+from frepo_scale.core.places import is_file, is_folder, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.prepare.job import prepare as prepare_set
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.baselines import RealData, final_scores
+from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.export.formats import read_npz, write_folder, write_npz
 from frepo_scale.export.report import format_table
 from frepo_scale.jobs.distillation import Distillation
+from frepo_scale.jobs.inputs import Inputs
 from frepo_scale.jobs.overview import overview, written_bytes
-from frepo_scale.jobs.parts import (
-    Parts,
-    RunConfig,
-    Source,
-    check_data,
-    evaluation_recipe,
-    net_inputs,
+from frepo_scale.jobs.parts import Parts, RunConfig, Source, evaluation_recipe
+from frepo_scale.jobs.preprocessing import check_data, check_same_data
+from frepo_scale.jobs.results import (
+    print_account,
+    print_result,
+    read_text,
+    write_run_report,
+    write_text,
 )
-from frepo_scale.jobs.results import print_result, read_text, write_run_report, write_text
+from frepo_scale.jobs.supervision import Supervision
 from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.runtime import agree, is_first
+from frepo_scale.parallel.share import on_first
 
 _NAMED = "# recipe: "  # how config.gin begins
 
@@ -38,7 +44,8 @@ def dry_run(config: RunConfig, source: Source, workdir: Path) -> int:
     settings = scientific_settings(config)
     Workdir(workdir).check_identity(settings)
     parts = Parts(config)
-    parts.start(parts.dataset.train.images)  # checks IPC against the classes
+    if not is_first():
+        return 0
     print(source.operative)
     print(overview(parts.module, parts.dataset, config.distill, config.pool))
     print(f"config_sha256 {settings_sha256(settings)}; workdir {workdir}; nothing was trained.")
@@ -57,33 +64,52 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     """
     settings = scientific_settings(config)
     place = Workdir(workdir)
-    place.check_identity(settings)
-    if place.result.exists() and place.distilled.exists():
-        print_result(place, f"{source.name} is finished.\n")
+    on_first(lambda: place.check_identity(settings))
+    if agree(int(place.finished)):
+        if is_first():
+            print_result(place, f"{source.name} is finished.\n")
         return 0
-    parts = Parts(config)
-    parts.start(parts.dataset.train.images)
+    supervision = Supervision(place, config.loop.watchdog_minutes)
+    with contextlib.closing(supervision):
+        # Known to be in use before anything is read; an unused one is made only after all checks.
+        on_first(lambda: supervision.own() if is_file(place.owner) else None)
+        parts = Parts(config)
+        check_same_data(parts.dataset)
+        on_first(lambda: _open(place, supervision, parts, source))
+        parts.preemption.install()
+        parts.preemption.on_look = supervision.alive
+        try:
+            with contextlib.closing(Distillation(parts, source, place, supervision)) as job:
+                job.run()
+        except Preempted:
+            supervision.preempted()
+            if is_first():
+                print(f"stopped; the same command goes on from {place.root}")
+            return parts.preemption.exit_code
+        except BrokenPipeError:  # nobody reads what is printed; the workdir is sound
+            raise
+        except OSError as error:
+            supervision.failed(error)
+            raise InputError(
+                f"workdir {place.root} cannot be written ({error.strerror or error})",
+                "room on the disk and permission to write",
+                "mend it and give the same command: the run goes on from its last checkpoint",
+            ) from error
+        except (InputError, RunError) as error:
+            supervision.failed(error)
+            raise
+    return 0
+
+
+def _open(place: Workdir, supervision: Supervision, parts: Parts, source: Source) -> None:
+    """Makes the workdir this run's."""
+    config, settings = parts.config, scientific_settings(parts.config)
     check_data(place, parts.dataset)
     place.open(settings, written_bytes(parts.module, parts.dataset, config.distill, config.pool))
+    supervision.own()
     place.claim(settings)
     write_text(place.config, f"{_NAMED}{source.name}\n{source.text}")
     write_text(place.operative_config, source.operative)
-    parts.preemption.install()
-    try:
-        with contextlib.closing(Distillation(parts, source, place)) as job:
-            job.run()
-    except Preempted:
-        print(f"stopped; the same command goes on from {place.root}")
-        return parts.preemption.exit_code
-    except BrokenPipeError:  # nobody reads what is printed; the workdir is sound
-        raise
-    except OSError as error:
-        raise InputError(
-            f"workdir {place.root} cannot be written ({error.strerror or error})",
-            "room on the disk and permission to write",
-            "mend it and give the same command: the run goes on from its last checkpoint",
-        ) from error
-    return 0
 
 
 def prepare(config: PrepareConfig) -> int:
@@ -104,15 +130,19 @@ def prepare(config: PrepareConfig) -> int:
 
 def recipe_text(target: Path) -> tuple[str, str]:
     """Name and text of the recipe a workdir or an export came from."""
-    if os.path.isdir(target):
+    if is_folder(target):
         text = read_text(_workdir(target).config)
         first = text.partition("\n")[0]
         named = first.startswith(_NAMED)
-        return first.removeprefix(_NAMED) if named else target.resolve().name, text
+        return first.removeprefix(_NAMED) if named else _name(target), text
     provenance = read_npz(target).provenance
     if "config" not in provenance:
         raise InputError(f"{target} does not say which recipe made it", "provenance with a config")
     return str(provenance.get("recipe", target.stem)), str(provenance["config"])
+
+
+def _name(folder: Path) -> str:
+    return (folder.resolve() if is_local(folder) else folder).name
 
 
 def evaluate(config: RunConfig, target: Path) -> int:
@@ -120,7 +150,7 @@ def evaluate(config: RunConfig, target: Path) -> int:
 
     A workdir also gets `evaluation.json`; its `result.json` stays as it is.
     """
-    exported = read_npz(_finished(target).distilled if os.path.isdir(target) else target)
+    exported = read_npz(_finished(target).distilled if is_folder(target) else target)
     parts = Parts(config)
     dataset = parts.dataset
     if exported.images.shape[1:] != dataset.image_shape or (
@@ -131,6 +161,12 @@ def evaluate(config: RunConfig, target: Path) -> int:
             f" classes, {config.data.name} {dataset.image_shape} images of {dataset.num_classes}",
             "a data set of the same shape",
         )
+    if not len(dataset.test):
+        raise InputError(
+            f"{dataset.origin} has no test images",
+            "some to measure with",
+            "prepare the set with a test part",
+        )
     ipc = len(exported.images) // dataset.num_classes
     if not np.array_equal(exported.hard_labels, hard_labels(dataset.num_classes, ipc)):
         raise InputError(
@@ -138,26 +174,32 @@ def evaluate(config: RunConfig, target: Path) -> int:
             "what a run has left",
         )
     parts.preemption.install()
-    preprocessing = exported.preprocessing
-    real = RealData(
-        net_inputs(preprocessing, dataset.train),
-        net_inputs(preprocessing, dataset.test),
-        dataset.num_classes,
-    )
+    inputs = Inputs(dataset, exported.preprocessing, parts.mesh)
+    real = RealData(inputs.train, inputs.test, dataset.num_classes)
     sets = {"distilled": DistilledSet(exported.images, exported.labels)}
     try:
         scores = final_scores(
-            parts.evaluator, config.evaluation, real, sets, ipc, config.distill.seed
+            parts.evaluator,
+            config.evaluation,
+            real,
+            sets,
+            ipc,
+            config.distill.seed,
+            FinishedNets(None, {}, ""),
         )
     except Preempted:
         print("stopped; nothing was written")
         return parts.preemption.exit_code
-    print(format_table(scores))
-    if os.path.isdir(target):
-        place = Workdir(target)
-        scores["evaluation"] = evaluation_recipe(config, dataset)
-        write_text(place.evaluation, json.dumps(scores, indent=1) + "\n")
-        print(f"written to {place.evaluation}")
+
+    def tell() -> None:
+        print(format_table(scores))
+        if is_folder(target):
+            place = Workdir(target)
+            scores["evaluation"] = evaluation_recipe(config, dataset)
+            write_text(place.evaluation, json.dumps(scores, indent=1) + "\n")
+            print(f"written to {place.evaluation}")
+
+    on_first(tell)
     return 0
 
 
@@ -165,6 +207,7 @@ def report(workdir: Path) -> int:
     """Writes a run's report from what it has left so far."""
     place = _workdir(workdir)
     write_run_report(place, recipe_text(workdir)[0])
+    print_account(place)
     print(f"written to {place.report}")
     return 0
 
@@ -184,14 +227,14 @@ def export(workdir: Path, form: str, out: Path) -> int:
 
 def _workdir(workdir: Path) -> Workdir:
     place = Workdir(workdir)
-    if not os.path.isfile(place.config):  # unlike pathlib no error where one may not look
+    if not is_file(place.config):
         raise InputError(f"{workdir} is not a run's workdir", f"a folder with {place.config.name}")
     return place
 
 
 def _finished(workdir: Path) -> Workdir:
     place = _workdir(workdir)
-    if not os.path.isfile(place.distilled):
+    if not is_file(place.distilled):
         raise InputError(
             f"{workdir} has no {place.distilled.name}",
             "the workdir of a run that has reached its last step",

@@ -37,6 +37,7 @@ PAPER = {
 }
 DIGITS = ["digits_ipc1", "digits_ipc10"]
 TWINS = ["cifar100_ipc50_ridge"]
+SMOKE = "imagenet1k_smoke"
 # Ours, for pods: images per class, outer steps, members, pool, devices on each axis of the mesh.
 PODS = {
     "imagenet1k_ipc2_m4": (2, 500 * K, 4, 16, (4, 4)),
@@ -58,11 +59,11 @@ DATA = {
 
 
 def dataset_of(name: str) -> str:
-    return name.partition("_ipc")[0]
+    return name.removesuffix("_smoke").partition("_ipc")[0]
 
 
 def ipc_of(name: str) -> int:
-    return int(re.search(r"_ipc(\d+)", name)[1])
+    return 1 if name == SMOKE else int(re.search(r"_ipc(\d+)", name)[1])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, SMOKE]) == RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -100,6 +101,8 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     given = [] if dataset == "digits" else [f"--gin.DATA_DIR={made_up(dataset)}", "--gin.BATCH=64"]
     if name in PODS:
         given += ["--gin.MESH_POOL=1", "--gin.MESH_DATA=1", "--gin.IPC=2"]
+    if name == SMOKE:  # these images are not prepared
+        given += ["--gin.DATA_PLACEMENT=auto"]
     assert main(["distill", name, "--dry-run", *given]) == 0
     out, err = capsys.readouterr()
     classes = 10 if dataset == "digits" else DATA[dataset][0]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_run import RATES
 
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
 SETTINGS = {
     "STEPS": 60,
@@ -115,7 +116,7 @@ def test_what_a_run_leaves(whole):
         "grad_norm_images",
         "grad_norm_labels",
         "learning_rate",
-        "steps_per_second",
+        *RATES,
     }
     assert all(wanted <= r.keys() for r in logged)
     assert [r["step"] for r in rows if "probe_accuracy" in r] == [0, 20, 40, 60]
@@ -180,7 +181,8 @@ def test_stopped_and_resumed_equals_undisturbed(whole, tmp_path, number, code):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     undisturbed = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     for row in rows + undisturbed:
-        row.pop("steps_per_second", None)
+        for rate in RATES:
+            row.pop(rate, None)
     assert rows == undisturbed
 
 

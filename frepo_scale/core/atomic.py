@@ -2,10 +2,12 @@
 
 Everything is built under a hidden temporary name beside its target and renamed at the end, so a
 reader, a crash or a full disk never meets half a file, and an older target survives a failure.
+On an object store a file is collected in memory and written in one go, which is all or nothing
+there.
 """
 
+import io
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import is_local, looks_like_url, store_errors, to_path
 
 
 @contextmanager
@@ -23,8 +26,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     Missing parent folders are made. An existing file is replaced.
 
     Raises:
-      InputError: `path` cannot be written (no permission, no room, a folder, a URL).
+      InputError: `path` cannot be written (no permission, no room, a folder).
     """
+    if not is_local(path):
+        with _whole_object(to_path(path)) as buffer:
+            yield buffer
+        return
     target = _local(path)
     with _as_input_error(target, "a file name in a folder you may write to, with room on it"):
         temporary = _beside(target)
@@ -88,9 +95,18 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def _whole_object(target: Path) -> Iterator[BinaryIO]:
+    buffer = io.BytesIO()
+    yield buffer
+    # The store's own file object would leave what was written so far when the block fails.
+    with _as_input_error(target, "a place you may write to"), store_errors(target):
+        target.write_bytes(buffer.getvalue())
+
+
 def _local(path: str | Path) -> Path:
     # pathlib folds "gs://bucket" to "gs:/bucket": a file put there would vanish with the machine.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    if looks_like_url(path):
         raise InputError(f"cannot write {path}", "a local path", "write it locally and copy it")
     return Path(path)
 

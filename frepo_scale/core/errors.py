@@ -36,3 +36,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(folded[c] for c in close) + "?"
     return "known: " + ", ".join(names)
+
+
+class FailedElsewhere(Exception):
+    """Process 0 has failed and said why; this one ends with the same code and says nothing.
+
+    Attributes:
+      code: the exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        """With process 0's exit code."""
+        super().__init__(f"process 0 ended with code {code}")
+        self.code = code

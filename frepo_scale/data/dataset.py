@@ -1,4 +1,4 @@
-"""The three parts of a data set a run uses, ready for the net.
+"""The three parts of a data set a run uses, and where they lie.
 
 Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on the test set).
 """
@@ -12,8 +12,10 @@ import numpy as np
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.noise import noise_set
+from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
 from frepo_scale.data.sources import DatasetSpec, load, spec_for
-from frepo_scale.data.types import Split
+from frepo_scale.data.types import Chosen, RawDataset, Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
@@ -32,6 +34,9 @@ class DataConfig:
       fit: how they become squares, "crop" or "squash".
       skip_unreadable: how many undecodable images may be left out.
       batch: target batch, B.
+      images: "real", or "synthetic" for random ones of the same shape.
+      placement: where the target images lie during a run, one of `placement.PLACEMENTS`.
+      workers: processes that read streamed images; 0 reads on threads.
     """
 
     name: str
@@ -40,6 +45,9 @@ class DataConfig:
     fit: str = "crop"
     skip_unreadable: int = 0
     batch: int = 1024
+    images: str = "real"
+    placement: str = field(default="auto", metadata=_OPERATIONAL)
+    workers: int = field(default=0, metadata=_OPERATIONAL)
 
     def __post_init__(self) -> None:
         """Refuses unknown data sets and impossible values."""
@@ -51,6 +59,9 @@ class DataConfig:
         check_choice("FIT", self.fit, FITS)
         check_int("SKIP_UNREADABLE", self.skip_unreadable, low=0)
         check_int("BATCH", self.batch, low=1)
+        check_choice("DATA", self.images, ("real", "synthetic"))
+        check_choice("DATA_PLACEMENT", self.placement, PLACEMENTS)
+        check_int("DATA_WORKERS", self.workers, low=0)
 
 
 @dataclass(frozen=True)
@@ -60,21 +71,25 @@ class Dataset:
     Attributes:
       spec: the source's facts.
       class_names: K names.
+      image_shape: (H, W, C).
       train: the target part, without the held-out images.
       held_out: selects the best distilled set; may be empty.
-      test: for the final numbers only.
+      test: for the final numbers only; may be empty.
+      placement: "memory", "device" or "stream", see `data.placement`; "constant" for random images.
       origin: where it was read from.
       fit: how images became squares.
       skipped: undecodable images left out.
-      fingerprint: sha256 of every pixel and label in order.
+      fingerprint: of a prepared set its own, else sha256 of every pixel and label in order.
       statistics: of the source, see `RawDataset`.
     """
 
     spec: DatasetSpec
     class_names: tuple[str, ...]
-    train: Split
-    held_out: Split
-    test: Split
+    image_shape: tuple[int, int, int]
+    train: Rows
+    held_out: Rows
+    test: Rows
+    placement: str
     origin: str
     fit: str
     skipped: int
@@ -87,12 +102,6 @@ class Dataset:
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
-
-    @property
     def whitened(self) -> bool:
         """Whether ZCA is applied: colour sets, grey ones not."""
         return self.spec.zca if self.spec.channels is not None else self.image_shape[-1] == 3
@@ -101,18 +110,27 @@ class Dataset:
         """Normalisation, and whitening for colour sets, from the target part."""
         if self.statistics is not None:
             return self.statistics(self.whitened)
-        return fit_preprocessing(self.train.images, self.whitened)
+        return fit_preprocessing(everything(self.train), self.whitened)
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """Reads and splits the data set a recipe names.
+def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  # noqa: B008  a tuple
+    """Reads, or opens, and splits the data set a recipe names.
+
+    Args:
+      config: which one.
+      room: what the devices have for images.
 
     Raises:
-      InputError: it is not there, is damaged, or has fewer images than a batch.
+      InputError: it is not there, is damaged, has fewer images than a batch, or cannot lie where
+        the recipe wants it.
     """
-    raw = load(config.name, config.directory, config.resolution, config.fit, config.skip_unreadable)
+    spec = spec_for(config.name)
+    if config.images == "synthetic":
+        raw, placement = noise_set(spec, config.resolution), "constant"
+    else:
+        raw, placement = _load(config, room)
     held_out = held_out_rows(raw.train.labels, len(raw.class_names))
-    train = raw.train.take(~held_out)
+    train = _subset(raw.train, ~held_out)
     if config.batch > len(train):
         raise InputError(
             f"BATCH = {config.batch}: {config.name} has {len(train)} training images after the"
@@ -120,20 +138,51 @@ def load_dataset(config: DataConfig) -> Dataset:
             f"at most {len(train)}",
             f"use --gin.BATCH={len(train)}",
         )
-    digest = hashlib.sha256()
-    for split in (raw.train, raw.test):
-        digest.update(repr(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(np.ascontiguousarray(split.labels).data)
     return Dataset(
-        spec=spec_for(config.name),
+        spec=spec,
         class_names=raw.class_names,
+        image_shape=raw.image_shape,
         train=train,
-        held_out=raw.train.take(held_out),
+        held_out=_subset(raw.train, held_out),
         test=raw.test,
+        placement=placement,
         origin=raw.origin,
         fit=raw.fit,
         skipped=raw.skipped,
-        fingerprint=digest.hexdigest(),
+        fingerprint=raw.fingerprint or _fingerprint(raw),
         statistics=raw.statistics,
     )
+
+
+def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
+    """The data set and where its target part is to lie."""
+
+    def on_disk(pixels: int) -> bool:
+        return choose_placement(config.placement, pixels, True, room) != "memory"
+
+    raw = load(
+        config.name,
+        config.directory,
+        config.resolution,
+        config.fit,
+        config.skip_unreadable,
+        on_disk,
+    )
+    pixels = int(np.prod(raw.image_shape)) * (len(raw.train) + len(raw.test))
+    prepared = raw.fingerprint is not None
+    return raw, choose_placement(config.placement, pixels, prepared, room)
+
+
+def _subset(rows: Rows, chosen: np.ndarray) -> Rows:
+    """Where `chosen` (n,) bool is true."""
+    return rows.take(chosen) if isinstance(rows, Split) else Chosen(rows, np.flatnonzero(chosen))
+
+
+def _fingerprint(raw: RawDataset) -> str:
+    digest = hashlib.sha256()
+    for part in (raw.train, raw.test):
+        images = everything(part)
+        digest.update(repr(images.shape).encode())
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(np.ascontiguousarray(part.labels).data)
+    return digest.hexdigest()

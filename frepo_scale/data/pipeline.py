@@ -6,19 +6,23 @@ integer, the step; nothing else needs saving.
 
 We permute a whole epoch at once instead of using Grain's `shuffle`, which shuffles element by
 element in Python: BUILD_NOTES.md has the measurement. Grain carries the rest: random access,
-prefetching threads, and later worker processes.
+prefetching threads, worker processes.
 """
 
-from collections.abc import Iterator
+import signal
 from functools import lru_cache
+from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from frepo_scale.core.types import Batch
+from frepo_scale.data.types import Rows, Split
 
-_PREFETCH = 4
-_THREADS = 1  # gathering rows is a memory copy: more threads only contend with the step
+_PREFETCH = 4  # batches
+_THREADS_IN_MEMORY = 1  # gathering is a memory copy: more threads only contend with the step
+_THREADS_READING = 4
 
 
 class GlobalOrder:
@@ -35,6 +39,10 @@ class GlobalOrder:
         self._size, self._batch, self._seed = size, batch, seed
         # A batch touches at most two epochs; a third serves a prefetch across the border.
         self._epoch = lru_cache(maxsize=3)(self._permutation)
+
+    def __reduce__(self) -> Any:
+        """Workers get the three numbers, not the cache."""
+        return GlobalOrder, (self._size, self._batch, self._seed)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         # Raw Philox words are guaranteed never to change between NumPy versions; Generator
@@ -60,24 +68,74 @@ class GlobalOrder:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def target_batches(
-    images: np.ndarray, labels: np.ndarray, batch: int, seed: int, start: int
-) -> Iterator[Batch]:
-    """Endless target batches from step `start` on, prefetched on a thread.
+class _From:
+    """An order from some step on, so that nothing of Grain's state need be set or kept."""
+
+    def __init__(self, order: GlobalOrder, start: int, part: slice) -> None:
+        """Batches `start`, `start` + 1, ...; of each the rows of `part`."""
+        self._order, self._start, self._part = order, start, part
+
+    def __len__(self) -> int:
+        return len(self._order) - self._start
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._order[self._start + int(index)][self._part]
+
+
+class _Gather:
+    """Rows of a batch to the batch; a class, since workers get it by pickle."""
+
+    def __init__(self, images: Rows) -> None:
+        self._images = images
+
+    def __call__(self, rows: np.ndarray) -> Batch:
+        return Batch(self._images.at(rows), self._images.labels[rows])
+
+
+def host_rows(order: GlobalOrder, start: int, part: slice) -> grain.IterDataset:
+    """The rows `part` of every global batch from step `start` on, made ahead: (b,) int32."""
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
+    rows = grain.MapDataset.source(_From(order, start, part))
+    return rows.map(_as_int32).to_iter_dataset(options)
+
+
+def _as_int32(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.int32)
+
+
+def host_batches(
+    images: Rows, order: GlobalOrder, start: int, part: slice, workers: int = 0
+) -> grain.IterDataset:
+    """This process's part of every target batch from step `start` on, on the host.
+
+    Each batch is one block of reads; several are read at once, on threads or by workers, and come
+    in order. Workers are made anew at every start and get all they need from this process; they
+    leave SIGTERM and Ctrl-C to it, which reach the whole process group (STACK.md section 0, 8).
 
     Args:
-      images: (n, H, W, C) float32 net inputs, in memory.
-      labels: (n,) int32.
-      batch: B.
-      seed: the run's seed.
+      images: the target part.
+      order: of the global batches.
       start: the first step wanted.
+      part: rows of each global batch.
+      workers: processes that read; 0 for threads.
+
+    Returns:
+      A Grain data set of `Batch`.
     """
-    order = GlobalOrder(len(labels), batch, seed)
-    dataset = grain.MapDataset.source(order).map(lambda rows: Batch(images[rows], labels[rows]))
-    iterator = iter(
-        dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCH)
-        )
+    threads = _THREADS_IN_MEMORY if isinstance(images, Split) else _THREADS_READING
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCH)
+    batches = grain.MapDataset.source(_From(order, start, part)).map(_Gather(images))
+    found = batches.to_iter_dataset(options)
+    if not workers:
+        return found
+    if not flags.FLAGS.is_parsed():  # Grain refuses to start workers otherwise
+        flags.FLAGS.mark_as_parsed()
+    return found.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_leave_signals
     )
-    iterator.set_state({"next_index": start})
-    return iterator
+
+
+def _leave_signals(worker: int, workers: int) -> None:
+    """The main process decides when to stop, after it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

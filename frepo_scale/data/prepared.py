@@ -1,5 +1,6 @@
-"""A prepared set as one of the forms that a run reads into memory."""
+"""A prepared set as one of the forms of a run's data."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import FILE, UNFINISHED
 from frepo_scale.data.records import PreparedSet, Records
-from frepo_scale.data.types import Split
+from frepo_scale.data.types import RawDataset, Rows, Split
 
 _BLOCK = 4096  # records at once: they are in memory twice while they are copied
 
@@ -17,19 +18,30 @@ def is_prepared(place: Path) -> bool:
     return (place / FILE).is_file() or (place / UNFINISHED).is_dir()
 
 
-def read_prepared(place: Path, num_classes: int | None, resolution: int | None) -> PreparedSet:
-    """Opens a prepared set that suits a recipe.
+def read_prepared(
+    place: Path,
+    name: str,
+    num_classes: int | None,
+    resolution: int | None,
+    channels: int | None,
+    on_disk: Callable[[int], bool],
+) -> RawDataset:
+    """A prepared set that suits a recipe; its test part may be empty.
 
     Args:
       place: its folder.
+      name: what the recipe calls it.
       num_classes: K; None: whatever it has.
       resolution: R; None: whatever it has.
+      channels: C; None: whatever it has.
+      on_disk: asked with the bytes of all its pixels: whether they stay where they are.
 
     Raises:
-      InputError: not finished, damaged, or of other classes or another size.
+      InputError: not finished, damaged, or of other classes, another size or other channels.
     """
     found = PreparedSet.open(place)
-    classes, side = len(found.description.class_names), found.description.resolution
+    described = found.description
+    classes, side = len(described.class_names), described.resolution
     if num_classes not in (None, classes):
         raise InputError(
             f"{place} has {classes} classes",
@@ -42,22 +54,33 @@ def read_prepared(place: Path, num_classes: int | None, resolution: int | None) 
             f"{resolution}",
             f"prepare it with --resolution {resolution}, or use --gin.RESOLUTION={side}",
         )
-    return found
+    if channels not in (None, described.channels):
+        raise InputError(
+            f"{place} has images of {described.channels} channels",
+            f"{channels}",
+            "check that DATA_DIR is the right set",
+        )
+    pixels = int(np.prod(described.image_shape)) * (len(found.train) + len(found.test))
+    parts: tuple[Rows, Rows] = (found.train, found.test)
+    if not on_disk(pixels):
+        parts = _read(found.train), _read(found.test)
+    return RawDataset(
+        name,
+        described.class_names,
+        *parts,
+        image_shape=described.image_shape,
+        fit=described.fit,
+        skipped=len(described.skipped),
+        origin=str(place),
+        statistics=found.preprocessing,
+        fingerprint=found.fingerprint,
+    )
 
 
-def in_memory(found: PreparedSet) -> tuple[Split, Split]:
-    """Training and test part, images (n, R, R, C) uint8 and labels (n,) int32, in their order.
-
-    Raises:
-      InputError: a shard is damaged.
-    """
-    shape = found.description.image_shape
-    return _read(found.train, shape), _read(found.test, shape)
-
-
-def _read(records: Records, shape: tuple[int, int, int]) -> Split:
-    images = np.empty((len(records), *shape), np.uint8)
+def _read(records: Records) -> Split:
+    """A part in memory, in the order of its records."""
+    images = np.empty((len(records), *records.shape), np.uint8)
     for lo in range(0, len(records), _BLOCK):
         rows = np.arange(lo, min(lo + _BLOCK, len(records)))
-        images[rows[0] : rows[-1] + 1] = records.__getitems__(rows)[0]
+        images[rows[0] : rows[-1] + 1] = records.at(rows)
     return Split(images, records.labels)

@@ -30,6 +30,7 @@ from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
 
 _AGAIN = "copy the set again, or give the frepo-scale prepare command that made it for a new one"
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
+_FRAME = 112  # bytes the format adds to a record: one read gets it, and little beside it
 
 
 class Records:
@@ -44,7 +45,7 @@ class Records:
         """The records of a part ("train" or "test") with the labels (n,) int32 they must have."""
         self._folder = folder
         self._shards: tuple[Shard, ...] = description.shards.get(part, ())
-        self._shape = description.image_shape
+        self.shape = description.image_shape
         self._record = description.record_bytes
         self._ends = np.cumsum([shard.records for shard in self._shards], dtype=np.int64)
         self.labels = labels
@@ -79,7 +80,7 @@ class Records:
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
         flat = np.empty((len(rows), self._record - LABEL_BYTES), np.uint8)
-        images = flat.reshape(-1, *self._shape)
+        images = flat.reshape(-1, *self.shape)
         labels = self.labels[rows]
         shards = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(shards, kind="stable")
@@ -100,6 +101,10 @@ class Records:
             for place, record in zip(places.tolist(), records, strict=True):  # one copy, no join
                 flat[place] = np.frombuffer(record, np.uint8, offset=LABEL_BYTES)
         return images, labels
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """The images alone, as every part of a data set gives them."""
+        return self.__getitems__(rows)[0]
 
     def _path(self, shard: int) -> Path:
         return self._folder / self._shards[shard].file
@@ -122,7 +127,9 @@ class Records:
             reader = self._readers.get(shard)
             if reader is None:
                 reader = ArrayRecordReader(
-                    str(self._path(shard)), options=_READER, file_reader_buffer_size=1 << 15
+                    str(self._path(shard)),
+                    options=_READER,
+                    file_reader_buffer_size=self._record + _FRAME,
                 )
                 count = reader.num_records()  # 0 for a file cut off: no error of its own
                 if count != self._shards[shard].records:

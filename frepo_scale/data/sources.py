@@ -5,6 +5,7 @@ tar, .npz), leaves reading to the module of that form, and checks what all forms
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from frepo_scale.data.digits import read_digits
 from frepo_scale.data.folder import Wanted, has_train, read_folder
 from frepo_scale.data.idx import find_idx, read_idx_set
 from frepo_scale.data.npz import read_npz
-from frepo_scale.data.prepared import in_memory, is_prepared, read_prepared
+from frepo_scale.data.prepared import is_prepared, read_prepared
 from frepo_scale.data.types import RawDataset, Split
 
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -110,7 +111,7 @@ _ALL = (
         "tiny-imagenet-200 unpacked (train/<wnid>/images/*.JPEG, val/images/*.JPEG, "
         f"val/val_annotations.txt) or in a .tar[.gz], or {_ANY}",
     ),
-    _colour("imagenet1k", 1000, 64, _ANY, any_size=True),
+    _colour("imagenet1k", 1000, 64, f"what frepo-scale prepare makes, or {_ANY}", any_size=True),
     DatasetSpec("folder", None, None, None, True, True, (), _ANY, any_size=True),
     DatasetSpec("npz", None, None, None, True, True, (), _ANY, any_size=True),
 )
@@ -250,16 +251,18 @@ def _fit_arrays(
     return _squares(train, side, want.fit), _squares(test, side, want.fit), native
 
 
-def _check_labels(train: Split, test: Split, classes: int | None, origin: Path | str) -> int:
+def _check_labels(
+    train: np.ndarray, test: np.ndarray, classes: int | None, origin: Path | str
+) -> int:
     """The number of classes; refuses labels out of range and classes without a train image."""
-    present = np.unique(train.labels)
+    present = np.unique(train)
     count = classes if classes is not None else int(present[-1]) + 1
-    for part, split in (("train", train), ("test", test)):
-        bad = (split.labels < 0) | (split.labels >= count)
+    for part, labels in (("train", train), ("test", test)):
+        bad = (labels < 0) | (labels >= count)
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"label {split.labels[row]} of image {row} of the {part} part of {origin}",
+                f"label {labels[row]} of image {row} of the {part} part of {origin}",
                 f"0 to {count - 1}",
                 "number the classes from 0, the same in train and test",
             )
@@ -281,8 +284,9 @@ def load(
     resolution: int | None = None,
     fit: str = "crop",
     skip_unreadable: int = 0,
+    on_disk: Callable[[int], bool] = lambda pixels: False,
 ) -> RawDataset:
-    """Reads a data set into memory.
+    """Reads a data set into memory, or opens a prepared one.
 
     Args:
       name: a name in `SPECS`.
@@ -291,6 +295,8 @@ def load(
       fit: how images of other sizes become R x R: "crop" (the largest centred square) or
         "squash".
       skip_unreadable: how many image files that cannot be decoded may be left out.
+      on_disk: asked about a prepared set, with the bytes of its pixels: whether its images stay
+        where they are, to be read when they are needed.
 
     Returns:
       images (n, R, R, C) uint8 and labels (n,) int32 in [0, K), every class in train; `fit` is
@@ -309,11 +315,12 @@ def load(
     want = Wanted(spec.channels, side, fit, sizes, spec.num_classes, skip_unreadable)
     names: tuple[str, ...] | None = _FASHION if name == "fashion_mnist" else None
     origin: Path | str
-    prepared = None
     if name == "digits" and data_dir is None:
         form, origin = "digits", "scikit-learn"
     else:
         form, origin = _locate(spec, data_dir)
+    if form == "prepared":
+        return read_prepared(Path(origin), name, spec.num_classes, side, spec.channels, on_disk)
     if form == "folder":
         found = read_folder(Path(origin), want)
         names, skipped, native = found.class_names, found.skipped, found.native
@@ -325,20 +332,23 @@ def load(
             parts = read_idx_set(Path(origin))
         elif form == "npz":
             parts = read_npz(Path(origin))
-        elif form == "prepared":
-            prepared = read_prepared(Path(origin), spec.num_classes, side)
-            parts = in_memory(prepared)
-            names = prepared.description.class_names
         else:
             *both, names = read_batches(name, Path(origin))
             parts = (both[0], both[1])
         skipped = 0
         train, test, native = _fit_arrays(spec, parts, want, origin)
-    count = _check_labels(train, test, spec.num_classes or (len(names) if names else None), origin)
+    known = spec.num_classes or (len(names) if names else None)
+    count = _check_labels(train.labels, test.labels, known, origin)
     train, test = (Split(s.images, s.labels.astype(np.int32)) for s in (train, test))
     names = names or tuple(str(label) for label in range(count))
-    if prepared is not None:
-        fit, statistics = prepared.description.fit, prepared.preprocessing
-    else:
-        fit, statistics = "native" if native else fit, None
-    return RawDataset(name, names, train, test, fit, skipped, str(origin), statistics)
+    height, width, channels = train.images.shape[1:]
+    return RawDataset(
+        name,
+        names,
+        train,
+        test,
+        (height, width, channels),
+        "native" if native else fit,
+        skipped,
+        str(origin),
+    )

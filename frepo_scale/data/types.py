@@ -1,19 +1,34 @@
-"""What a source of real images delivers: uint8 pixels and integer labels, in memory."""
+"""What a source of real images delivers: uint8 pixels and integer labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from frepo_scale.data.whitening import Preprocessing
 
 
+class Rows(Protocol):
+    """One part of a data set, wherever its images are: memory, records, or made on demand."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int32 in [0, K)."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """The images (b, H, W, C) at `rows` (b,) int64: uint8 pixels, or float32 net inputs."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set.
+    """One part of a data set, in memory.
 
     Attributes:
-      images: (n, H, W, C) uint8, C = 1 or 3.
+      images: (n, H, W, C), C = 1 or 3: uint8 pixels, or float32 net inputs.
       labels: (n,) int32 in [0, K).
     """
 
@@ -28,29 +43,61 @@ class Split:
         """The images at `rows` (int or bool index), as a new split."""
         return Split(self.images[rows], self.labels[rows])
 
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """See `Rows`."""
+        return self.images[rows]
+
+
+class Chosen:
+    """Some rows of a part, which stays where it is."""
+
+    def __init__(self, source: Rows, chosen: np.ndarray) -> None:
+        """The rows `chosen` (m,) int64 of `source`."""
+        self._source, self._chosen = source, chosen
+        self.labels = source.labels[chosen]
+
+    def __len__(self) -> int:
+        """m."""
+        return len(self._chosen)
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """See `Rows`."""
+        return self._source.at(self._chosen[rows])
+
+
+def everything(part: Rows) -> np.ndarray:
+    """All images of a part (n, H, W, C) in order; without a copy where they are in memory."""
+    return part.images if isinstance(part, Split) else part.at(np.arange(len(part)))
+
 
 @dataclass(frozen=True)
 class RawDataset:
     """A data set as its source delivers it, before whitening and before the held-out split.
 
+    Legend: n images, H W height and width in pixels, C channels, K classes.
+
     Attributes:
       name: the name the recipe used.
       class_names: K names, index = label.
-      train: all images the source offers for training.
-      test: the test part.
+      train: all images the source offers for training, uint8.
+      test: the test part, likewise; only a prepared set's may be empty.
+      image_shape: (H, W, C).
       fit: how images became squares: "native" (they already were of the right size), "crop" or
         "squash".
       skipped: unreadable images left out because the recipe allowed it.
       origin: where it was read from, for messages and provenance.
       statistics: whether to whiten -> the preprocessing fitted to the images that are not held out,
         where the source knows it; None: to be fitted.
+      fingerprint: sha256 of all that it is, where the source knows it; None: to be computed.
     """
 
     name: str
     class_names: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Rows
+    test: Rows
+    image_shape: tuple[int, int, int]
     fit: str
     skipped: int
     origin: str
     statistics: Callable[[bool], Preprocessing] | None = None
+    fingerprint: str | None = None

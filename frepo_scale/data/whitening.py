@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ZCA_REGULARISATION = 0.1
+_FEW = 4  # fewer images than a fourth of the dimensions have their eigenvectors found from them
 _ROWS_AT_ONCE = 4096  # bounds the float copy made while a uint8 set is transformed
 
 
@@ -89,6 +90,15 @@ class Preprocessing:
         return np.clip(np.rint(self.invert(images) * 255.0), 0, 255).astype(np.uint8)
 
 
+def empty_preprocessing(image_shape: tuple[int, int, int], whiten: bool) -> Preprocessing:
+    """Zeros in place of what is fitted to images (H, W, C); the shapes are right."""
+    dim, channels = int(np.prod(image_shape)), image_shape[-1]
+    zeros = np.zeros(channels, np.float32)
+    matrix = np.zeros((dim, dim), np.float32)
+    whitening = Whitening(np.zeros(dim, np.float32), matrix, matrix) if whiten else None
+    return Preprocessing(zeros, zeros, whitening)
+
+
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     import jax  # here: reading data needs none of it
     import jax.numpy as jnp
@@ -159,12 +169,49 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
     """
     dim = len(mean)
     regularisation = ZCA_REGULARISATION * np.trace(covariance) / dim
-    values, vectors = np.linalg.eigh(covariance + regularisation * np.eye(dim))
-    values, vectors = values[::-1].copy(), vectors[:, ::-1]
-    values[n:] = 1.0
-    matrix = (vectors / np.sqrt(values)) @ vectors.T
-    inverse = (vectors * np.sqrt(values)) @ vectors.T
+    if n * _FEW <= dim:
+        roots, vectors = _few_images(covariance, regularisation, n)
+        # All other directions are left as they are.
+        matrix = np.eye(dim) + (vectors * (1.0 / roots - 1.0)) @ vectors.T
+        inverse = np.eye(dim) + (vectors * (roots - 1.0)) @ vectors.T
+    else:
+        values, vectors = np.linalg.eigh(covariance + regularisation * np.eye(dim))
+        values, vectors = values[::-1].copy(), vectors[:, ::-1]
+        values[n:] = 1.0
+        matrix = (vectors / np.sqrt(values)) @ vectors.T
+        inverse = (vectors * np.sqrt(values)) @ vectors.T
     return Whitening(*(np.asarray(a, np.float32) for a in (mean, matrix, inverse)))
+
+
+def _few_images(
+    covariance: np.ndarray, regularisation: float, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The n leading eigenpairs of the regularised covariance of n images, n far below D.
+
+    The covariance has rank n - 1 at most. A pivoted Cholesky factor of that many columns has its
+    eigenpairs at n² D operations instead of the D³ of the whole problem: at 64 px and 1000 images
+    seconds instead of many minutes.
+
+    Returns:
+      Square roots of the eigenvalues (n,) and their vectors (D, n). Directions past the rank, which
+      the data do not determine, are unit vectors made orthogonal to the others.
+    """
+    from scipy.linalg import lapack  # here: reading data needs none of it
+
+    packed, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
+    rank = min(int(rank), n)
+    factor = np.empty((len(covariance), rank))
+    factor[pivots - 1] = np.tril(packed)[:, :rank]
+    values, rotation = np.linalg.eigh(factor.T @ factor)
+    vectors = factor @ (rotation / np.sqrt(values))
+    # Rows that come last among the pivots are the ones the factor says least about.
+    rest = np.zeros((len(covariance), n - rank))
+    rest[pivots[::-1][: n - rank] - 1, np.arange(n - rank)] = 1.0
+    for _ in range(2):  # once leaves rounding errors along `vectors`
+        rest -= vectors @ (vectors.T @ rest)
+        rest = np.linalg.qr(rest)[0]
+    roots = np.sqrt(np.concatenate([values, np.zeros(n - rank)]) + regularisation)
+    return roots, np.concatenate([vectors, rest], axis=1)
 
 
 def moments_preprocessing(

@@ -22,6 +22,7 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.config import DistillConfig, lamb
 from frepo_scale.distill.pool import PoolConfig, PoolState, initial_pool
 from frepo_scale.parallel.mesh import DATA, POOL, over
+from frepo_scale.parallel.share import on_host
 
 NEVER = -1
 
@@ -172,8 +173,8 @@ def with_padding(state: DistillState, mesh: Mesh) -> DistillState:
 
 
 def unpadded(distilled: DistilledSet, size: int) -> DistilledSet:
-    """The first `size` rows on the host, float32 (N, H, W, C) and (N, K)."""
-    return DistilledSet(*(np.asarray(x)[:size] for x in distilled))
+    """The first `size` rows on the host, float32 (N, H, W, C) and (N, K), on every process."""
+    return DistilledSet(*(x[:size] for x in on_host(distilled)))
 
 
 @partial(jax.jit, donate_argnums=0)

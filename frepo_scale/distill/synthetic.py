@@ -5,6 +5,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.types import Rows
 
 
 def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) -> np.ndarray:
@@ -44,20 +45,17 @@ def scaled_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return (onehot - np.float32(1.0 / num_classes)) / np.float32(np.sqrt(num_classes / 10))
 
 
-def real_set(
-    images: np.ndarray, labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array
-) -> DistilledSet:
+def real_set(real: Rows, num_classes: int, ipc: int, key: jax.Array) -> DistilledSet:
     """Random real images with the initial labels: where distillation starts, and the baseline.
 
     Args:
-      images: (n, H, W, C) float32 net inputs.
-      labels: (n,) int32.
+      real: the target part as float32 net inputs.
       num_classes: K.
       ipc: images per class.
       key: decides which images.
     """
-    rows = choose_rows(labels, num_classes, ipc, key)
-    return DistilledSet(images[rows], scaled_labels(labels[rows], num_classes))
+    rows = choose_rows(real.labels, num_classes, ipc, key)
+    return DistilledSet(real.at(rows), scaled_labels(real.labels[rows], num_classes))
 
 
 def hard_labels(num_classes: int, ipc: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from clu import metrics as clu_metrics
 
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig, augment
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.regression.loss import half_squared_errors
@@ -175,18 +176,18 @@ class Fitter:
         progress(self._config.steps % _POLL_EVERY)
         return state
 
-    def test(self, state: _Fitting, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Top-1 and top-5 accuracy on (n, H, W, C) float32 images and (n,) int32 labels."""
+    def test(self, state: _Fitting, split: Rows) -> tuple[float, float]:
+        """Top-1 and top-5 accuracy on float32 net inputs, read a batch at a time."""
         totals = Hits.empty()
-        size = min(_TEST_BATCH, len(labels))
-        for lo in range(0, len(labels), size):
-            part = slice(lo, lo + size)
-            missing = size - len(labels[part])
+        size = min(_TEST_BATCH, len(split))
+        for lo in range(0, len(split), size):
+            rows = np.arange(lo, min(lo + size, len(split)))
+            missing = size - len(rows)
             totals = self._test(
                 state,
                 totals,
-                np.pad(images[part], [(0, missing)] + [(0, 0)] * 3),
-                np.pad(labels[part], (0, missing)),
+                np.pad(split.at(rows), [(0, missing)] + [(0, 0)] * 3),
+                np.pad(split.labels[rows], (0, missing)),
                 np.arange(size) < size - missing,
             )
         result = jax.device_get(totals.compute())

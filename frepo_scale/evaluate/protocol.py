@@ -16,8 +16,9 @@ import numpy as np
 
 from frepo_scale.core.checks import check_bool, check_float, check_int
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.data.types import Split
+from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import TOP5_FROM, FitConfig, Fitter
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
@@ -135,7 +136,7 @@ class Evaluator:
         self._seed, self._preemption = seed, preemption
         self._fitters: dict[tuple[FitConfig, int], Fitter] = {}
 
-    def probe(self, distilled: DistilledSet, split: Split, num_classes: int) -> Score:
+    def probe(self, distilled: DistilledSet, split: Rows, num_classes: int) -> Score:
         """A quick score on `split`, whose images are float32 net inputs."""
         fit = FitConfig(
             self._config.probe_steps,
@@ -145,16 +146,23 @@ class Evaluator:
             augment=self._augment,
         )
         return self._score(
-            "probe", fit, self._config.probe_nets, lambda net: distilled, split, num_classes
+            "probe",
+            fit,
+            self._config.probe_nets,
+            lambda net: distilled,
+            split,
+            num_classes,
+            FinishedNets(None, {}, ""),
         )
 
     def final(
         self,
         what: str,
         data: Callable[[int], DistilledSet],
-        split: Split,
+        split: Rows,
         num_classes: int,
         steps: int,
+        finished: FinishedNets,
     ) -> Score:
         """The score of the protocol.
 
@@ -164,6 +172,7 @@ class Evaluator:
           split: test images, float32 net inputs, and labels.
           num_classes: K.
           steps: Adam steps per net.
+          finished: nets that are done already, under `what`.
         """
         fit = FitConfig(
             steps,
@@ -172,7 +181,7 @@ class Evaluator:
             constant=False,
             augment=self._augment,
         )
-        return self._score(what, fit, self._config.nets, data, split, num_classes)
+        return self._score(what, fit, self._config.nets, data, split, num_classes, finished)
 
     def _score(
         self,
@@ -180,16 +189,23 @@ class Evaluator:
         fit: FitConfig,
         nets: int,
         data: Callable[[int], DistilledSet],
-        split: Split,
+        split: Rows,
         num_classes: int,
+        finished: FinishedNets,
     ) -> Score:
         accuracies = []
         with _bar(what, fit.steps * nets) as advance:
             for net in range(nets):
+                known = finished.get(what, net)
+                if known is not None:
+                    accuracies.append(known)
+                    advance(fit.steps)
+                    continue
                 labelled = DistilledSet(*(jnp.asarray(x) for x in data(net)))
                 fitter = self._fitter(fit, len(labelled.images))
                 state = fitter.fit(labelled, net, self._preemption, advance)
-                accuracies.append(fitter.test(state, split.images, split.labels))
+                accuracies.append(fitter.test(state, split))
+                finished.put(what, net, accuracies[-1])
         return score(accuracies, num_classes)
 
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:

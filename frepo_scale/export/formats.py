@@ -15,6 +15,7 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file, whole_folder
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import open_to_read
 from frepo_scale.data.whitening import Preprocessing
 
 FORMAT = "frepo_scale-distilled-1"
@@ -162,13 +163,15 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
     # A damaged archive fails in a dozen ways (zip structure, checksum, array header, compression
     # method...), and all of them mean the same to whoever named the file.
     try:
-        # First the checksums of all members: an array header is then never trusted unchecked.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
-        with np.load(path, allow_pickle=False) as npz:
-            return {name: npz[name] for name in npz.files if name in _PLAIN + _WHITENING}
+        with open_to_read(path) as file:
+            # First the checksums of all members: an array header is then never trusted unchecked.
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as npz:
+                return {name: npz[name] for name in npz.files if name in _PLAIN + _WHITENING}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file", f"an export ({FORMAT})") from error
     except OSError as error:

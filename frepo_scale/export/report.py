@@ -10,10 +10,13 @@ from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import read_bytes
+from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve
 from frepo_scale.export.page import fill_page
 
 _MOST_SNAPSHOTS = 8
+_NOTHING = "no accuracies: the data set has no test images"
 _THUMBNAIL = (440, 640)  # pixels, width and height at most
 
 
@@ -47,7 +50,7 @@ def format_table(result: dict[str, Any]) -> str:
     """The result as aligned plain text for the terminal, without a final newline."""
     rows = result_table(result)
     if not rows:
-        return "no result yet"
+        return _NOTHING if result else "no result yet"
     labels = max(len(label) for label, _ in rows)
     values = max(len(value) for _, value in rows)
     networks = _networks(result)
@@ -62,6 +65,7 @@ def write_report(
     result: dict[str, Any],
     metrics: list[dict[str, Any]],
     galleries: list[tuple[int, Path]],
+    times: dict[str, str],
     operative_config: str,
     paths: dict[str, str],
 ) -> None:
@@ -76,6 +80,7 @@ def write_report(
         "selected_by" and "held_out_images". {} where the run has not finished.
       metrics: logged rows, each with "step"; every other key may be missing.
       galleries: (outer step, PNG file) pairs in any order.
+      times: where its time went, see `export.account`.
       operative_config: the configuration the run used, shown as it is.
       paths: what to find where, such as {"distilled set": "export/distilled.npz"}.
 
@@ -92,6 +97,7 @@ def write_report(
             ("The distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("On the way", _strip(galleries)),
             ("Training", _figures(curves)),
+            ("Time", _definitions(times)),
             ("Files", _definitions(paths, code=True)),
             ("Configuration", _config(operative_config)),
         ],
@@ -152,6 +158,8 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
             "distilled set alone"
         )
         return text + ("; " + ", ".join(others) if others else "") + "."
+    if result:
+        return f"<strong>Finished</strong>; {_NOTHING}."
     rows = [row for row in metrics if row.get("step") is not None]
     if not rows:
         return "<strong>No result yet.</strong> This run has not logged a step."
@@ -200,7 +208,7 @@ def _facts(result: dict[str, Any]) -> str:
     if (steps := result.get("steps")) is not None:
         facts["outer steps"] = f"{steps:,}"
     if (seconds := result.get("seconds")) is not None:
-        facts["time"] = _duration(seconds)
+        facts["time"] = duration(seconds)
     if (selected := result.get("selected_step")) is not None:
         by = result.get("selected_by")
         held_out = result.get("held_out_images")
@@ -209,14 +217,6 @@ def _facts(result: dict[str, Any]) -> str:
     if digest := result.get("config_sha256"):
         facts["configuration"] = digest[:12]
     return _definitions(facts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> str:
@@ -247,9 +247,10 @@ def _strip(galleries: list[tuple[int, Path]]) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        content = Path(file).read_bytes()
+        content = read_bytes(file)
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})", "a gallery PNG") from error
+        reason = error.strerror or error
+        raise InputError(f"{file}: cannot be read ({reason})", "a gallery PNG") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise InputError(f"{file}: not a PNG file", "a gallery PNG")
     return content

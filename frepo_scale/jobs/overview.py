@@ -17,6 +17,12 @@ from frepo_scale.models.registry import feature_dim
 from frepo_scale.ops.checkpoint import KEPT
 
 _MIB = 2**20
+_WHERE = {
+    "memory": "real images in host memory",
+    "device": "real images, over all devices",
+    "stream": "real images, on disk",
+    "constant": "random images, not held",
+}
 
 
 def _state_shapes(
@@ -55,8 +61,7 @@ def overview(module: nn.Module, dataset: Dataset, distill: DistillConfig, pool: 
     member = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.pool.params)
     rows = len(state.distilled.images) * (2 if distill.flip else 1)
     dim = feature_dim(module, dataset.image_shape)
-    train = int(np.prod(dataset.train.images.shape)) * 4
-    test = int(np.prod(dataset.test.images.shape)) * 4
+    real = int(np.prod(dataset.image_shape)) * (len(dataset.train) + len(dataset.test))
     table = {
         "distilled set": _bytes(state.distilled),
         "its optimiser (LAMB)": _bytes(state.optimiser),
@@ -65,7 +70,7 @@ def overview(module: nn.Module, dataset: Dataset, distill: DistillConfig, pool: 
         f"features of {rows} rows, d = {dim}": 4 * rows * dim,
         "Gram matrix": 4 * min(rows, dim) ** 2,
         "whitening and its inverse": _whitening_bytes(dataset),
-        "real images in host memory": train + test,
+        _WHERE[dataset.placement]: real * (4 if dataset.placement == "memory" else 1),
     }
     lines = [
         f"{dataset.spec.name} from {dataset.origin}: {len(dataset.train)} target,"

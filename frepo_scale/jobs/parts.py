@@ -1,45 +1,29 @@
 """The parts of a run: its configuration, and the objects built and checked from it."""
 
-import contextlib
-import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import flax.linen as nn
-import numpy as np
+import jax
 from jax.sharding import Mesh
 
-from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import DataConfig, Dataset, load_dataset
-from frepo_scale.data.types import Split
-from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.data.placement import room_of
+from frepo_scale.data.types import Rows
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.step import OuterStep
-from frepo_scale.distill.synthetic import real_set
+from frepo_scale.distill.synthetic import choose_rows, real_set
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.models.registry import NetConfig, build_net
 from frepo_scale.ops.preemption import Preemption
-from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.mesh import MeshConfig, build_mesh, check_sizes
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
-
-# What reading an absent or damaged .npz can raise.
-_DAMAGE: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,  # a damaged flag says "encrypted", or (its subclass) "patched data"
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -81,8 +65,16 @@ class Parts:
         # First what costs nothing to check: a large data set takes minutes to read.
         self.mesh: Mesh = build_mesh(config.mesh)
         check_sizes(self.mesh, config.pool.members, config.data.batch)
-        self.dataset: Dataset = load_dataset(config.data)
+        self.dataset: Dataset = load_dataset(config.data, room_of(self.mesh))
         dataset = self.dataset
+        if config.evaluation.full_data and dataset.placement in ("stream", "constant"):
+            raise InputError(
+                f"FULL_DATA = True with images placed as {dataset.placement!r}",
+                "a set that is held whole",
+                "leave FULL_DATA out, or use --gin.DATA_PLACEMENT=memory",
+            )
+        # Checks IPC against the classes.
+        choose_rows(dataset.train.labels, dataset.num_classes, config.distill.ipc, self._key())
         self.module: nn.Module = build_net(config.net, dataset.num_classes, dataset.image_shape)
         self.evaluation_module: nn.Module = build_net(
             config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
@@ -114,45 +106,12 @@ class Parts:
             config.data.batch,
         )
 
-    def start(self, images: np.ndarray) -> DistilledSet:
-        """Random rows of `images` (the target part, in whatever form) with initial labels."""
-        config, dataset = self.config, self.dataset
-        key = key_for(config.distill.seed, Purpose.SYNTHETIC_INIT)
-        return real_set(images, dataset.train.labels, dataset.num_classes, config.distill.ipc, key)
+    def start(self, target: Rows) -> DistilledSet:
+        """Random images of the target part, as net inputs, with initial labels."""
+        return real_set(target, self.dataset.num_classes, self.config.distill.ipc, self._key())
 
-
-def net_inputs(preprocessing: Preprocessing, split: Split) -> Split:
-    """The split with float32 net inputs instead of pixels: whitened once, kept in memory."""
-    return Split(preprocessing.apply(split.images), split.labels)
-
-
-def check_data(place: Workdir, dataset: Dataset) -> None:
-    """Raises InputError if the run in the workdir was started with other data."""
-    with contextlib.suppress(*_DAMAGE), np.load(place.preprocessing, allow_pickle=False) as stored:
-        there = str(stored["dataset"])
-        if there != dataset.fingerprint:
-            raise other_data(place, dataset, there)
-
-
-def other_data(place: Workdir, dataset: Dataset, there: str) -> InputError:
-    """The error for data that are not those a run was started with."""
-    return InputError(
-        f"the data at {dataset.origin} are not those {place.root} was started with",
-        f"pixels and labels with sha256 {there[:12]}..., found {dataset.fingerprint[:12]}...",
-        "give the original data with --gin.DATA_DIR, or start a new --workdir",
-    )
-
-
-def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
-    """From the workdir, else fitted and left there: a 64 px whitening takes minutes."""
-    # What cannot be read is made again: it is a function of the data.
-    with contextlib.suppress(*_DAMAGE), np.load(place.preprocessing, allow_pickle=False) as stored:
-        return Preprocessing.from_arrays(dict(stored))
-    fitted = dataset.fit_preprocessing()
-    with whole_file(place.preprocessing) as file:
-        arrays = {"dataset": np.array(dataset.fingerprint)} | fitted.arrays()
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for its own keyword
-    return fitted
+    def _key(self) -> jax.Array:
+        return key_for(self.config.distill.seed, Purpose.SYNTHETIC_INIT)
 
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:

@@ -2,26 +2,34 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import children, is_file, is_folder, read_bytes
+from frepo_scale.export.account import account
 from frepo_scale.export.report import format_table, write_report
+from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.workdir import Workdir
+
+_PICTURE = re.compile(r"step_(\d+)\.png")
 
 
 def write_run_report(place: Workdir, name: str) -> None:
     """Writes `report.html` from what the run has left so far."""
-    galleries = [(int(p.stem.removeprefix("step_")), p) for p in place.gallery.glob("step_*.png")]
-    result = _result(place) if place.result.exists() else {}
+    pictures = children(place.gallery) if is_folder(place.gallery) else []
+    galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
+    result = _result(place) if is_file(place.result) else {}
     write_report(
         place.report,
         title=name,
         result=result,
         metrics=read_jsonl(place.metrics),
         galleries=galleries,
+        times=account(read_ledger(place.ledger)),
         operative_config=read_text(place.operative_config),
         paths=_paths(place),
     )
@@ -29,7 +37,7 @@ def write_run_report(place: Workdir, name: str) -> None:
 
 def _result(place: Workdir) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        result = json.loads(place.result.read_bytes())
+        result = json.loads(read_bytes(place.result))
         if isinstance(result, dict):
             return result
     raise InputError(
@@ -42,7 +50,7 @@ def _result(place: Workdir) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """A text that a run has left; `InputError` where it is gone or damaged."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason})", "a file a run has written") from error
@@ -65,6 +73,14 @@ def print_result(place: Workdir, heading: str = "") -> None:
     print(heading + "\n" + format_table(_result(place)) + "\n")
     for what, path in _paths(place).items():
         print(f"{what:14} {path}")
+
+
+def print_account(place: Workdir) -> None:
+    """Prints where the time of a run went so far."""
+    lines = account(read_ledger(place.ledger))
+    width = max(map(len, lines), default=0)
+    for name, value in lines.items():
+        print(f"{name:{width}}  {value}")
 
 
 def write_text(path: Path, text: str) -> None:

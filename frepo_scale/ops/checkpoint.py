@@ -1,20 +1,24 @@
 """Checkpoints of the whole state through Orbax, verified when they are read back.
 
-Format of one step: item `state` (every array of the state) and item `meta` (JSON: the caller's
-facts and a digest per array).
+Format of one step: item `state` (every array of the state), item `digests` (two words for each of
+them) and item `meta` (JSON: the caller's facts, and path and kind of each array).
 """
 
 import errno
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from frepo_scale.core.errors import RunError
-from frepo_scale.ops.digest import digests
+from frepo_scale.core.places import is_local
+from frepo_scale.ops.digest import array_labels, digest_words, digests, labelled
+from frepo_scale.parallel.runtime import all_true
 
 KEPT = 2
 
@@ -36,30 +40,53 @@ class Restored:
     damaged: tuple[str, ...]
 
 
+class _Manager(ocp.CheckpointManager):
+    """One that does not ask JAX whether a stop was asked for.
+
+    Orbax asks at every save, and again from a thread when it is committed, with the step. JAX keeps
+    the number of the last question only and stops all at the next one: after a signal between such
+    a question and our next, which counts looks (`preemption`), that would be a look long past, or
+    one of the next days. Orbax makes statistics of the answer.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
 class Checkpointer:
-    """Saves asynchronously, keeps the newest two, restores the newest intact one.
+    """Saves asynchronously, keeps the newest two and milestones, restores the newest intact one.
 
     Orbax refuses arrays without elements: a state must not hold any.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keep_every: int = 0) -> None:
         """Opens (and makes) `directory`.
+
+        Args:
+          directory: where checkpoints lie.
+          keep_every: those of steps that it divides are never removed; 0: none are kept.
 
         Raises:
           RunError: it cannot be made or read.
         """
         self._directory = directory
+        _quieten_failures()
         try:
             # Handlers are named so that the items of a step can be read before any was saved.
-            self._manager = ocp.CheckpointManager(
-                directory.absolute(),
-                item_names=("state", "meta"),
+            self._manager = _Manager(
+                directory.absolute() if is_local(directory) else directory,
+                item_names=("state", "digests", "meta"),
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
+                    "digests": ocp.StandardCheckpointHandler(),
                     "meta": ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=True
+                    max_to_keep=KEPT,
+                    keep_period=keep_every or None,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
                 ),
             )
         except OSError as error:
@@ -95,7 +122,9 @@ class Checkpointer:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    meta=ocp.args.JsonSave({"facts": facts, "digests": digests(state)}),
+                    # Arrays as well: the loop need not wait until they are computed.
+                    digests=ocp.args.StandardSave({"words": digest_words(state)}),
+                    meta=ocp.args.JsonSave({"facts": facts, "arrays": array_labels(state)}),
                 ),
                 force=True,
             )
@@ -119,34 +148,37 @@ class Checkpointer:
           RunError: there are checkpoints and none is intact. Nothing is deleted.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        words = np.zeros((len(jax.tree.leaves(like)), 2), np.uint32)  # its shape is what counts
         damaged: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            trouble = ""
             try:
                 items = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+                        state=ocp.args.StandardRestore(abstract),
+                        digests=ocp.args.StandardRestore({"words": words}),
+                        meta=ocp.args.JsonRestore(),
                     ),
                 )
                 state, meta = items["state"], items["meta"]
-                expected = meta["digests"]
+                expected = labelled(meta["arrays"], np.asarray(items["digests"]["words"]))
                 found = digests(state)
                 wrong = [name for name in found if found[name] != expected.get(name)]
                 facts = dict(meta["facts"])
             # Orbax reports damage as exceptions of many types; each means the same to us here.
             except Exception as error:
-                # The reads beside the failed one would report it again later, in pages.
-                logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-                damaged.append(
-                    f"checkpoint {self._directory / str(step)} is damaged: {_brief(error)}"
-                )
-                continue
-            if wrong:
-                damaged.append(
-                    f"checkpoint {self._directory / str(step)} is damaged: {wrong[0]}"
-                    f" differs from its digest ({len(wrong)} of {len(found)} arrays)"
-                )
+                trouble = _brief(error)
+            else:
+                if wrong:
+                    trouble = (
+                        f"{wrong[0]} differs from its digest ({len(wrong)} of {len(found)} arrays)"
+                    )
+            # All processes use the same checkpoint, or none of them does.
+            if not all_true(not trouble):
+                trouble = trouble or "another process cannot read it"
+                damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {trouble}")
                 continue
             return Restored(step, state, facts, tuple(damaged))
         if steps:
@@ -160,6 +192,35 @@ class Checkpointer:
         """Waits for what was started and releases the manager's threads."""
         self.wait()
         self._manager.close()
+
+
+def _without_stacks(record: logging.LogRecord) -> bool:
+    """Orbax logs a failure with pages of stacks in each thread it passes, and raises it too."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _without_unasked(record: logging.LogRecord) -> bool:
+    """What fails beside the first failure, which is raised, is reported when it is given up."""
+    return "exception was never retrieved" not in record.getMessage()
+
+
+def _quieten_failures() -> None:
+    """What fails in a checkpoint is one line, ours, and not somewhere in hundreds of others.
+
+    Beside what is logged, TensorStore prints each late answer to reads or writes given up, as an
+    exception that nobody can catch, from threads of its own.
+    """
+    if _without_stacks in logging.getLogger("absl").filters:
+        return
+    logging.getLogger("absl").addFilter(_without_stacks)
+    logging.getLogger("asyncio").addFilter(_without_unasked)
+    shown = sys.unraisablehook
+
+    def show(uncatchable: "sys.UnraisableHookArgs") -> None:
+        if str(uncatchable.exc_value) != "Event loop is closed":
+            shown(uncatchable)
+
+    sys.unraisablehook = show
 
 
 def _save_error(step: int | None, directory: Path, error: Exception) -> RunError:

@@ -52,13 +52,35 @@ def _digests(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_leaf_digest(x) for x in leaves])
 
 
-def digests(state: Any) -> dict[str, str]:
-    """Path of every leaf of a pytree of arrays to its dtype, shape and 64-bit digest."""
-    paths_and_leaves = jax.tree_util.tree_leaves_with_path(state)
-    values = np.asarray(_digests([leaf for _, leaf in paths_and_leaves]))
+def digest_words(state: Any) -> jax.Array:
+    """Two words for every leaf of a pytree of arrays, in its order: (leaves, 2) uint32.
+
+    On the devices, and not waited for: a large state takes a while.
+    """
+    words: jax.Array = _digests(jax.tree.leaves(state))
+    return words
+
+
+def array_labels(state: Any) -> list[list[str]]:
+    """Path and kind ("float32[3, 2]") of every leaf, in the same order."""
+    return [
+        [jax.tree_util.keystr(path, simple=True, separator="/"), f"{leaf.dtype}{list(leaf.shape)}"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    ]
+
+
+def labelled(labels: list[list[str]], words: np.ndarray) -> dict[str, str]:
+    """Path of every leaf to its kind and 64-bit digest.
+
+    Raises:
+      ValueError: there are not as many of one as of the other.
+    """
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{leaf.dtype}{list(leaf.shape)}:{value[0]:08x}{value[1]:08x}"
-        )
-        for (path, leaf), value in zip(paths_and_leaves, values, strict=True)
+        path: f"{kind}:{one:08x}{other:08x}"
+        for (path, kind), (one, other) in zip(labels, words.tolist(), strict=True)
     }
+
+
+def digests(state: Any) -> dict[str, str]:
+    """`labelled` of a state."""
+    return labelled(array_labels(state), np.asarray(digest_words(state)))

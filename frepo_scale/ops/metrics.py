@@ -5,9 +5,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.places import is_local, read_bytes
 
 
 class MetricWriter(Protocol):
@@ -27,15 +30,24 @@ class MetricWriter(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object per line: `{"step": s, name: value, ...}`."""
+    """One JSON object per line: `{"step": s, name: value, ...}`.
+
+    On an object store rows are there from the next `flush` on. What was not flushed at the end is
+    left out: a resumed run makes it again, and one that lost its workdir must not write there.
+    """
 
     def __init__(self, path: Path, resume_at: int) -> None:
         """Opens `path`, dropping rows of steps after `resume_at` (they will be made again)."""
         kept = [row for row in read_jsonl(path) if row["step"] <= resume_at]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, path)
-        self._file = path.open("a", buffering=1)  # whole lines: people watch the file
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        self._file: TextIO | _Rewritten
+        if is_local(path):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(text)
+            os.replace(temporary, path)
+            self._file = path.open("a", buffering=1)  # whole lines: people watch the file
+        else:
+            self._file = _Rewritten(path, text)
         # A probe that is not in the checkpoint of its own step is made again; its row is there.
         self._resume_at = resume_at
         self._there = {frozenset(row) for row in kept if row["step"] == resume_at}
@@ -56,7 +68,7 @@ class JsonlWriter:
         """Images have no place in a line of JSON."""
 
     def flush(self) -> None:
-        """Hands the lines to the operating system."""
+        """Hands the lines to the operating system or the store."""
         self._file.flush()
 
     def close(self) -> None:
@@ -64,12 +76,35 @@ class JsonlWriter:
         self._file.close()
 
 
+class _Rewritten:
+    """A text on a store, which cannot append: kept here and written whole at every flush."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._text = path, text
+        self._flushed = False
+
+    def write(self, text: str) -> None:
+        self._text += text
+        self._flushed = False
+
+    def flush(self) -> None:
+        if not self._flushed:
+            with whole_file(self._path) as file:
+                file.write(self._text.encode())
+            self._flushed = True
+
+    def close(self) -> None:
+        """Writes nothing."""
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file; empty if it is not there. A torn last line is left out."""
-    if not path.exists():
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
         return []
     rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
+    for line in content.splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # not JSON, or not UTF-8

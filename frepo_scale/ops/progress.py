@@ -6,6 +6,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from frepo_scale.parallel.runtime import is_first
+
 _LOG_FILE_SECONDS = 10.0  # in a log file every update is a line of its own
 
 
@@ -17,6 +19,7 @@ class Progress:
         interactive = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
+            disable=not is_first(),  # one bar is enough for all processes
             initial=start,
             desc=what,
             unit=unit,

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from frepo_scale.core.places import is_local
+
 PROFILE_DELAY = 10  # steps after the start: past compilation and the first transfers
 PROFILED_STEPS = 5
 
@@ -82,11 +84,20 @@ class TensorBoardWriter:
     """A `MetricWriter` on clu's asynchronous summary writer."""
 
     def __init__(self, logdir: Path) -> None:
-        """Opens a new event file in `logdir`."""
+        """Opens a new event file in `logdir`; without TensorFlow none on an object store."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        stand_in_for_tensorflow()
+        without = stand_in_for_tensorflow()
         from clu import metric_writers
 
+        if without and not is_local(logdir):
+            # TensorBoard's own event files are appended to.
+            print(
+                f"frepo-scale: no event files in {logdir}: they need TensorFlow there; the"
+                " numbers are in metrics.jsonl",
+                file=sys.stderr,
+            )
+            self.clu_writer = metric_writers.MultiWriter([])
+            return
         self.clu_writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -127,29 +138,36 @@ class StepActions:
 
         # clu reports every profile and progress note on absl's log, where nobody reads it here.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._actions = [
-            periodic_actions.ReportProgress(num_train_steps=steps, writer=writer.clu_writer)
-        ]
+        self._progress = periodic_actions.ReportProgress(
+            num_train_steps=steps, writer=writer.clu_writer
+        )
+        self._logdir = str(logdir)
+        self._profile: Any = None
         if profile:
-            self._actions.append(
-                periodic_actions.Profile(
-                    logdir=str(logdir),
-                    num_profile_steps=PROFILED_STEPS,
-                    profile_duration_ms=None,
-                    first_profile=start + PROFILE_DELAY,
-                    every_secs=None,
-                )
+            self._profile = periodic_actions.Profile(
+                logdir=self._logdir,
+                num_profile_steps=PROFILED_STEPS,
+                profile_duration_ms=None,
+                first_profile=start + PROFILE_DELAY,
+                every_secs=None,
             )
-        self._profiling_may_run = profile
 
     def after_step(self, step: int) -> None:
         """Tells every action that `step` steps are done."""
-        for action in self._actions:
-            action(step)
+        self._progress(step)
+        if self._profile is None:
+            return
+        try:
+            self._profile(step)
+        except RuntimeError as error:
+            # XLA writes it by itself, and reaches stores in its own way. No run fails for that.
+            self._profile = None
+            reason = " ".join(str(error).split())[:300]
+            print(f"frepo-scale: no profile in {self._logdir} ({reason})", file=sys.stderr)
 
     def close(self) -> None:
         """Ends a profile the loop ended in the middle of."""
-        if self._profiling_may_run:
+        if self._profile is not None:
             import jax
 
             with contextlib.suppress(RuntimeError):  # no profile was running

@@ -2,21 +2,39 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import differences
+from frepo_scale.core.places import (
+    check_checkpoints,
+    children,
+    is_file,
+    is_local,
+    read_bytes,
+    remove,
+    store_errors,
+    to_path,
+)
+
+# Folders made before the run itself makes any:
+KERNELS = "kernels"  # for what `parallel.determinism` keeps
+LOGS = "logs"  # of the launch scripts
 
 
 class Workdir:
     """Paths inside a run's folder."""
 
     def __init__(self, root: str | Path) -> None:
-        """Names the folder; makes nothing."""
-        self.root = Path(root)
+        """Names the folder, local or as a URL; makes nothing.
+
+        Raises:
+          InputError: a URL that no run can use.
+        """
+        self.root = to_path(root)
         self.config = self.root / "config.gin"
         self.operative_config = self.root / "operative_config.gin"
         self.identity = self.root / "identity.json"
@@ -29,6 +47,15 @@ class Workdir:
         self.result = self.root / "result.json"
         self.evaluation = self.root / "evaluation.json"
         self.report = self.root / "report.html"
+        self.done = self.root / "DONE"
+        self.finished_nets = self.root / "evaluation_progress.json"
+        self.owner = self.root / "owner.json"
+        self.ledger = self.root / "attempts"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result, and nothing of it was removed since."""
+        return all(is_file(path) for path in (self.done, self.result, self.distilled))
 
     def open(self, settings: dict[str, Any], needed_bytes: int) -> None:
         """Makes the folder, or checks that the one there is of the same run.
@@ -43,51 +70,63 @@ class Workdir:
         """
         self.check_identity(settings)
         try:
-            # Asked before anything is made: a full disk is left as it is.
-            existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
-            free = shutil.disk_usage(existing).free
-            if free < needed_bytes:
-                raise InputError(
-                    f"workdir {self.root} has {free / 2**20:.0f} MiB free",
-                    f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
-                    "free some space or choose another with --workdir",
-                )
-            self.root.mkdir(parents=True, exist_ok=True)
+            if is_local(self.root):
+                # Asked before anything is made: a full disk is left as it is.
+                self._check_room(needed_bytes)
+                self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-test-{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            with store_errors(probe):
+                probe.write_bytes(b"x")
+            remove(probe)
         except OSError as error:
             raise InputError(
-                f"workdir {self.root} cannot be written ({error.strerror})",
+                f"workdir {self.root} cannot be written ({error.strerror or error})",
                 "a folder you may write to",
                 "choose another with --workdir",
             ) from error
 
-    def check_identity(self, settings: dict[str, Any]) -> None:
-        """Raises InputError if the folder there is not of a run with these settings."""
-        fix = "choose another with --workdir"
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(self.root)):
-            # As a path it would be a folder named like the scheme, here and not there.
+    def _check_room(self, needed_bytes: int) -> None:
+        existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed_bytes:
             raise InputError(
-                f"workdir {self.root} is a URL", "a local folder", "copy it afterwards"
+                f"workdir {self.root} has {free / 2**20:.0f} MiB free",
+                f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
+                "free some space or choose another with --workdir",
             )
+
+    def check_identity(self, settings: dict[str, Any]) -> None:
+        """Raises InputError if the folder there is not of a run with these settings.
+
+        Or, on an object store, if no checkpoints can be kept there.
+        """
+        fix = "choose another with --workdir"
+        check_checkpoints(self.checkpoints)
         try:
-            if self.root.exists() and not self.root.is_dir():
-                raise InputError(f"workdir {self.root} is a file", "a folder", fix)
-            names = os.listdir(self.root) if self.root.exists() else []
+            with store_errors(self.root):
+                exists = self.root.exists()
+                if exists and not self.root.is_dir():
+                    raise InputError(f"workdir {self.root} is a file", "a folder", fix)
+            names = [path.name for path in children(self.root)] if exists else []
         except OSError as error:
             raise InputError(
-                f"workdir {self.root} cannot be read ({error.strerror})", "a run's folder", fix
+                f"workdir {self.root} cannot be read ({error.strerror or error})",
+                "a run's folder",
+                fix,
             ) from error
         # A kill before the run's first file leaves only a write test behind.
-        if all(name.startswith((".write-test-", ".partial-")) for name in names):
+        if all(
+            name.startswith((".write-test-", ".partial-"))
+            or name in (self.owner.name, KERNELS, LOGS)
+            for name in names
+        ):
             return
         if self.identity.name not in names:
             raise InputError(
                 f"workdir {self.root} holds something that is not a run", "a run's folder", fix
             )
         try:
-            there = json.loads(self.identity.read_text())
+            there = json.loads(read_bytes(self.identity))
             if not isinstance(there, dict):
                 raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
@@ -102,6 +141,5 @@ class Workdir:
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Records whose folder this is."""
-        temporary = self.root / ".partial-identity"
-        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, self.identity)
+        with whole_file(self.identity) as file:
+            file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from frepo_scale.core.checks import check_int
+from frepo_scale.core.checks import check_bool, check_int
 from frepo_scale.core.errors import InputError
 
 POOL, DATA = "pool", "data"
@@ -26,15 +26,18 @@ class MeshConfig:
     Attributes:
       pool: devices over which the members of a step are spread.
       data: devices over which a member's images are spread; 0 takes all that are left.
+      deterministic: whether GPUs must give the same bits every time, at some cost.
     """
 
     pool: int = field(default=1, metadata=_OPERATIONAL)
     data: int = field(default=0, metadata=_OPERATIONAL)
+    deterministic: bool = field(default=False, metadata=_OPERATIONAL)
 
     def __post_init__(self) -> None:
         """Refuses impossible sizes."""
         check_int("MESH_POOL", self.pool, low=1)
         check_int("MESH_DATA", self.data, low=0)
+        check_bool("DETERMINISTIC", self.deterministic)
 
 
 def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -8,15 +8,18 @@ therefore the state before batch s, after the probe at s.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 
-from frepo_scale.core.checks import check_bool, check_int
+from frepo_scale.core.checks import check_bool, check_float, check_int
+from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.metrics import MetricWriter
 from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.ops.progress import Progress
+from frepo_scale.parallel.runtime import agree
 
 State = Any
 Metrics = dict[str, jax.Array]
@@ -34,12 +37,20 @@ class LoopConfig:
         after the last step.
       save_every: a checkpoint is written; also after the last step.
       profile: whether a profile of a few steps is taken after the start.
+      save_minutes: a checkpoint is also written at the first logged step this long after the last.
+      keep_every: checkpoints at multiples of this are never removed; 0: only the newest are kept.
+      watchdog_minutes: without a sign of life for so long the process ends itself; 0: never.
+      chance_probes: so many probes in a row at chance end the run; 0: none do.
     """
 
     log_every: int = field(default=100, metadata={"operational": True})
     probe_every: int = 10_000
     save_every: int = field(default=1_000, metadata={"operational": True})
     profile: bool = field(default=True, metadata={"operational": True})
+    save_minutes: float = field(default=10.0, metadata={"operational": True})
+    keep_every: int = field(default=0, metadata={"operational": True})
+    watchdog_minutes: float = field(default=15.0, metadata={"operational": True})
+    chance_probes: int = field(default=5, metadata={"operational": True})
 
     def __post_init__(self) -> None:
         """Refuses periods below one step."""
@@ -47,6 +58,10 @@ class LoopConfig:
         check_int("PROBE_EVERY", self.probe_every, low=1)
         check_int("SAVE_EVERY", self.save_every, low=1)
         check_bool("PROFILE", self.profile)
+        check_float("SAVE_MINUTES", self.save_minutes, low=0.0, open_low=True)
+        check_int("KEEP_EVERY", self.keep_every, low=0)
+        check_float("WATCHDOG_MINUTES", self.watchdog_minutes, low=0.0)
+        check_int("CHANCE_PROBES", self.chance_probes, low=0)
 
 
 class Job(Protocol):
@@ -83,9 +98,12 @@ def train(
     config: LoopConfig,
     step: Callable[[State, Any], tuple[State, Metrics]],
     batches: Iterator[Any],
+    images_per_step: int,
+    flops_per_step: float,
     job: Job,
     writer: MetricWriter,
     preemption: Preemption,
+    ledger: Ledger,
 ) -> Outcome:
     """Runs from `start` to `steps` steps done, or until a stop is asked for.
 
@@ -97,14 +115,17 @@ def train(
       config: periods.
       step: one jitted step.
       batches: the next one is batch `start`.
+      images_per_step: in a batch, for the metric.
+      flops_per_step: operations of one device, for the metric.
       job: probe, save and check.
       writer: receives metrics.
       preemption: polled once per step.
+      ledger: told where the time goes.
     """
     pending: tuple[int, Metrics] | None = None
     in_flight: deque[jax.Array] = deque()
     saved = start if start else -1
-    speed = _Speed()
+    speed, saving = _Speed(), _Saving(config)
 
     with Progress("distil", steps, start) as progress:
 
@@ -115,7 +136,10 @@ def train(
             at, metrics = pending
             pending = None
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            row["steps_per_second"] = speed.since_mark(at)
+            row |= speed.since_mark(at, images_per_step)
+            row["flops_per_second_per_device"] = flops_per_step * row["steps_per_second"]
+            row["eta_seconds"] = (steps - at) / max(row["steps_per_second"], 1e-9)
+            row["goodput"] = ledger.goodput()
             writer.write_scalars(at, row)
             progress.note(loss=row["loss"], target_accuracy=row["target_accuracy"])
 
@@ -123,13 +147,14 @@ def train(
             last = done == steps
             stop = preemption.requested
             due_probe = (done % config.probe_every == 0 or last) and done != probed
-            due_save = (last or (done % config.save_every == 0 and done > 0)) and done != saved
+            due_save = (last or (done > 0 and saving.due(done))) and done != saved
             if due_probe or due_save or stop:
                 log()
                 job.check(state)
             if due_probe and not stop:
                 try:
-                    state, row = job.probe(state, done)
+                    with ledger.during("probe"):
+                        state, row = job.probe(state, done)
                     if row:
                         writer.write_scalars(done, row)
                     probed = done
@@ -137,44 +162,82 @@ def train(
                     stop = True  # the probe is repeated after the restart
             if (due_save or stop) and done != saved:
                 writer.flush()
-                job.save(state, done, probed)
+                with ledger.during("checkpoint"):
+                    job.save(state, done, probed)
+                ledger.saved(done)
+                saving.mark()
                 saved = done
             if stop or last:
                 break
             if due_probe or due_save:
                 speed.mark(done)
 
-            batch = next(batches)
-            state, metrics = step(state, batch)
-            log()
-            if (done + 1) % config.log_every == 0:
-                pending = (done + 1, metrics)
-            # Waiting is not fetching: the device always has the next step queued.
-            in_flight.append(metrics["loss"])
-            if done == start:
-                metrics["loss"].block_until_ready()
-                speed.mark(done + 1)  # compilation is not speed
-            elif len(in_flight) > _IN_FLIGHT:
-                in_flight.popleft().block_until_ready()
+            with speed.waiting(), ledger.during("data"):
+                batch = next(batches)
+            with ledger.during("compile" if done == start else "step"):
+                state, metrics = step(state, batch)
+                log()
+                if (done + 1) % config.log_every == 0:
+                    pending = (done + 1, metrics)
+                # Waiting is not fetching: the device always has the next step queued.
+                in_flight.append(metrics["loss"])
+                if done == start:
+                    metrics["loss"].block_until_ready()
+                    speed.mark(done + 1)  # compilation is not speed
+                elif len(in_flight) > _IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
             job.after_step(done + 1)
             progress.advance()
     writer.flush()
     return Outcome(state, done, stopped=stop)
 
 
+class _Saving:
+    """When a checkpoint is due: by steps, and by process 0's clock at steps that are logged."""
+
+    def __init__(self, config: LoopConfig) -> None:
+        self._config = config
+        self.mark()
+
+    def mark(self) -> None:
+        """A checkpoint was written."""
+        self._time = time.monotonic()
+
+    def due(self, done: int) -> bool:
+        """Whether one is due after `done` steps; collective at steps that are logged."""
+        config = self._config
+        if done % config.log_every == 0:
+            late = time.monotonic() - self._time >= 60.0 * config.save_minutes
+            if agree(int(late)):
+                return True
+        return done % config.save_every == 0
+
+
 class _Speed:
-    """Steps per second between two marks."""
+    """Rates between two marks, and how much of the time was spent waiting for batches."""
 
     def __init__(self) -> None:
-        self._step, self._time = 0, time.monotonic()
+        self.mark(0)
 
     def mark(self, step: int) -> None:
         """Counting starts anew at `step`."""
-        self._step, self._time = step, time.monotonic()
+        self._step, self._time, self._waited = step, time.monotonic(), 0.0
 
-    def since_mark(self, step: int) -> float:
-        """Steps per second since the mark, which moves here; 0 where nothing was done."""
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._time, 1e-9)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the loop waits for its input."""
+        before = time.monotonic()
+        yield
+        self._waited += time.monotonic() - before
+
+    def since_mark(self, step: int, images_per_step: int) -> dict[str, float]:
+        """What was seen since the mark, which moves here; a rate of 0 where nothing was done."""
+        seconds = max(time.monotonic() - self._time, 1e-9)
+        rate = max((step - self._step) / seconds, 0.0)
+        waited = self._waited / seconds
         self.mark(step)
-        return max(rate, 0.0)
+        return {
+            "steps_per_second": rate,
+            "images_per_second": rate * images_per_step,
+            "input_wait_fraction": waited,
+        }

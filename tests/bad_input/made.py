@@ -27,6 +27,7 @@ def make_run(root, finished=True, **overrides):
     preprocessing = Preprocessing(np.zeros(1, np.float32), np.ones(1, np.float32), None)
     np.savez(place.preprocessing, dataset="f" * 64, **preprocessing.arrays())
     if finished:
+        place.done.touch()
         export = Export(
             images=np.zeros((10, 8, 8, 1), np.float32),
             labels=np.eye(10, dtype=np.float32),

@@ -38,14 +38,23 @@ WRONG = {
             "MESH_DATA",
             "FULL_DATA_STEPS",
             "SKIP_UNREADABLE",
+            "DATA_WORKERS",
+            "KEEP_EVERY",
+            "CHANCE_PROBES",
         ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
     "RIDGE": NO_FLOATS,
     "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
-    **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "PROFILE", "FULL_DATA"]},
-    **{name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE"]},
+    "SAVE_MINUTES": [*NO_FLOATS, "0"],
+    "WATCHDOG_MINUTES": NO_FLOATS,
+    **{
+        name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "PROFILE", "FULL_DATA", "DETERMINISTIC"]
+    },
+    **{
+        name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE", "DATA", "DATA_PLACEMENT"]
+    },
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
 }

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import sys
 from collections import namedtuple
 
 import pytest
 from bad_input.made import make_run
 
 from frepo_scale.main import main
+from frepo_scale.ops.workdir import Workdir
 
 
 def test_a_workdir_that_is_a_file(distill):
@@ -33,8 +35,43 @@ def test_a_workdir_with_an_impossible_name(distill):
 
 
 def test_a_workdir_that_is_a_url(distill):
-    distill(workdir="gs://bucket/w", told=["is a URL"])
-    distill("--dry-run", workdir="gs://bucket/w", told=["is a URL"])
+    for url in ("s3://bucket/w", "https://host/w", "gs:/bucket/w", "g/gs://b/w"):
+        distill(workdir=url, told=[url, "is a URL", "a local path, or a URL", "gs://"])
+        distill("--dry-run", workdir=url, told=["is a URL"])
+
+
+def test_a_store_without_a_backend(distill, refused, store, monkeypatch):
+    def missing(path):
+        raise ImportError("No module named 'gcsfs'")
+
+    monkeypatch.setattr(store, "exists", missing)
+    told = ["gs://bucket/w cannot be used (No module named 'gcsfs')", "TensorFlow"]
+    distill(workdir="gs://bucket/w", told=told)
+    distill("--dry-run", workdir="gs://bucket/w", told=told)
+    for command in (["report"], ["evaluate"], ["export", "--out", "e.npz"]):
+        refused(*command, "gs://bucket/w", told=told)
+
+
+def test_a_store_without_what_checkpoints_need(distill, store, monkeypatch):
+    # None: importing it fails, installed or not.
+    monkeypatch.setitem(sys.modules, "google.cloud", None)
+    monkeypatch.delitem(sys.modules, "google.cloud.storage")
+    distill(workdir="gs://bucket/w", told=["google-cloud-storage", "frepo-scale[gs]"])
+    assert store.objects == {}
+
+
+def test_a_store_without_a_run(refused, store):
+    refused("report", "gs://bucket/w", told=["gs://bucket/w is not a run's workdir"])
+    refused("export", "gs://bucket/w", "--out", "e.npz", told=["is not a run's workdir"])
+    refused("evaluate", "gs://bucket/w", told=["gs://bucket/w"])
+    assert store.objects == {}
+
+
+def test_a_workdir_of_another_run_on_a_store(distill, store):
+    Workdir("gs://bucket/w").claim({"distill.ipc": 2})
+    before = dict(store.objects)
+    distill(workdir="gs://bucket/w", told=["gs://bucket/w belongs to another run"])
+    assert store.objects == before
 
 
 @pytest.mark.parametrize("workdir", ["w", "new/deep/w"])

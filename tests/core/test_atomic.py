@@ -2,11 +2,14 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
+import fake_store
 import pytest
 
 from frepo_scale.core.atomic import whole_file, whole_folder, whole_path
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import to_path
 
 
 def test_file_is_written_with_parents_and_usual_permissions(tmp_path: Path) -> None:
@@ -66,12 +69,49 @@ def test_unwritable_targets_are_input_errors(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "folder") == []
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x.npz", Path("gs://bucket/x.npz")])
-def test_urls_are_refused(url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whole", [whole_file, whole_path, whole_folder])
+def test_folded_urls_are_refused(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="a local path"), whole_file(url):
+    with pytest.raises(InputError, match="a local path"), whole(Path("gs://bucket/x.npz")):
         pass
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("whole", [whole_path, whole_folder])
+def test_only_files_are_written_to_stores(whole: Any, store: Any) -> None:
+    with pytest.raises(InputError, match="a local path"), whole("gs://bucket/x"):
+        pass
+    assert store.calls == []
+
+
+def test_a_file_on_a_store_is_one_write_at_the_end(store: Any) -> None:
+    for content in (b"old", b"new"):
+        with whole_file(to_path("gs://bucket/a/x")) as file:
+            file.write(content[:1])
+            file.write(content[1:])
+            assert store.objects.get("bucket/a/x", (b"old",))[0] == b"old"
+        assert store.objects["bucket/a/x"][0] == content
+    assert store.calls == [("bucket/a/x", "wb")] * 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_writes_nothing_to_a_store(error: type[BaseException], store: Any) -> None:
+    with pytest.raises(error), whole_file("gs://bucket/x") as file:
+        file.write(b"half")
+        raise error
+    assert store.calls == [] and store.objects == {}
+
+
+def test_a_store_that_fails_is_an_input_error(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*arguments: Any) -> None:
+        raise fake_store.Refused("no permission")
+
+    monkeypatch.setattr(store, "open", denied)
+    told = r"cannot write gs://bucket/x \(no permission\)"
+    with pytest.raises(InputError, match=told), whole_file("gs://bucket/x") as file:
+        file.write(b"x")
 
 
 def test_folder_appears_whole_and_may_replace_an_empty_one(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Target batches: the order is a function of (seed, step), and nothing else."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frepo_scale.data.pipeline import GlobalOrder, target_batches
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.pipeline import GlobalOrder, host_batches, host_rows
+from frepo_scale.data.types import Split
 
 IMAGES = np.arange(20, dtype=np.float32).reshape(20, 1, 1, 1)
 LABELS = (np.arange(20) % 3).astype(np.int32)
@@ -54,10 +58,35 @@ EXPECTED = ([8, 4, 1, 6, 3, 2, 7, 5, 9, 0], [2, 5, 9, 7, 3, 0, 6, 8, 4, 1])
 @pytest.mark.parametrize("start", [0, 1, 7])
 def test_batches_from_any_step(start):
     order = GlobalOrder(20, 6, 5)
-    batches = target_batches(IMAGES, LABELS, 6, 5, start)
+    part = slice(2, 5)
+    batches = iter(host_batches(Split(IMAGES, LABELS), order, start, part))
+    rows = iter(host_rows(order, start, part))
     for step in range(start, start + 6):
         batch = next(batches)
-        np.testing.assert_array_equal(batch.images.ravel(), order[step])
-        np.testing.assert_array_equal(batch.labels, LABELS[order[step]])
+        mine = order[step][part]
+        np.testing.assert_array_equal(batch.images.ravel(), mine)
+        np.testing.assert_array_equal(batch.labels, LABELS[mine])
+        np.testing.assert_array_equal(next(rows), mine)
         assert batch.images.dtype == np.float32
         assert batch.labels.dtype == np.int32
+
+
+def test_an_order_is_small_for_workers():
+    order = GlobalOrder(10**6, 8, 1)
+    order[0]
+    text = pickle.dumps(order)
+    assert len(text) < 1000
+    np.testing.assert_array_equal(pickle.loads(text)[5], order[5])
+
+
+class Broken(Split):
+    """A set whose images cannot be read."""
+
+    def at(self, rows):
+        raise InputError("shard x is damaged", "as prepared")
+
+
+def test_what_goes_wrong_on_a_thread_is_told_as_it_is():
+    batches = iter(host_batches(Broken(IMAGES, LABELS), GlobalOrder(20, 6, 5), 0, slice(6)))
+    with pytest.raises(InputError, match="shard x is damaged"):
+        next(batches)

@@ -8,6 +8,7 @@ from frepo_scale.data.dataset import DataConfig, load_dataset
 from frepo_scale.data.description import FILE, UNFINISHED
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.types import everything
 from frepo_scale.ops.preemption import Preemption
 
 SIDE, N = 6, 300  # more images than pixels, or the whitening has an undetermined tail
@@ -30,7 +31,7 @@ def places(tmp_path_factory):
 
 
 def sorted_rows(split):
-    rows = np.column_stack([split.labels, split.images.reshape(len(split), -1)])
+    rows = np.column_stack([split.labels, everything(split).reshape(len(split), -1)])
     return rows[np.lexsort(rows.T)]
 
 
@@ -66,3 +67,16 @@ def test_an_unfinished_set_is_named_so(places, tmp_path):
     (tmp_path / UNFINISHED).mkdir()
     with pytest.raises(InputError, match=rf"not finished: it has no {FILE}"):
         load_dataset(DataConfig("npz", str(tmp_path), batch=8))
+
+
+def test_left_on_disk_it_is_the_same(places):
+    both = [
+        load_dataset(DataConfig("npz", str(places[1]), batch=8, placement=placement))
+        for placement in ("memory", "stream")
+    ]
+    assert [found.placement for found in both] == ["memory", "stream"]
+    assert both[0].fingerprint == both[1].fingerprint
+    for part in ("train", "held_out", "test"):
+        one, other = (getattr(found, part) for found in both)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(everything(one), everything(other))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frepo_scale.data import whitening
 from frepo_scale.data.whitening import (
     Preprocessing,
     channel_histogram,
@@ -103,3 +104,18 @@ def test_histograms_add_up():
     np.testing.assert_array_equal(parts, channel_histogram(images))
     for got, want in zip(histogram_statistics(parts), channel_statistics(images), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_few_images_give_what_the_whole_problem_gives(monkeypatch):
+    """Up to the direction that the data leave open, which is LAPACK's choice there."""
+    images = pixels(10, 3)
+    plain = fit_preprocessing(images, whiten=False).apply(images).reshape(10, -1)
+    few = zca(*moments(plain), n=10)
+    monkeypatch.setattr(whitening, "_FEW", 1000)
+    whole = zca(*moments(plain), n=10)
+    centred = plain - plain.mean(0)
+    for one, other in ((few.matrix, whole.matrix), (few.inverse, whole.inverse)):
+        np.testing.assert_allclose(centred @ one, centred @ other, atol=1e-4)
+        values, others = (np.linalg.eigvalsh(x.astype(np.float64)) for x in (one, other))
+        np.testing.assert_allclose(values, others, rtol=1e-4)
+    np.testing.assert_allclose(few.matrix @ few.inverse, np.eye(48), atol=1e-4)

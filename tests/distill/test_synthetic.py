@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.types import Split
 from frepo_scale.distill.synthetic import choose_rows, hard_labels, real_set, scaled_labels
 
 KEY = jax.random.key(0)
@@ -47,6 +48,6 @@ def test_labels_by_hand():
 def test_the_set_holds_the_images_of_its_rows():
     images = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
     labels = np.repeat(np.arange(3), 4).astype(np.int32)
-    made = real_set(images, labels, 3, 2, KEY)
+    made = real_set(Split(images, labels), 3, 2, KEY)
     np.testing.assert_array_equal(np.asarray(made.images).ravel() // 4, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(np.argmax(made.labels, -1), [0, 0, 1, 1, 2, 2])

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.types import Split
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
 from frepo_scale.models.convnet import ConvNet
@@ -53,7 +54,7 @@ def fit(fit_config, net=0, n=24, seed=0, preemption=None):
 def test_it_learns_and_generalises():
     fitter, state, counted = fit(config())
     images, labels = blobs(90, seed=1)
-    top1, top5 = fitter.test(state, images, labels)
+    top1, top5 = fitter.test(state, Split(images, labels))
     assert top1 > 0.9
     assert top5 == 1.0
     assert counted == 60
@@ -76,7 +77,7 @@ def test_accuracy_counts_every_test_image_once():
     logits, _ = MODULE.apply({"params": state.params}, images)
     expected = np.mean(np.argmax(logits, -1) == labels)
     assert 0.3 < expected < 1.0 or expected == 1.0
-    top1, _ = fitter.test(state, images, labels)
+    top1, _ = fitter.test(state, Split(images, labels))
     np.testing.assert_allclose(top1, expected, atol=1e-6)
 
 
@@ -89,12 +90,12 @@ def test_top5_by_hand_and_nan_is_a_miss():
     logits, _ = module.apply({"params": state.params}, images)
     order = np.argsort(-np.asarray(logits), -1)
     expected = np.mean([labels[i] in order[i, :5] for i in range(40)])
-    top1, top5 = fitter.test(state, images, labels)
+    top1, top5 = fitter.test(state, Split(images, labels))
     np.testing.assert_allclose(top5, expected, atol=1e-6)
     np.testing.assert_allclose(top1, np.mean(order[:, 0] == labels), atol=1e-6)
     # ReLU swallows NaN pixels on some devices; diverged weights reach the logits everywhere.
     diverged = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
-    assert fitter.test(diverged, images, labels) == (0.0, 0.0)
+    assert fitter.test(diverged, Split(images, labels)) == (0.0, 0.0)
 
 
 def test_an_epoch_shows_every_image_once(monkeypatch):

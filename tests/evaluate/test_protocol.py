@@ -1,5 +1,6 @@
 """Steps by size, scores over several nets, probes and baselines."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,8 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.baselines import RealData, final_scores
+from frepo_scale.evaluate.finished import FinishedNets
+from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.protocol import (
     STEPS_BY_SIZE,
     EvaluationConfig,
@@ -19,6 +22,8 @@ from frepo_scale.evaluate.protocol import (
 )
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.preemption import Preemption
+
+NONE = FinishedNets(None, {}, "")
 
 
 def test_steps_by_size():
@@ -69,7 +74,7 @@ def test_final_scores_have_every_baseline(evaluator):
     clean = np.zeros((4, 8, 8, 1), np.float32)
     clean[2:, :4] = 1
     sets = {"distilled": DistilledSet(clean, labels), "distilled_last": DistilledSet(clean, labels)}
-    scores = final_scores(judge, config, RealData(train, blobs(60, 1), 2), sets, 2, seed=0)
+    scores = final_scores(judge, config, RealData(train, blobs(60, 1), 2), sets, 2, 0, NONE)
     assert scores.keys() == {
         "distilled",
         "distilled_last",
@@ -90,8 +95,8 @@ def test_wrong_labels_score_badly(evaluator):
     train = blobs(20, 0)
     good = np.eye(2, dtype=np.float32)[train.labels] - 0.5
     test = blobs(60, 1)
-    right = judge.final("x", lambda net: DistilledSet(train.images, good), test, 2, 30)
-    wrong = judge.final("x", lambda net: DistilledSet(train.images, -good), test, 2, 30)
+    right = judge.final("x", lambda net: DistilledSet(train.images, good), test, 2, 30, NONE)
+    wrong = judge.final("x", lambda net: DistilledSet(train.images, -good), test, 2, 30, NONE)
     assert right.mean > 0.9
     assert wrong.mean < 0.1
 
@@ -119,3 +124,31 @@ def test_probe_uses_its_own_nets_and_steps(evaluator):
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):
         EvaluationConfig(**wrong)
+
+
+def test_nets_that_are_done_are_not_trained_again(evaluator, tmp_path, monkeypatch):
+    config, judge = evaluator
+    train, test = blobs(40, 0), blobs(60, 1)
+    labels = np.repeat(np.eye(2, dtype=np.float32) - 0.5, 2, axis=0)
+    sets = {"distilled": DistilledSet(train.images[:4], labels)}
+
+    def scores(settings="a"):
+        finished = FinishedNets(tmp_path / "nets.json", sets, settings)
+        return final_scores(judge, config, RealData(train, test, 2), sets, 2, 0, finished)
+
+    trained = []
+    fit = Fitter.fit
+    monkeypatch.setattr(Fitter, "fit", lambda *args: trained.append(args[2]) or fit(*args))
+    first = scores()
+    assert len(trained) == 8  # two nets of four sets
+    trained.clear()
+    assert scores() == first and not trained
+    content = json.loads((tmp_path / "nets.json").read_text())
+    del content["nets"]["random real/1"]  # killed while this one was trained
+    (tmp_path / "nets.json").write_text(json.dumps(content))
+    assert scores() == first and trained == [1]
+    trained.clear()
+    (tmp_path / "nets.json").write_text("{torn")
+    assert scores() == first and len(trained) == 8
+    trained.clear()
+    assert scores("other settings") == first and len(trained) == 8

@@ -87,6 +87,7 @@ def write(tmp_path: Path, **changes: Any) -> Page:
         "result": RESULT,
         "metrics": METRICS,
         "galleries": [],
+        "times": {"goodput (steps that were kept)": "81.0 %"},
         "operative_config": "STEPS = 10000",
         "paths": {"distilled set": "export/distilled.npz"},
     }
@@ -178,6 +179,10 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in policy
     assert "width=device-width, initial-scale=1" in policy
     assert "prefers-color-scheme: dark" in page.source
+
+
+def test_where_the_time_went(tmp_path: Path) -> None:
+    assert "goodput (steps that were kept) 81.0 %" in write(tmp_path).text
 
 
 def test_all_text_is_escaped(tmp_path: Path) -> None:

@@ -180,8 +180,14 @@ def _rewrite_meta(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], N
     return damage
 
 
-def _wrong_digest(meta: dict[str, Any]) -> dict[str, Any]:
-    return meta | {"digests": meta["digests"] | {"x": meta["digests"]["count"]}}
+def _swapped(meta: dict[str, Any]) -> dict[str, Any]:
+    first, second, *rest = meta["arrays"]
+    return meta | {"arrays": [second, first, *rest]}
+
+
+def _older_digests(step: Path) -> None:
+    shutil.rmtree(step / "digests")
+    shutil.copytree(step.parent / "10" / "digests", step / "digests")
 
 
 _DAMAGES: dict[str, Callable[[Path], None]] = {
@@ -192,9 +198,11 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
     "meta deleted": lambda step: shutil.rmtree(step / "meta"),
     "meta garbage": lambda step: (step / "meta" / "metadata").write_bytes(b"\x00\xff{"),
     "meta empty": lambda step: (step / "meta" / "metadata").write_bytes(b""),
-    "meta without digests": _rewrite_meta(lambda meta: {"facts": meta["facts"]}),
-    "meta with a digest missing": _rewrite_meta(lambda meta: meta | {"digests": {}}),
-    "meta with a wrong digest": _rewrite_meta(_wrong_digest),
+    "meta without arrays": _rewrite_meta(lambda meta: {"facts": meta["facts"]}),
+    "meta with arrays missing": _rewrite_meta(lambda meta: meta | {"arrays": []}),
+    "meta with arrays in another order": _rewrite_meta(_swapped),
+    "digests deleted": lambda step: shutil.rmtree(step / "digests"),
+    "digests of an older checkpoint": _older_digests,
     "meta a list": _rewrite_meta(lambda meta: [1]),
     "folder emptied": _empty,
 }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import to_path
 from frepo_scale.ops.workdir import Workdir
 
 _SETTINGS: dict[str, Any] = {"distill.ipc": 10, "distill.seed": 0, "net.norm": "batch"}
@@ -162,10 +163,46 @@ def test_claiming_replaces_the_identity_whole(
     place = Workdir(tmp_path)
     place.claim(_SETTINGS)
 
-    def full(self: Path, text: str) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
         place.claim(_SETTINGS | {"distill.seed": 1})
     assert json.loads(place.identity.read_text()) == _SETTINGS
+
+
+# On an object store -------------------------------------------------------------------------
+
+
+def test_a_run_on_a_store_makes_its_first_objects(store: Any) -> None:
+    place = Workdir("gs://bucket/runs/a")
+    place.check_identity(_SETTINGS)
+    place.open(_SETTINGS, 2**60)  # nobody knows how much room a store has
+    assert store.objects == {}  # the write test is gone
+    place.claim(_SETTINGS)
+    assert list(store.objects) == ["bucket/runs/a/identity.json"]
+    Workdir(to_path("gs://bucket/runs/a")).open(_SETTINGS, 1)
+    assert "distill.ipc is 10 there" in _refused(place, _SETTINGS | {"distill.ipc": 1})
+    assert not place.finished
+    for path in (place.done, place.result, place.distilled):
+        path.write_bytes(b"")
+    assert place.finished
+
+
+def test_what_is_no_run_on_a_store_is_refused(store: Any) -> None:
+    store.put("bucket/a/notes.txt", b"theirs")
+    assert "holds something that is not a run" in _refused(Workdir("gs://bucket/a"), _SETTINGS)
+    assert "is a file" in _refused(Workdir("gs://bucket/a/notes.txt"), _SETTINGS)
+    assert list(store.objects) == ["bucket/a/notes.txt"]
+
+
+def test_a_store_without_permission_is_refused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: Any) -> None:
+        raise RuntimeError("403\nforbidden")
+
+    monkeypatch.setattr(store, "put", denied)
+    assert "cannot be written (403 forbidden)" in _refused(Workdir("gs://bucket/a"), _SETTINGS)
+    monkeypatch.setattr(store, "isdir", denied)
+    with pytest.raises(InputError, match=r"gs://bucket/a cannot be used \(403 forbidden\)"):
+        Workdir("gs://bucket/a")

@@ -1,160 +1,32 @@
 """The loop's order, its rows, and that any stop and resume gives the same run."""
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_run import RATES, Event, Run, config_of, host, start_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.ops.preemption import Preempted, Preemption
+from frepo_scale.ops.preemption import Preempted
 from frepo_scale.train import loop
-from frepo_scale.train.loop import LoopConfig, Outcome, train
-
-Event = tuple[Any, ...]
+from frepo_scale.train.loop import LoopConfig, Outcome
 
 
-@partial(jax.jit, donate_argnums=0)
-def _jitted(state: dict[str, jax.Array], batch: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-    step = state["step"] + 1
-    state = {**state, "hash": state["hash"] * 31 + batch.astype(jnp.uint32), "step": step}
-    return state, {"loss": step.astype(jnp.float32) / 8, "target_accuracy": jnp.float32(0.5)}
-
-
-def _start() -> dict[str, jax.Array]:
-    return {"hash": jnp.uint32(1), "step": jnp.int32(0), "probes": jnp.uint32(0)}
-
-
-def _host(state: Any) -> dict[str, int]:
-    return {k: int(v) for k, v in state.items()}
-
-
-@dataclass
-class _Run:
-    """A fake job, writer, step and data that record everything in `events`.
-
-    Signals arrive after the step, in the probe or in the save of `signal_at`.
-    """
-
-    events: list[Event] = field(default_factory=list)
-    checkpoints: dict[int, tuple[Any, int]] = field(default_factory=dict)
-    signal_at: tuple[str, int] | None = None
-    bad_from: int | None = None
-    preemption: Preemption = field(default_factory=Preemption)
-
-    def _signal(self, where: str, step: int) -> None:
-        if self.signal_at == (where, step):
-            self.preemption._note(signal.SIGTERM, None)
-
-    # Job
-    def check(self, state: Any) -> None:
-        at = int(state["step"])
-        self.events.append(("check", at))
-        if self.bad_from is not None and at >= self.bad_from:
-            raise RunError("not finite")
-
-    def probe(self, state: Any, step: int) -> tuple[Any, Mapping[str, float]]:
-        assert int(state["step"]) == step
-        assert not self.preemption.requested  # work nobody would wait for
-        self._signal("probe", step)
-        self.preemption.check()
-        self.events.append(("probe", step))
-        probes = state["probes"] * 7 + step + 1
-        return {**state, "probes": probes}, {"probe_accuracy": step / 2}
-
-    def save(self, state: Any, step: int, probed: int) -> None:
-        assert int(state["step"]) == step
-        self.events.append(("save", step, probed))
-        self.checkpoints[step] = (jax.tree.map(np.asarray, state), probed)
-        self._signal("save", step)
-
-    def after_step(self, step: int) -> None:
-        self.events.append(("after_step", step))
-        self._signal("after_step", step)
-
-    # Writer
-    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        self.events.append(("row", step, dict(scalars)))
-
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        raise AssertionError("the loop writes no images")
-
-    def flush(self) -> None:
-        self.events.append(("flush",))
-
-    def close(self) -> None:
-        raise AssertionError("the loop does not own the writer")
-
-    # Step and data
-    def step(self, state: Any, batch: Any) -> tuple[Any, Any]:
-        self.events.append(("step", int(batch)))
-        return _jitted(state, batch)
-
-    def batches(self, start: int) -> Iterator[jax.Array]:
-        for number in range(start, 1 << 20):
-            self.events.append(("draw", number))
-            yield jnp.int32(number)
-
-    def train(
-        self,
-        config: LoopConfig,
-        steps: int,
-        *,
-        state: Any = None,
-        start: int = 0,
-        probed: int = -1,
-        step: Callable[..., Any] | None = None,
-    ) -> Outcome:
-        return train(
-            _start() if state is None else jax.tree.map(jnp.asarray, state),
-            start=start,
-            probed=probed,
-            steps=steps,
-            config=config,
-            step=step or self.step,
-            batches=self.batches(start),
-            job=self,
-            writer=self,
-            preemption=self.preemption,
-        )
-
-    def of(self, *kinds: str) -> list[Event]:
-        return [e for e in self.events if e[0] in kinds]
-
-    def numbers(self, kind: str) -> list[int]:
-        return [e[1] for e in self.of(kind)]
-
-    def log_rows(self) -> list[tuple[int, float]]:
-        return [(e[1], e[2]["loss"]) for e in self.of("row") if "loss" in e[2]]
-
-    def order(self) -> list[str]:
-        return [
-            f"{e[0]} {e[1]}" + (f" probed {e[2]}" if e[0] == "save" else "")
-            for e in self.of("probe", "save", "draw", "step", "row", "after_step")
-        ]
-
-
-def _config(log: int, probe: int, save: int) -> LoopConfig:
-    return LoopConfig(log_every=log, probe_every=probe, save_every=save, profile=False)
-
-
-def _resumed(config: LoopConfig, steps: int, before: _Run) -> tuple[_Run, Outcome]:
+def _resumed(config: LoopConfig, steps: int, before: Run) -> tuple[Run, Outcome]:
     at = max(before.checkpoints)
     state, probed = before.checkpoints[at]
-    run = _Run()
+    run = Run()
     return run, run.train(config, steps, state=state, start=at, probed=probed)
 
 
 def test_the_order_of_a_whole_run() -> None:
-    run = _Run()
-    outcome = run.train(_config(log=2, probe=3, save=2), steps=4)
+    run = Run()
+    outcome = run.train(config_of(log=2, probe=3, save=2), steps=4)
     assert run.order() == [
         "probe 0",
         "row 0",
@@ -172,19 +44,19 @@ def test_the_order_of_a_whole_run() -> None:
         "save 4 probed 4",
     ]
     assert outcome.step == 4 and not outcome.stopped
-    assert _host(outcome.state) == _host(run.checkpoints[4][0])
+    assert host(outcome.state) == host(run.checkpoints[4][0])
 
 
 def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
-    run = _Run()
-    run.train(_config(log=2, probe=100, save=100), steps=6)
+    run = Run()
+    run.train(config_of(log=2, probe=100, save=100), steps=6)
     order = run.order()
     for at in (2, 4):
         assert order.index(f"row {at}") == order.index(f"step {at}") + 1
     assert order.index("row 6") < order.index("probe 6") < order.index("save 6 probed 6")
     assert run.log_rows() == [(2, 0.25), (4, 0.5), (6, 0.75)]
     rows = [e[2] for e in run.of("row") if "loss" in e[2]]
-    assert all(r.keys() == {"loss", "target_accuracy", "steps_per_second"} for r in rows)
+    assert all(r.keys() == {"loss", "target_accuracy", *RATES} for r in rows)
     assert all(type(v) is float and v >= 0 for r in rows for v in r.values())
 
 
@@ -197,9 +69,9 @@ def test_every_turn_keeps_the_order(log: int, probe: int, save: int, data: st.Da
     steps = data.draw(st.integers(1, 12))
     start = data.draw(st.integers(0, steps))
     probed = data.draw(st.sampled_from([-1, *range(start + 1)]))
-    run = _Run()
-    state = _start() | {"step": jnp.int32(start)}
-    outcome = run.train(_config(log, probe, save), steps, state=state, start=start, probed=probed)
+    run = Run()
+    state = start_state() | {"step": jnp.int32(start)}
+    outcome = run.train(config_of(log, probe, save), steps, state=state, start=start, probed=probed)
     assert not outcome.stopped and outcome.step == steps
     turns = range(start, steps)
     assert run.numbers("draw") == run.numbers("step") == list(turns)
@@ -241,13 +113,13 @@ def test_every_turn_keeps_the_order(log: int, probe: int, save: int, data: st.Da
 def test_any_stops_and_resumes_give_the_same_run(
     log: int, probe: int, save: int, steps: int, stops: list[tuple[str, int]]
 ) -> None:
-    config = _config(log, probe, save)
-    whole = _Run()
+    config = config_of(log, probe, save)
+    whole = Run()
     expected = whole.train(config, steps)
-    run, events = _Run(), []
+    run, events = Run(), []
     state, start, probed = None, 0, -1
     for stop in [*stops, None]:
-        run = _Run(signal_at=stop)
+        run = Run(signal_at=stop)
         outcome = run.train(config, steps, state=state, start=start, probed=probed)
         events += run.events
         if outcome.stopped:
@@ -258,16 +130,16 @@ def test_any_stops_and_resumes_give_the_same_run(
         else:
             break
     assert not outcome.stopped and outcome.step == steps
-    assert _host(outcome.state) == _host(expected.state)
-    joined = _Run(events=events)
+    assert host(outcome.state) == host(expected.state)
+    joined = Run(events=events)
     assert joined.numbers("step") == list(range(steps))  # no batch twice, none left out
     assert joined.log_rows() == whole.log_rows()
     assert joined.numbers("probe") == whole.numbers("probe")
 
 
 def test_a_resumed_run_repeats_neither_probe_nor_save_and_draws_its_batch_first() -> None:
-    config = _config(log=100, probe=4, save=4)
-    before = _Run(signal_at=("save", 4))
+    config = config_of(log=100, probe=4, save=4)
+    before = Run(signal_at=("save", 4))
     assert before.train(config, 8).step == 5  # a signal in the save is seen one step on
     del before.checkpoints[5]  # as if a kill had come before that
     run, outcome = _resumed(config, 8, before)
@@ -277,8 +149,8 @@ def test_a_resumed_run_repeats_neither_probe_nor_save_and_draws_its_batch_first(
 
 
 def test_a_signal_after_a_step_saves_at_that_step() -> None:
-    config = _config(log=100, probe=3, save=100)
-    run = _Run(signal_at=("after_step", 5))
+    config = config_of(log=100, probe=3, save=100)
+    run = Run(signal_at=("after_step", 5))
     outcome = run.train(config, 9)
     assert outcome.stopped and outcome.step == 5
     assert run.of("save") == [("save", 5, 3)]
@@ -287,9 +159,9 @@ def test_a_signal_after_a_step_saves_at_that_step() -> None:
 
 
 def test_a_signal_at_a_probe_leaves_the_probe_to_the_next_run() -> None:
-    config = _config(log=3, probe=3, save=100)
+    config = config_of(log=3, probe=3, save=100)
     for where in ("probe", "after_step"):
-        run = _Run(signal_at=(where, 6))
+        run = Run(signal_at=(where, 6))
         outcome = run.train(config, 9)
         assert outcome.stopped and outcome.step == 6
         assert run.of("save") == [("save", 6, 3)] and run.numbers("probe") == [0, 3]
@@ -300,38 +172,38 @@ def test_a_signal_at_a_probe_leaves_the_probe_to_the_next_run() -> None:
 
 
 def test_a_signal_at_the_start_saves_the_start() -> None:
-    run = _Run()
+    run = Run()
     run.preemption._note(signal.SIGTERM, None)
-    outcome = run.train(_config(1, 1, 1), 3)
+    outcome = run.train(config_of(1, 1, 1), 3)
     assert outcome.stopped and outcome.step == 0
     assert run.order() == ["save 0 probed -1"]
-    again, outcome = _resumed(_config(1, 1, 1), 3, run)
+    again, outcome = _resumed(config_of(1, 1, 1), 3, run)
     assert again.numbers("probe") == [0, 1, 2, 3] and not outcome.stopped
 
 
 def test_a_signal_before_a_resumed_run_leaves_its_checkpoint_alone() -> None:
-    run = _Run()
+    run = Run()
     run.preemption._note(signal.SIGTERM, None)
-    state = _start() | {"step": jnp.int32(5)}
-    outcome = run.train(_config(1, 1, 1), 9, state=state, start=5, probed=3)
+    state = start_state() | {"step": jnp.int32(5)}
+    outcome = run.train(config_of(1, 1, 1), 9, state=state, start=5, probed=3)
     assert outcome.stopped and outcome.step == 5 and run.order() == []
 
 
 def test_a_signal_at_the_last_step_is_a_stop_until_the_last_probe_is_done() -> None:
-    config = _config(log=100, probe=100, save=100)
+    config = config_of(log=100, probe=100, save=100)
     for where in ("after_step", "probe"):
-        run = _Run(signal_at=(where, 4))
+        run = Run(signal_at=(where, 4))
         outcome = run.train(config, 4)
         assert outcome.stopped and outcome.step == 4
         assert run.of("save") == [("save", 4, 0)]
         again, outcome = _resumed(config, 4, run)
         assert again.order() == ["probe 4", "row 4"] and not outcome.stopped
-        assert _host(outcome.state) == _host(_Run().train(config, 4).state)
+        assert host(outcome.state) == host(Run().train(config, 4).state)
 
 
 def test_the_flag_of_a_real_signal_stops_the_loop() -> None:
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    run = _Run()
+    run = Run()
     run.preemption.install()
 
     def step(state: Any, batch: Any) -> Any:
@@ -340,7 +212,7 @@ def test_the_flag_of_a_real_signal_stops_the_loop() -> None:
         return run.step(state, batch)
 
     try:
-        outcome = run.train(_config(100, 100, 100), 9, step=step)
+        outcome = run.train(config_of(100, 100, 100), 9, step=step)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -353,9 +225,9 @@ def test_the_flag_of_a_real_signal_stops_the_loop() -> None:
 def test_a_failed_check_stops_before_probe_and_save(
     probe: int, save: int, signal_at: tuple[str, int] | None
 ) -> None:
-    run = _Run(bad_from=2, signal_at=signal_at)
+    run = Run(bad_from=2, signal_at=signal_at)
     with pytest.raises(RunError, match="not finite"):
-        run.train(_config(3, probe, save), 9)
+        run.train(config_of(3, probe, save), 9)
     assert run.events[-1] == ("check", 3)
     assert run.numbers("probe") == [0] and not run.checkpoints
     assert run.log_rows() == [(3, 3 / 8)]  # the row shows what went wrong
@@ -366,21 +238,21 @@ def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*args: Any) -> None:
         raise ZeroDivisionError
 
-    run = _Run()
+    run = Run()
     monkeypatch.setattr(run, kind, fail)
     with pytest.raises(ZeroDivisionError):
-        run.train(_config(1, 2, 2), 4)
+        run.train(config_of(1, 2, 2), 4)
 
 
 def test_with_nothing_left_to_do_nothing_is_done() -> None:
-    run = _Run()
-    state = _start() | {"step": jnp.int32(5)}
-    outcome = run.train(_config(1, 5, 5), 5, state=state, start=5, probed=5)
+    run = Run()
+    state = start_state() | {"step": jnp.int32(5)}
+    outcome = run.train(config_of(1, 5, 5), 5, state=state, start=5, probed=5)
     assert outcome.step == 5 and not outcome.stopped and run.order() == []
-    outcome = run.train(_config(1, 2, 2), 5, state=state, start=5, probed=4)
+    outcome = run.train(config_of(1, 2, 2), 5, state=state, start=5, probed=4)
     assert run.order() == ["probe 5", "row 5"] and not outcome.stopped
-    run = _Run()
-    outcome = run.train(_config(1, 1, 1), 0)
+    run = Run()
+    outcome = run.train(config_of(1, 1, 1), 0)
     assert run.order() == ["probe 0", "row 0", "save 0 probed 0"] and outcome.step == 0
 
 
@@ -408,14 +280,14 @@ class _OnDevice:
 
 
 def test_metrics_are_fetched_at_log_steps_only_and_the_queue_stays_short() -> None:
-    run = _Run()
+    run = Run()
 
     def step(state: Any, batch: Any) -> Any:
         state, metrics = run.step(state, batch)
         return state, {k: _OnDevice(run.events, k, int(batch) + 1) for k in metrics}
 
     steps = 12
-    run.train(_config(log=5, probe=100, save=100), steps, step=step)
+    run.train(config_of(log=5, probe=100, save=100), steps, step=step)
     assert sorted(e[1:] for e in run.of("fetch")) == [
         (at, name) for at in (5, 10) for name in ("loss", "target_accuracy")
     ]
@@ -432,37 +304,9 @@ def test_device_get_is_called_once_per_row(monkeypatch: pytest.MonkeyPatch) -> N
     calls = []
     get = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: (calls.append(1), get(x))[1])
-    run = _Run()
-    run.train(_config(log=4, probe=100, save=100), 9)
+    run = Run()
+    run.train(config_of(log=4, probe=100, save=100), 9)
     assert len(calls) == len(run.log_rows()) == 2
-
-
-def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
-    run = _Run()
-
-    def step(state: Any, batch: Any) -> Any:
-        seconds = [60.0] + 3 * [0.5] + 4 * [0.25] + 4 * [1.0] + 4 * [4.0]
-        clock[0] += seconds[int(batch)]
-        return run.step(state, batch)
-
-    def probe(state: Any, at: int) -> Any:
-        clock[0] += 1000.0
-        return state, {}
-
-    monkeypatch.setattr(run, "probe", probe)
-    run.train(_config(log=4, probe=8, save=8), 16, step=step)
-    speeds = {e[1]: e[2]["steps_per_second"] for e in run.of("row") if "loss" in e[2]}
-    # Rows 4 and 12 are fetched behind the next step, whose dispatch counts to their time here.
-    assert speeds == {
-        4: 3 / (3 * 0.5 + 0.25),
-        8: 4 / (3 * 0.25),
-        12: 4 / (4 * 1.0 + 4.0),
-        16: 4 / (3 * 4.0),
-    }
 
 
 @pytest.mark.parametrize("name", ["log_every", "probe_every", "save_every"])
@@ -478,11 +322,11 @@ def test_profile_is_checked() -> None:
 
 
 def test_preempted_is_not_swallowed_outside_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _Run()
+    run = Run()
 
     def save(*args: Any) -> None:
         raise Preempted
 
     monkeypatch.setattr(run, "save", save)
     with pytest.raises(Preempted):
-        run.train(_config(1, 1, 1), 2)
+        run.train(config_of(1, 1, 1), 2)

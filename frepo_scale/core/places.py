@@ -1,0 +1,154 @@
+"""Where a run lives: a local folder, or a place on an object store such as gs://bucket/run.
+
+A local path is a `pathlib.Path`. A URL becomes an `epath.Path`, which has the same methods. A store
+has whole objects under names: it cannot append, rename a folder or lock a file, and a folder is
+there as soon as something is in it. Whoever has to tell the two apart asks `is_local`.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from frepo_scale.core.errors import InputError
+
+# etils knows more (s3://, az://), but Orbax writes checkpoints to local disks and gs:// only.
+_STORES = ("gs://",)
+_EXPECTED = f"a local path, or a URL that begins with {' or '.join(_STORES)}"
+
+
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a path of the file system, and not one on an object store."""
+    return "://" not in os.fspath(path)
+
+
+def to_path(path: str | os.PathLike[str]) -> Path:
+    """The path of what was named on the command line; what this function made stays as it is.
+
+    Raises:
+      InputError: a URL that no run can use, or whose store does not answer.
+    """
+    text = os.fspath(path)
+    if is_local(text):
+        if looks_like_url(text):
+            raise InputError(f"{text} is a URL with a slash missing", _EXPECTED)
+        return Path(path)
+    if not isinstance(path, str):
+        return path  # type: ignore[return-value]  # an epath.Path
+    if not text.startswith(_STORES):
+        raise InputError(f"{text} is a URL that no run can use", _EXPECTED)
+    # TensorFlow, through which etils reads, would take a file for as long as it was some seconds
+    # ago. Who owns a workdir is decided by what is there now.
+    os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
+    try:
+        from etils import epath
+
+        place: Path = epath.Path(text)
+        place.exists()
+    # Wrong names, missing packages, no permission: each store and each package has its own.
+    except Exception as error:
+        raise InputError(
+            f"{text} cannot be used ({_brief(error)})",
+            "a bucket that this machine may read, and TensorFlow (or EPATH_USE_TF=0 and gcsfs)",
+        ) from error
+    return place
+
+
+def looks_like_url(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a URL, or what pathlib folds one to ("gs:/bucket")."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
+
+
+def check_checkpoints(path: Path) -> None:
+    """Raises InputError if a package is missing that checkpoints there need."""
+    if is_local(path):
+        return
+    # Orbax asks the bucket whether it has true folders, whenever it removes a checkpoint.
+    found = False
+    with contextlib.suppress(ModuleNotFoundError):  # not even google.cloud
+        found = importlib.util.find_spec("google.cloud.storage") is not None
+    if not found:
+        raise InputError(
+            f"checkpoints in {path} need the package google-cloud-storage",
+            "it to be installed",
+            "pip install 'frepo-scale[gs]'",
+        )
+
+
+@contextlib.contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Errors of a store as what a file system raises, `OSError`; nothing changes for local ones."""
+    try:
+        yield
+    except (OSError, InputError):
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        raise OSError(_brief(error)) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds; `OSError` if it cannot be read."""
+    with store_errors(path):
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
+    """A file in which a reader may jump to and fro; from a store it is fetched as a whole."""
+    if is_local(path):
+        with open(path, "rb") as file:
+            yield file
+    else:
+        yield io.BytesIO(read_bytes(to_path(path)))
+
+
+def children(folder: Path) -> list[Path]:
+    """What lies in a folder, of which a store has none without content; else `OSError`."""
+    if is_local(folder):
+        return [folder / name for name in os.listdir(folder)]
+    with store_errors(folder):
+        # An empty object with the folder's own name, which some tools make, is nothing in it.
+        return [path for path in folder.iterdir() if path != folder] if folder.is_dir() else []
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False where one may not look."""
+    if is_local(path):
+        return os.path.isfile(path)
+    with _as_input_error(path):
+        return path.is_file()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; False where one may not look."""
+    if is_local(path):
+        return os.path.isdir(path)
+    with _as_input_error(path):
+        return path.is_dir()
+
+
+def remove(path: Path) -> None:
+    """Removes a file; `OSError` if that fails."""
+    with store_errors(path):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _as_input_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read ({_brief(error)})", "a store that answers"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    """One line of bounded length: stores quote whole requests."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,73 @@
+"""Random images in place of a data set: a run on them shows what its input costs.
+
+The statistics are made up as well: no whitening is fitted, but one of the same size is applied.
+"""
+
+import hashlib
+
+import numpy as np
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.sources import DatasetSpec
+from frepo_scale.data.types import RawDataset
+from frepo_scale.data.whitening import Preprocessing, Whitening
+
+_DISTINCT = 1024  # images; more would only take memory
+_PER_CLASS = 1300  # as ImageNet-1K has
+_TEST = 2000
+
+
+class Noise:
+    """Uniformly random pixels, the same ones again and again."""
+
+    def __init__(self, size: int, shape: tuple[int, int, int], num_classes: int) -> None:
+        """`size` images (H, W, C) uint8 of classes in turn."""
+        rng = np.random.Generator(np.random.Philox(key=[0, size]))
+        self._images = rng.integers(0, 256, (min(size, _DISTINCT), *shape), np.uint8)
+        self.labels = (np.arange(size) % num_classes).astype(np.int32)
+
+    def __len__(self) -> int:
+        """As many as asked for."""
+        return len(self.labels)
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """See `data.types.Rows`."""
+        return self._images[rows % len(self._images)]
+
+
+def noise_set(spec: DatasetSpec, resolution: int | None) -> RawDataset:
+    """Random images with the shape and classes of a data set.
+
+    Raises:
+      InputError: its shape or classes are not known without reading it.
+    """
+    side = resolution or spec.resolution
+    if spec.num_classes is None or side is None or spec.channels is None:
+        raise InputError(
+            f"DATA = 'synthetic' with DATASET = {spec.name!r}",
+            "a data set whose classes and shape are known beforehand",
+            "use one of the published sets, with --gin.RESOLUTION where another size is wanted",
+        )
+    shape = (side, side, spec.channels)
+    dim = side * side * spec.channels
+    half = np.full(spec.channels, 0.5, np.float32)
+
+    def statistics(whiten: bool) -> Preprocessing:
+        if not whiten:
+            return Preprocessing(half, half, None)
+        same = np.eye(dim, dtype=np.float32)
+        return Preprocessing(half, half, Whitening(np.zeros(dim, np.float32), same, same))
+
+    size = _PER_CLASS * spec.num_classes
+    return RawDataset(
+        spec.name,
+        tuple(str(label) for label in range(spec.num_classes)),
+        Noise(size, shape, spec.num_classes),
+        Noise(_TEST, shape, spec.num_classes),
+        image_shape=shape,
+        fit="native",
+        skipped=0,
+        origin="random numbers",
+        statistics=statistics,
+        fingerprint=hashlib.sha256(repr((spec.name, size, shape)).encode()).hexdigest(),
+    )

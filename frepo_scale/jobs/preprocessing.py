@@ -1,0 +1,89 @@
+"""The preprocessing of a run: fitted once, kept in its workdir with the name of its data."""
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.errors import InputError
+from frepo_scale.core.places import open_to_read
+from frepo_scale.data.dataset import Dataset
+from frepo_scale.data.whitening import Preprocessing, empty_preprocessing
+from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.runtime import agree, all_true, process_count
+from frepo_scale.parallel.share import of_first, on_first
+
+# What reading an absent or damaged .npz can raise.
+_DAMAGE: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,  # a damaged flag says "encrypted", or (its subclass) "patched data"
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextlib.contextmanager
+def _stored(place: Workdir) -> Iterator[Mapping[str, np.ndarray]]:
+    with open_to_read(place.preprocessing) as file, np.load(file, allow_pickle=False) as stored:
+        yield stored
+
+
+def check_data(place: Workdir, dataset: Dataset) -> None:
+    """Raises InputError if the run in the workdir was started with other data."""
+    with contextlib.suppress(*_DAMAGE), _stored(place) as stored:
+        there = str(stored["dataset"])
+        if there != dataset.fingerprint:
+            raise other_data(place, dataset, there)
+
+
+def other_data(place: Workdir, dataset: Dataset, there: str) -> InputError:
+    """The error for data that are not those a run was started with."""
+    return InputError(
+        f"the data at {dataset.origin} are not those {place.root} was started with",
+        f"pixels and labels with sha256 {there[:12]}..., found {dataset.fingerprint[:12]}...",
+        "give the original data with --gin.DATA_DIR, or start a new --workdir",
+    )
+
+
+def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
+    """From the workdir, else fitted and left there: a 64 px whitening takes minutes."""
+    # What cannot be read is made again: it is a function of the data.
+    with contextlib.suppress(*_DAMAGE), _stored(place) as stored:
+        return Preprocessing.from_arrays(dict(stored))
+    fitted = dataset.fit_preprocessing()
+    with whole_file(place.preprocessing) as file:
+        arrays = {"dataset": np.array(dataset.fingerprint)} | fitted.arrays()
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for its own keyword
+    return fitted
+
+
+def shared_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
+    """`stored_preprocessing` of process 0 on every process: eigenvectors differ between machines.
+
+    Raises:
+      InputError: on process 0, the data or the workdir are wrong.
+    """
+    if process_count() == 1:
+        return stored_preprocessing(place, dataset)
+    found: list[Preprocessing] = []
+    on_first(lambda: found.append(stored_preprocessing(place, dataset)))
+    own = found[0] if found else empty_preprocessing(dataset.image_shape, dataset.whitened)
+    return Preprocessing.from_arrays(of_first(own.arrays()))
+
+
+def check_same_data(dataset: Dataset) -> None:
+    """Raises InputError unless every process found the data that process 0 found."""
+    number = int(dataset.fingerprint[:16], 16)  # 64 bits of the sha256, as `agree` carries numbers
+    if not all_true(number == agree(number)):
+        raise InputError(
+            f"the data at {dataset.origin} are not the same for all processes"
+            f" (here {dataset.fingerprint[:12]}...)",
+            "one data set for all",
+            "give them all the same --gin.DATA_DIR, or copies of one set",
+        )

@@ -1,0 +1,56 @@
+"""What one process knows or does, for all of them. Alone, each of these costs nothing.
+
+All are collective: every process calls them, in the same order.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
+from frepo_scale.parallel import runtime
+
+_Tree = TypeVar("_Tree")
+
+
+def on_first(action: Callable[[], None]) -> None:
+    """Does something on process 0 alone; the others wait for it.
+
+    Raises:
+      InputError, RunError: on process 0, what the action raised.
+      FailedElsewhere: on the others, if it did.
+    """
+    error: InputError | RunError | None = None
+    if runtime.is_first():
+        try:
+            action()
+        except (InputError, RunError) as raised:
+            error = raised
+    code = runtime.agree(0 if error is None else 2 if isinstance(error, InputError) else 1)
+    if error is not None:
+        raise error
+    if code:
+        raise FailedElsewhere(code)
+
+
+def on_host(tree: _Tree) -> _Tree:
+    """Every array of a pytree, whole, as NumPy array on every process."""
+
+    def whole(x: Any) -> np.ndarray:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    collected: _Tree = jax.tree.map(whole, tree)
+    return collected
+
+
+def of_first(tree: _Tree) -> _Tree:
+    """Process 0's arrays on every process; shapes and dtypes must be the same everywhere."""
+    if runtime.process_count() == 1:
+        return tree
+    shared: _Tree = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+    return shared

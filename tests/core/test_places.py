@@ -1,0 +1,90 @@
+"""Local paths stay what they were; URLs are opened on their store or refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import fake_store
+import pytest
+
+from frepo_scale.core import places
+from frepo_scale.core.errors import InputError
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/runs/a b", ".", "~/c:d", Path("x")])
+def test_a_local_path_is_pathlibs(path: str | Path) -> None:
+    assert places.is_local(path)
+    assert type(places.to_path(path)) is type(Path()) and places.to_path(path) == Path(path)
+
+
+def test_a_url_keeps_its_scheme(store: Any) -> None:
+    place = places.to_path("gs://bucket/runs/a")
+    assert not places.is_local(place) and not places.is_local("gs://bucket")
+    assert str(place / "b" / "c.txt") == "gs://bucket/runs/a/b/c.txt"
+    assert place.name == "a" and str(place.parent) == "gs://bucket/runs"
+    assert places.to_path(place) is place
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b/x", "az://b/x", "GS://b/x", "x://y", "gs:/b/x", Path("gs://b/x"), "./gs://b"]
+)
+def test_other_urls_are_refused(url: str | Path) -> None:
+    with pytest.raises(InputError, match=r"URL.*a local path, or a URL that begins with gs://"):
+        places.to_path(url)
+
+
+@pytest.mark.parametrize("error", [ImportError("no gcsfs"), fake_store.Refused("no\nbucket")])
+def test_a_store_that_does_not_answer_is_one_line(
+    error: Exception, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(store, "exists", fail)
+    with pytest.raises(InputError, match=r"gs://b/x cannot be used \(no .*TensorFlow"):
+        places.to_path("gs://b/x")
+
+
+def test_reading_is_the_same_here_and_there(store: Any, tmp_path: Path) -> None:
+    for root in (tmp_path, places.to_path("gs://bucket/run")):
+        for name in ("one", "two"):
+            (root / name).write_bytes(name.encode())
+        assert sorted(p.name for p in places.children(root)) == ["one", "two"]
+        assert places.read_bytes(root / "one") == b"one"
+        with places.open_to_read(root / "two") as file:
+            file.seek(1)
+            assert file.read() == b"wo"
+        assert places.is_file(root / "one") and not places.is_file(root)
+        assert places.is_folder(root) and not places.is_folder(root / "one")
+        places.remove(root / "one")
+        assert not places.is_file(root / "one")
+        with pytest.raises(FileNotFoundError):
+            places.read_bytes(root / "one")
+    assert places.children(places.to_path("gs://bucket/none")) == []
+    store.put("bucket/marked/", b"")
+    assert places.children(places.to_path("gs://bucket/marked")) == []
+
+
+def test_errors_of_a_store_are_those_of_a_file_system(store: Any, tmp_path: Path) -> None:
+    place = places.to_path("gs://bucket/x")
+    with pytest.raises(OSError, match="no permission"), places.store_errors(place):
+        raise fake_store.Refused("no\n permission")
+    for kept in (FileNotFoundError(), InputError("a", "b")):
+        with pytest.raises(type(kept)) as caught, places.store_errors(place):
+            raise kept
+        assert caught.value is kept
+    with pytest.raises(fake_store.Refused), places.store_errors(tmp_path):
+        raise fake_store.Refused
+
+
+def test_the_fake_refuses_what_stores_cannot_do(store: Any) -> None:
+    place = places.to_path("gs://bucket/run")
+    (place / "a").write_bytes(b"x")
+    for act in (
+        lambda: (place / "a").open("a"),
+        lambda: place.rename("gs://bucket/other"),
+        lambda: (place / "a").replace("gs://bucket/b"),
+    ):
+        with pytest.raises(fake_store.Refused):
+            act()
+    with pytest.raises(ValueError, match="mode"):
+        (place / "a").open("x")

@@ -1,0 +1,116 @@
+"""Target batches are the same wherever images lie, on any mesh and from any number of processes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import finished, free_address, start
+
+from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.pipeline import GlobalOrder
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.types import everything
+from frepo_scale.ops.preemption import Preemption
+
+PROGRAM = Path(__file__).parent / "feed_run.py"
+SIDE, N, BATCH = 4, 211, 16  # 201 in the target part: no number of devices divides it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared set."""
+    place = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    np.savez(
+        place / "x.npz",
+        x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
+        y_train=np.arange(N) % 3,
+        x_test=rng.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8),
+        y_test=np.arange(8) % 2,
+    )
+    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
+    return str(place / "out")
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """Step and size -> images and labels, without a mesh, without a feed."""
+    data = load_dataset(DataConfig("npz", folder, batch=8, placement="memory"))
+    inputs = data.fit_preprocessing().apply(everything(data.train))
+
+    def batch(step, size=BATCH):
+        rows = GlobalOrder(len(data.train), size, seed=5)[step]
+        return inputs[rows], data.train.labels[rows]
+
+    return batch
+
+
+def run(folder, tmp_path, cases, processes, devices):
+    """What each case's batches were, gathered by process 0."""
+    out = tmp_path / "batches"
+    group = [free_address(), processes] if processes > 1 else []
+    running = [
+        start(
+            PROGRAM,
+            folder,
+            out,
+            json.dumps(cases),
+            *group,
+            *([number] if group else []),
+            devices=devices,
+        )
+        for number in range(processes)
+    ]
+    for process in running:
+        finished(process)
+    found = []
+    for number in range(len(cases)):
+        with np.load(f"{out}-{number}.npz") as arrays:
+            found.append((arrays["images"], arrays["labels"]))
+    return found
+
+
+def check(found, expected, first, size=BATCH):
+    images, labels = found
+    for step in range(len(labels)):
+        want_images, want_labels = expected(first + step, size)
+        np.testing.assert_array_equal(labels[step], want_labels)
+        np.testing.assert_allclose(images[step], want_images, rtol=1e-5, atol=1e-5)
+
+
+def test_every_placement_on_every_mesh(folder, expected, tmp_path):
+    cases = [
+        {"placement": placement, "mesh": mesh, "batch": BATCH, "start": 9, "steps": 5}
+        for placement in ("memory", "stream", "device")
+        for mesh in ([1, 8], [2, 4])
+    ]
+    for found in run(folder, tmp_path, cases, 1, 8):
+        check(found, expected, 9)  # steps 9 to 13 cross the end of the first epoch
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_go_on_with_the_same_batches(folder, expected, tmp_path):
+    first = 0
+    for processes, devices in ((1, 4), (2, 2), (4, 1), (1, 1)):
+        cases = [
+            {
+                "placement": placement,
+                "mesh": [1, processes * devices],
+                "batch": BATCH,
+                "start": first,
+                "steps": 4,
+            }
+            for placement in ("stream", "device", "memory")
+        ]
+        for found in run(folder, tmp_path, cases, processes, devices):
+            check(found, expected, first)
+        first += 4
+
+
+@pytest.mark.slow
+def test_worker_processes_read_the_same(folder, expected, tmp_path):
+    case = {"placement": "stream", "mesh": [1, 2], "batch": 24, "start": 3, "steps": 6}
+    (found,) = run(folder, tmp_path, [case | {"workers": 2}], 1, 2)
+    check(found, expected, 3, 24)

@@ -1,0 +1,42 @@
+"""The account of a run's time in words."""
+
+import pytest
+
+from frepo_scale.export.account import account, duration
+from frepo_scale.ops.goodput import CATEGORIES, Attempt, History
+
+
+def attempt(started, reason, **seconds):
+    spent = dict.fromkeys(CATEGORIES, 0.0) | seconds
+    alive = started + sum(spent.values())
+    saved = spent | {"step": spent["step"] / 2}
+    return Attempt(started, alive, alive, reason, 0, 5, 1, 1, "cpu", spent, saved)
+
+
+def test_a_run_in_three_attempts():
+    history = History(
+        (
+            attempt(0, None, step=100, compile=20),
+            attempt(200, "preempted", step=60),
+            attempt(300, "finished", step=80, evaluation=20),
+        ),
+        0,
+    )
+    lines = account(history)
+    assert lines["attempts"] == "3 (1 killed, or still running, 1 preempted, 1 finished)"
+    assert lines["from first start to last sign of life"] == "6 min 40 s"
+    assert lines["goodput (steps that were kept)"] == "40.0 %"  # 50 + 30 + 80 of 400
+    assert lines["lost (work done again)"] == "1 min 20 s"
+    assert lines["between attempts"] == "2 min 0 s"
+    assert lines["final evaluation"] == "20 s (7.1 %)"
+
+
+def test_nothing_of_a_run_that_has_not_started():
+    assert account(History((), 0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (63, "1 min 3 s"), (7500, "2 h 5 min"), (59.7, "1 min 0 s")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,23 @@
+"""Takes a workdir when told to and keeps it until told to end.
+
+Argument: the owner file. Reads lines: the first starts it; it prints "OWNER" or the refusal, and an
+owner waits for the second one to release.
+"""
+
+import sys
+from pathlib import Path
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.ops.ownership import Ownership
+
+ownership = Ownership(Path(sys.argv[1]))
+print("READY", flush=True)
+sys.stdin.readline()
+try:
+    ownership.acquire()
+except InputError as error:
+    print("REFUSED", error, flush=True)
+else:
+    print("OWNER", flush=True)
+    sys.stdin.readline()
+    ownership.release()

@@ -1,0 +1,31 @@
+"""What is asked of XLA for the same bits on a GPU; that it heeds it, only a GPU shows."""
+
+import os
+import subprocess
+import sys
+
+from frepo_scale.parallel.determinism import make_deterministic
+
+
+def test_flags_are_added_once_and_known_to_xla(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    cache = tmp_path / "a" / "kernels"
+    make_deterministic(cache)
+    make_deterministic(cache)
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags == [
+        "--xla_cpu_enable_fast_math=false",
+        "--xla_gpu_deterministic_ops=true",
+        f"--xla_gpu_per_fusion_autotune_cache_dir={cache}",
+    ]
+    assert cache.is_dir()
+    # XLA ends the process at a flag it does not know.
+    program = "import jax.numpy as jnp; print(jnp.ones(3).sum())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "3.0", done.stderr
+
+
+def test_without_a_cache_only_the_operations_are_asked_for(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    make_deterministic(None)
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"

@@ -1,0 +1,84 @@
+"""What the loop says of its own speed, and when the clock saves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+from fake_run import Run, config_of
+
+from frepo_scale.train import loop
+from frepo_scale.train.loop import LoopConfig
+
+
+def test_waiting_for_batches_is_told_as_a_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    run = Run()
+    batches = run.batches
+
+    def slow_batches(start: int) -> Iterator[jax.Array]:
+        for batch in batches(start):
+            clock[0] += 0.25
+            yield batch
+
+    def step(state: Any, batch: Any) -> Any:
+        clock[0] += 0.75
+        return run.step(state, batch)
+
+    monkeypatch.setattr(run, "batches", slow_batches)
+    run.train(config_of(log=4, probe=100, save=100), 12, step=step)
+    rows = [e[2] for e in run.of("row") if "loss" in e[2]]
+    assert [row["input_wait_fraction"] for row in rows] == [0.25] * 3
+    assert [row["images_per_second"] for row in rows] == [
+        10 * row["steps_per_second"] for row in rows
+    ]
+
+
+def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    run = Run()
+
+    def step(state: Any, batch: Any) -> Any:
+        seconds = [60.0] + 3 * [0.5] + 4 * [0.25] + 4 * [1.0] + 4 * [4.0]
+        clock[0] += seconds[int(batch)]
+        return run.step(state, batch)
+
+    def probe(state: Any, at: int) -> Any:
+        clock[0] += 1000.0
+        return state, {}
+
+    monkeypatch.setattr(run, "probe", probe)
+    run.train(config_of(log=4, probe=8, save=8), 16, step=step)
+    speeds = {e[1]: e[2]["steps_per_second"] for e in run.of("row") if "loss" in e[2]}
+    # Rows 4 and 12 are fetched behind the next step, whose dispatch counts to their time here.
+    assert speeds == {
+        4: 3 / (3 * 0.5 + 0.25),
+        8: 4 / (3 * 0.25),
+        12: 4 / (4 * 1.0 + 4.0),
+        16: 4 / (3 * 4.0),
+    }
+
+
+def test_the_clock_saves_at_logged_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    run = Run()
+
+    def step(state: Any, batch: Any) -> Any:
+        clock[0] += 25.0
+        return run.step(state, batch)
+
+    config = LoopConfig(
+        log_every=2, probe_every=100, save_every=1000, profile=False, save_minutes=1.0
+    )
+    run.train(config, 12, step=step)
+    # 60 seconds after the start, and after each save: three steps, then the next logged one.
+    assert run.numbers("save") == [4, 8, 12]
+    clock[0] -= 3600.0  # a clock that jumps back only makes it later
+    assert run.train(config, 12).step == 12
