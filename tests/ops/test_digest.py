@@ -132,7 +132,9 @@ for spec in specs:
         fits = P(*spec[: x.ndim])
         put[name] = jax.device_put(x, NamedSharding(mesh, fits))
     assert digest.digests(put) == expected, spec
-    text = digest._digests.lower(list(put.values())).compile().as_text()
+    leaves = list(put.values())
+    spread = tuple(map(digest._spread_axes, leaves))
+    text = digest._digests.lower(leaves, spread).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text, spec
 print("same")
 """
