@@ -1,9 +1,11 @@
 """A copy of the repository's launch side whose .venv holds a fake program, so nothing installs."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from launch.tpu_cloud import Cloud
 
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -202,3 +205,12 @@ NASTY = [
 @pytest.fixture
 def nasty() -> list[str]:
     return NASTY
+
+
+@pytest.fixture
+def cloud(bench, helpers):
+    made = Cloud(bench, helpers.here, helpers)
+    yield made
+    for file in made.top.glob("vms/*/*/frepo_scale/run/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
