@@ -245,8 +245,8 @@ def all_true(value: bool) -> bool:
 def run_and_leave(main: Callable[[], int]) -> NoReturn:
     """Runs `main` and ends the process with the exit code it returns.
 
-    Alone that is all, and exceptions go their usual way; but the end of a failure takes ten seconds
-    at most, whatever threads of others still wait for. Of several processes:
+    Alone that is all, and exceptions go their usual way; but the end of a failure, either kind,
+    takes ten seconds at most, whatever threads of others still wait for. Of several processes:
 
     Codes 0 and 42 are ends all of them come to. They wait for each other, five minutes at most: the
     end of process 0 aborts the others.
@@ -260,6 +260,7 @@ def run_and_leave(main: Callable[[], int]) -> NoReturn:
         code = main()
     except BaseException as error:
         if not _connected():
+            _end_in_time(_code_of(error))
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exc()
