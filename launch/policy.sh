@@ -53,7 +53,11 @@ saved_step() {
     if [[ $name =~ ^[0-9]{1,18}$ ]] && ((10#$name > last)); then last=$((10#$name)); fi
   done < <(
     case $1 in
-      (gs://*) gcloud storage ls "${1%/}/checkpoints/" 2>/dev/null </dev/null || true ;;
+      # Written there without a temporary folder: what is whole has this file.
+      (gs://*)
+        gcloud storage ls "${1%/}/checkpoints/*/commit_success.txt" 2>/dev/null </dev/null |
+          sed 's|/commit_success.txt$||' || true
+        ;;
       (*) for name in "${1%/}/checkpoints"/*/; do printf '%s\n' "$name"; done ;;
     esac
   )

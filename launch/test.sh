@@ -33,4 +33,5 @@ cd -- "$root"
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
 "$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
-exec "$venv/bin/python" -m pytest "$@"
+# Two at a time: most tests keep one core busy. By files, which share what they set up.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -42,11 +42,12 @@ def bucket(url: str) -> Path:
 def storage(words: list[str]) -> None:
     words = [word for word in words if word != "--quiet"]
     if words[0] == "ls":
-        folder = bucket(words[1])
-        if not folder.is_dir() or not any(folder.iterdir()):
+        top = CLOUD / "buckets"
+        found = sorted(top.glob(words[1].removeprefix("gs://") + "*" * words[1].endswith("/")))
+        if not found:
             fail("One or more URLs matched no objects.")
-        for path in sorted(folder.iterdir()):
-            print(f"{words[1]}{path.name}" + "/" * path.is_dir())
+        for path in found:
+            print(f"gs://{path.relative_to(top)}" + "/" * path.is_dir())
     elif words[0] == "cp":
         target = bucket(words[-1])
         assert words[-1].endswith("/")

@@ -59,6 +59,7 @@ with open(place / f"called-{process}.jsonl", "a") as file:
 def save(step: int) -> None:
     if process == 0:
         (place / "checkpoints" / f"{step}.tmp-5").mkdir(exist_ok=True)
+        (place / "checkpoints" / f"{step}.tmp-5" / "commit_success.txt").touch()
         (place / "checkpoints" / f"{step}.tmp-5").rename(place / "checkpoints" / str(step))
 
 

@@ -110,8 +110,8 @@ def test_without_a_workdir_it_says_so_and_still_ends(bench):
 def test_a_gs_workdir_is_listed_with_gcloud(bench):
     bench.fake(
         "gcloud",
-        '#!/bin/sh\n[ "$*" = "storage ls gs://b/w/checkpoints/" ] || exit 1\n'
-        "printf 'gs://b/w/checkpoints/%s/\\n' 5 300 40 300.orbax-tmp\n",
+        '#!/bin/sh\n[ "$*" = "storage ls gs://b/w/checkpoints/*/commit_success.txt" ] || exit 1\n'
+        "printf 'gs://b/w/checkpoints/%s/commit_success.txt\\n' 5 300 40\n",
     )
     result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
     assert "saved step 300\n" in result.err, result
