@@ -5,6 +5,7 @@
 Each attempt is ended at a moment drawn for it: soon after the start, after some steps, during a
 save, during a probe, during the final evaluation. Alone, with SIGKILL, or SIGTERM one time in four.
 Of several processes one gets SIGKILL, SIGTERM or SIGSTOP, and the others have to end by themselves.
+(None: one that still waited for another that was gone before they had met; the drill ended it.)
 Then all start again with the same command. A run is left to finish after every 25 attempts, and
 must then have the same `distilled.npz`, bit for bit, and the same loss at every step.
 
@@ -93,6 +94,8 @@ class Attempt:
         further = dict(environment or {})
         address = f"127.0.0.1:{_free_port()}"
         self.logs = [workdir.with_suffix(f".{number}.log") for number in range(processes)]
+        first = self.logs[0]
+        self._before = first.stat().st_size if first.exists() else 0
         self.processes = []
         for number, log in enumerate(self.logs):
             several = {
@@ -115,6 +118,12 @@ class Attempt:
     def running(self) -> bool:
         """Whether any process is left."""
         return any(process.poll() is None for process in self.processes)
+
+    def shown(self) -> bytes:
+        """What process 0 has said in this attempt."""
+        with self.logs[0].open("rb") as log:
+            log.seek(self._before)
+            return log.read()
 
     def wait_for(self, reached: Callable[[], bool]) -> bool:
         """Waits until something is the case; False if a process ended before."""
@@ -159,12 +168,12 @@ def _lines(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def _entries(folder: Path, pattern: str) -> int:
-    return len(list(folder.glob(pattern))) if folder.exists() else 0
+def _being_written(place: Path) -> set[Path]:
+    return set((place / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
 def moment_of(attempt: Attempt, moment: str, rng: random.Random) -> Callable[[], bool]:
-    """Whether the moment has come; counted from what the workdir holds now."""
+    """Whether the moment has come; what earlier attempts have left does not count."""
     place = attempt.workdir
     if moment == "start":
         at = time.monotonic() + rng.uniform(0.0, 8.0)
@@ -173,11 +182,11 @@ def moment_of(attempt: Attempt, moment: str, rng: random.Random) -> Callable[[],
         rows = _lines(place / "metrics.jsonl") + rng.randrange(1, 20)
         return lambda: _lines(place / "metrics.jsonl") >= rows
     if moment == "save":
-        return lambda: _entries(place / "checkpoints", "*orbax-checkpoint-tmp*") > 0
-    if moment == "probe":
-        pictures = _entries(place / "gallery", "*.png")
-        return lambda: _entries(place / "gallery", "*.png") > pictures
-    return lambda: (place / "evaluation_progress.json").exists()
+        left = _being_written(place)
+        return lambda: bool(_being_written(place) - left)
+    # Their progress bars.
+    bar = b"probe:   0%" if moment == "probe" else b"distilled:   0%"
+    return lambda: bar in attempt.shown()
 
 
 @dataclass
@@ -210,7 +219,7 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
         number = signal.SIGTERM
     if not attempt.wait_for(moment_of(attempt, moment, rng)):
         return False
-    time.sleep(rng.uniform(0.0, 0.2))
+    time.sleep(rng.uniform(0.0, 1.0 if moment == "evaluation" else 0.2))
     victim = rng.choice(attempt.processes)
     if victim.poll() is not None:
         return False
@@ -221,15 +230,16 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
         deadline = began + 6 * HEARTBEAT
         while any(p.poll() is None for p in others) and time.monotonic() < deadline:
             time.sleep(POLL)
-        if any(p.poll() is None for p in others):
+        if moment != "start" and any(p.poll() is None for p in others):
             attempt.end()
             raise RuntimeError(f"a process outlived one that stood still; see {attempt.logs}")
         victim.kill()
     codes = attempt.codes(60.0)
-    if None in codes:
+    # One that was gone before all had met is waited for five minutes; a launcher ends the others.
+    if None in codes and moment != "start":
         raise RuntimeError(f"a process did not end after {number.name}; see {attempt.logs}")
-    allowed = {0, 42, 134, 137, 143, -9, -6, -15}
-    # Before the handlers are there, a SIGTERM ends a process like any other.
+    allowed = {None, 0, 42, 134, 137, 143, -9, -6, -15}
+    # Before there are handlers, and after the result, a SIGTERM ends a process like any other.
     if any(code not in allowed for code in codes):
         raise RuntimeError(f"exit codes {codes} after {number.name}; see {attempt.logs}")
     tally = tallies.setdefault(f"{number.name:8} {moment}", Tally())

@@ -33,5 +33,4 @@ cd -- "$root"
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
 "$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
-# Two at a time: most tests keep one core busy. By files, which share what they set up.
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+exec "$venv/bin/python" -m pytest "$@"

@@ -27,11 +27,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory):
-    """A folder for what runs compile, one for all workers of pytest-xdist."""
-    top = tmp_path_factory.getbasetemp()
-    folder = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "compiled"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """A folder for what runs compile."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")

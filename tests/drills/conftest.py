@@ -3,7 +3,6 @@
 All runs are those of `benchmarks/drill.py`, with fewer nets, and share what was compiled.
 """
 
-import fcntl
 import shutil
 import subprocess
 
@@ -12,43 +11,37 @@ import pytest
 from drills.setting import SETTINGS
 
 
-def _undisturbed(compilation_cache, processes):
-    """Its workdir; the workers of pytest-xdist share it, and the first to ask makes it."""
-    workdir = compilation_cache.parent / f"undisturbed-{processes}" / "run"
-    with (compilation_cache / f"undisturbed-{processes}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (workdir / "DONE").exists():
-            workdir.parent.mkdir()
-            attempt = drill.Attempt(workdir, compilation_cache, processes, 1, settings=SETTINGS)
-            assert not any(attempt.codes(400)), attempt.logs[0].read_text()
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+def _undisturbed(workdir, cache, processes):
+    attempt = drill.Attempt(workdir, cache, processes, 1, settings=SETTINGS)
+    assert not any(attempt.codes(400)), attempt.logs[0].read_text()
     return workdir
 
 
 @pytest.fixture(scope="session")
-def undisturbed(compilation_cache):
+def undisturbed(cache, tmp_path_factory):
     """A run of one process that nobody disturbed."""
-    return _undisturbed(compilation_cache, 1)
+    return _undisturbed(tmp_path_factory.mktemp("one") / "run", cache, 1)
 
 
 @pytest.fixture(scope="session")
-def undisturbed_two(compilation_cache):
+def undisturbed_two(cache, tmp_path_factory):
     """A run of two processes that nobody disturbed."""
-    return _undisturbed(compilation_cache, 2)
+    return _undisturbed(tmp_path_factory.mktemp("two") / "run", cache, 2)
 
 
 @pytest.fixture
-def start(compilation_cache):
+def start(cache):
     """Starts attempts; none outlives the test."""
     begun = []
 
     def start(workdir, processes=1, devices=1, *, settings=(), **more):
         attempt = drill.Attempt(
-            workdir,
-            compilation_cache,
-            processes,
-            devices,
-            settings=SETTINGS | dict(settings),
-            **more,
+            workdir, cache, processes, devices, settings=SETTINGS | dict(settings), **more
         )
         begun.append(attempt)
         return attempt
