@@ -14,7 +14,8 @@ export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 # Errors only: TensorFlow greets on stderr at every start.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
-say() { printf 'frepo_scale: %s\n' "$*" >&2; }
+# Nobody may read it any more: no reason to leave undone what comes next.
+say() { printf 'frepo_scale: %s\n' "$*" >&2 || true; }
 
 # Prints MAJOR.MINOR; fails where $1 is no working Python (a pyenv shim of a missing version).
 python_version() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }

@@ -26,7 +26,7 @@ cloud() {
 cloud_or_say() {
   local code
   if cloud "$@"; then return 0; else code=$?; fi
-  cat -- "$scratch/out" "$scratch/err" >&2
+  cat -- "$scratch/out" "$scratch/err" >&2 || true
   return "$code"
 }
 
@@ -148,18 +148,18 @@ wait_for_pod() {
 
 # Deletes request and machines and makes sure that nothing is left to pay for.
 delete_pod() {
-  local tries=0
+  local tries=0 words="nothing named $tpu_name was there, in $zone of $project"
   say "deleting $tpu_name"
   while ((tries++ < 5)); do
     # The request first: it takes its machines along. A pod made otherwise has none.
-    tpu queued-resources delete --force || true
-    tpu tpu-vm delete || true
+    if tpu queued-resources delete --force; then words="$tpu_name is deleted"; fi
+    if tpu tpu-vm delete; then words="$tpu_name is deleted"; fi
     if [[ -n $dry ]]; then return 0; fi
     ask_state queued-resources
     if [[ $state == MISSING ]]; then
       ask_state tpu-vm
       if [[ $state == MISSING ]]; then
-        say "$tpu_name is deleted"
+        say "$words"
         return 0
       fi
     fi
@@ -179,7 +179,7 @@ ship() {
   local tries=0
   until remote 0 true; do
     if ((++tries >= 10)); then
-      cat -- "$scratch/err" >&2
+      cat -- "$scratch/err" >&2 || true
       return 1
     fi
     ask_state tpu-vm
@@ -211,7 +211,7 @@ mkdir -p frepo_scale/code
 find frepo_scale/code -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf -- {} +
 tar -xzf frepo_scale.tar.gz -C frepo_scale/code'
   remote all bash -c "$unpack" || {
-    cat -- "$scratch/out" "$scratch/err" >&2
+    cat -- "$scratch/out" "$scratch/err" >&2 || true
     return 1
   }
   if grep -q '^frepo-busy' "$scratch/out"; then return 3; fi

@@ -193,7 +193,7 @@ ask_step() {
 
 show_log() { # of worker $1, from byte `offset` on
   if worker "$1" log "$offset"; then
-    cat -- "$scratch/out"
+    cat -- "$scratch/out" || true
     offset=$((offset + $(wc -c <"$scratch/out")))
   fi
 }

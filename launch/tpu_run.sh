@@ -78,7 +78,7 @@ have_pod() {
     return 1
   fi
   if [[ $state == UNKNOWN ]]; then
-    cat -- "$scratch/err" >&2
+    cat -- "$scratch/err" >&2 || true
     return 1
   fi
   if gone; then
@@ -118,7 +118,7 @@ set_up() {
   mine=yes
   say "installing on every worker, the first time for some minutes"
   worker all prepare || {
-    cat -- "$scratch/out" "$scratch/err" >&2
+    cat -- "$scratch/out" "$scratch/err" >&2 || true
     return 1
   }
   read_states
@@ -159,7 +159,7 @@ follow() {
   local number word all silent=0 ended_at='' codes fatal stops=0 tries=0
   until worker all start "$1" "$workdir" "$recipe" --workdir "$workdir" \
     ${data_dir:+"--gin.DATA_DIR=$data_dir"} ${arguments[@]+"${arguments[@]}"}; do
-    cat -- "$scratch/err" >&2
+    cat -- "$scratch/err" >&2 || true
     ask_state tpu-vm
     if gone || ((++tries >= 10)); then return 1; fi
     rest "$poll"
@@ -236,6 +236,8 @@ run_pod() {
   local id
   id=$(date +%Y%m%d-%H%M%S)-$$
   patience=30
+  # Who piped this elsewhere and left must not keep it from ending what is paid for.
+  trap '' PIPE
   trap at_exit EXIT
   trap 'leave 130 "interrupted"' INT
   trap 'leave 143 "terminated"' TERM HUP

@@ -152,41 +152,47 @@ class Checkpointer:
         damaged: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            trouble = ""
-            try:
-                items = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract),
-                        digests=ocp.args.StandardRestore({"words": words}),
-                        meta=ocp.args.JsonRestore(),
-                    ),
-                )
-                state, meta = items["state"], items["meta"]
-                expected = labelled(meta["arrays"], np.asarray(items["digests"]["words"]))
+            # All processes use the same checkpoint, or none of them does. They vote before the
+            # next thing they do together: one that fails alone would leave the others in it.
+            items, trouble = self._read(step, abstract, words)
+            if all_true(items is not None) and items is not None:
+                state, facts, expected = items
                 found = digests(state)
                 wrong = [name for name in found if found[name] != expected.get(name)]
-                facts = dict(meta["facts"])
-            # Orbax reports damage as exceptions of many types; each means the same to us here.
-            except Exception as error:
-                trouble = _brief(error)
-            else:
-                if wrong:
-                    trouble = (
-                        f"{wrong[0]} differs from its digest ({len(wrong)} of {len(found)} arrays)"
-                    )
-            # All processes use the same checkpoint, or none of them does.
-            if not all_true(not trouble):
-                trouble = trouble or "another process cannot read it"
-                damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {trouble}")
-                continue
-            return Restored(step, state, facts, tuple(damaged))
+                if all_true(not wrong):
+                    return Restored(step, state, facts, tuple(damaged))
+                name = wrong[0] if wrong else "an array"
+                trouble = f"{name} differs from its digest ({len(wrong)} of {len(found)} arrays)"
+            trouble = trouble or "another process cannot read it"
+            damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {trouble}")
         if steps:
             raise RunError(
                 f"no intact checkpoint in {self._directory}; nothing was deleted: "
                 + "; ".join(damaged)
             )
         return None
+
+    def _read(
+        self, step: int, abstract: Any, words: np.ndarray
+    ) -> tuple[tuple[Any, dict[str, Any], dict[str, str]] | None, str]:
+        """State, facts and digests of a step; or nothing, and what is wrong.
+
+        By the items' own handlers: the manager lets all processes wait for each other.
+        """
+        place = self._directory.absolute() if is_local(self._directory) else self._directory
+        place = place / str(step)
+        arrays = ocp.StandardCheckpointHandler()
+        try:
+            state = arrays.restore(place / "state", args=ocp.args.StandardRestore(abstract))
+            saved = arrays.restore(
+                place / "digests", args=ocp.args.StandardRestore({"words": words})
+            )
+            meta = ocp.JsonCheckpointHandler().restore(place / "meta", args=ocp.args.JsonRestore())
+            expected = labelled(meta["arrays"], np.asarray(saved["words"]))
+            return (state, dict(meta["facts"]), expected), ""
+        # Orbax reports damage as exceptions of many types; each means the same to us here.
+        except Exception as error:
+            return None, _brief(error)
 
     def close(self) -> None:
         """Waits for what was started and releases the manager's threads."""

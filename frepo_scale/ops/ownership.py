@@ -117,8 +117,9 @@ class Ownership:
             return
         self._thread.join()
         self._thread = None
-        if _record(self._read()).get("token") == self._token:
-            with contextlib.suppress(OSError):
+        # A store that fails now must not change how the run ends: the record is then a dead run's.
+        with contextlib.suppress(OSError, InputError):
+            if _record(self._read()).get("token") == self._token:
                 remove(self._path)
 
     def renew(self) -> None:

@@ -88,6 +88,9 @@ class Workdir:
     def _check_room(self, needed_bytes: int) -> None:
         existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free
+        # What the run has written is no reason against going on.
+        files = (path for path in self.checkpoints.rglob("*") if path.is_file())
+        needed_bytes -= sum(path.stat().st_size for path in files)
         if free < needed_bytes:
             raise InputError(
                 f"workdir {self.root} has {free / 2**20:.0f} MiB free",

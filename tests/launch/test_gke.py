@@ -50,6 +50,12 @@ def restarted():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rules_are_named_as_jobset_wants_it(jobsets, name):
+    for rule in jobsets[name]["spec"]["failurePolicy"]["rules"]:
+        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_exit_codes_are_those_of_supervise(jobsets, name):
     [rule] = job(jobsets[name])["podFailurePolicy"]["rules"]
     codes = rule["onExitCodes"]
@@ -58,7 +64,8 @@ def test_exit_codes_are_those_of_supervise(jobsets, name):
     again = codes["values"]
     assert again == sorted(set(again)) and set(again) <= restarted()
     # Of the codes from 128 on, those by which a signal ends a program; none else occurs.
-    ends = ["HUP", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "SEGV", "PIPE", "TERM"]
+    ends = ["HUP", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+            "PIPE", "ALRM", "TERM"]  # fmt: skip
     assert set(again) == {42} | {128 + signal.Signals[f"SIG{end}"] for end in ends}
     assert not {1, 2, 127, 130} & set(again)
 

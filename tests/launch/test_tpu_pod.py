@@ -166,6 +166,20 @@ def test_ctrl_c_with_delete_when_done_saves_and_deletes(cloud, helpers):
 
 
 @pytest.mark.slow
+def test_who_reads_its_output_may_be_gone(cloud, helpers):
+    """As with `2>&1 | tee FILE` and Ctrl-C, which tee hears too."""
+    process = cloud.start(
+        *quick("--create", "--delete-when-done", "digits_ipc1", "--gin.STEPS=100000")
+    )
+    helpers.wait_for(cloud.running)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not cloud.exists and not any(map(helpers.alive, cloud.bench.pids()))
+
+
+@pytest.mark.slow
 def test_max_hours_saves_stops_and_deletes(cloud, helpers):
     result = cloud.run(*quick("--create", "--delete-when-done", "--max-hours", "0.002",
                               "digits_ipc1", "--gin.STEPS=100000"))  # fmt: skip

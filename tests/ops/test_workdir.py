@@ -155,6 +155,10 @@ def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = _refused(place, _SETTINGS, (5 << 20) + 1)
     assert "has 3 MiB free" in text and "at least 5 MiB" in text
     assert _tree(tmp_path) == before
+    (place.checkpoints / "10" / "state").mkdir(parents=True)
+    (place.checkpoints / "10" / "state" / "d").write_bytes(bytes(1 << 20))  # what it has, it has
+    place.open(_SETTINGS, 4 << 20)
+    assert "at least 4 MiB" in _refused(place, _SETTINGS, (5 << 20) + 1)
 
 
 def test_claiming_replaces_the_identity_whole(
