@@ -35,6 +35,7 @@ def main():
                 runtime.barrier("saved")
                 return preemption.exit_code
         if sys.argv[1] == "busy":
+            print("BUSY", flush=True)
             time.sleep(1.5)
 
 

@@ -60,6 +60,7 @@ def test_both_stop_at_the_same_look(pair, pace, signals, code):
 
 def test_a_second_interrupt_ends_a_process_at_once(pair):
     _, second = pair("busy")
+    assert "BUSY\n" in iter(second.stdout.readline, "")  # no look for a while
     second.send_signal(INT)
     time.sleep(0.2)
     before = time.monotonic()
