@@ -9,7 +9,6 @@ element in Python: BUILD_NOTES.md has the measurement. Grain carries the rest: r
 prefetching threads, worker processes.
 """
 
-import signal
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from absl import flags
 
 from frepo_scale.core.types import Batch
 from frepo_scale.data.types import Rows, Split
+from frepo_scale.ops.children import leave_signals_to_parent
 
 _PREFETCH = 4  # batches
 _THREADS_IN_MEMORY = 1  # gathering is a memory copy: more threads only contend with the step
@@ -109,8 +109,7 @@ def host_batches(
     """This process's part of every target batch from step `start` on, on the host.
 
     Each batch is one block of reads; several are read at once, on threads or by workers, and come
-    in order. Workers are made anew at every start and get all they need from this process; they
-    leave SIGTERM and Ctrl-C to it, which reach the whole process group (STACK.md section 0, 8).
+    in order. Workers are made anew at every start and get all they need from this process.
 
     Args:
       images: the target part.
@@ -131,11 +130,9 @@ def host_batches(
     if not flags.FLAGS.is_parsed():  # Grain refuses to start workers otherwise
         flags.FLAGS.mark_as_parsed()
     return found.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_leave_signals
+        grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_begin
     )
 
 
-def _leave_signals(worker: int, workers: int) -> None:
-    """The main process decides when to stop, after it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(worker: int, workers: int) -> None:
+    leave_signals_to_parent()

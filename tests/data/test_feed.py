@@ -1,6 +1,7 @@
 """Target batches are the same wherever images lie, on any mesh and from any number of processes."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from processes import finished, free_address, start
 
 from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.feed import Feed, target_batches
 from frepo_scale.data.pipeline import GlobalOrder
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.types import everything
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel.mesh import single_device_mesh
 
 PROGRAM = Path(__file__).parent / "feed_run.py"
 SIDE, N, BATCH = 4, 211, 16  # 201 in the target part: no number of devices divides it
@@ -114,3 +117,26 @@ def test_worker_processes_read_the_same(folder, expected, tmp_path):
     case = {"placement": "stream", "mesh": [1, 2], "batch": 24, "start": 3, "steps": 6}
     (found,) = run(folder, tmp_path, [case | {"workers": 2}], 1, 2)
     check(found, expected, 3, 24)
+
+
+class Masks:
+    """A part whose images say whether the process that reads them would hear SIGTERM."""
+
+    labels = np.zeros(8, np.int32)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def at(self, rows):
+        deaf = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return np.full((len(rows), 1, 1, 1), float(deaf), np.float32)
+
+
+@pytest.mark.slow
+def test_workers_do_not_hear_a_signal_while_they_start():
+    """One to the whole process group; the run itself still hears it."""
+    mesh = single_device_mesh()
+    feed = Feed(Masks(), GlobalOrder(8, 4, seed=0), "stream", None, mesh, workers=1)
+    with target_batches(feed, 0) as batches:
+        assert np.all(np.asarray(next(batches).images) == 1)
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

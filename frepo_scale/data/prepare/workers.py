@@ -1,22 +1,20 @@
 """Tasks in worker processes, or in this one where one worker is asked for.
 
 Tasks leave their results on the disk whole or not at all, so a worker may be killed at any time:
-a stop does just that. A worker whose parent is gone ends at its next report.
+a stop does just that.
 """
 
 import multiprocessing
 import os
-import signal
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.ops.children import born_deaf, leave_signals_to_parent
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.5  # how soon a stop is noticed while no worker reports
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,9 +23,7 @@ Work = Callable[[Any, Callable[[int], None]], Any]
 
 def _serve(work: Work, connection: Connection) -> None:
     """The worker: does what it is sent until there is no more."""
-    # Ctrl-C and SIGTERM to the whole group are the parent's to answer.
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_parent()
     try:
         while True:
             number, task = connection.recv()
@@ -100,19 +96,13 @@ class _Pool:
     def __init__(self, work: Work, count: int) -> None:
         context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads
         self._processes: dict[Connection, BaseProcess] = {}
-        resource_tracker.ensure_running()  # else the first start does it, and lets signals in
-        # Blocked, signals wait for us, and a worker is born with them blocked: one to the whole
-        # group would otherwise end it before `_serve` can say that they are not its to answer.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        try:
+        with born_deaf():
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(work, theirs), daemon=True)
                 process.start()
                 theirs.close()  # so that the worker's end is the only one, and its death is seen
                 self._processes[ours] = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.connections = list(self._processes)
 
     def send(self, connection: Connection, task: tuple[int, Any] | None) -> None:
