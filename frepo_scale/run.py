@@ -71,6 +71,7 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
         return 0
     supervision = Supervision(place, config.loop.watchdog_minutes)
     with contextlib.closing(supervision):
+        supervision.watch()
         # Known to be in use before anything is read; an unused one is made only after all checks.
         on_first(lambda: supervision.own() if is_file(place.owner) else None)
         parts = Parts(config)

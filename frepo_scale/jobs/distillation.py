@@ -107,7 +107,6 @@ class Distillation:
             )
         size = self._parts.dataset.image_shape, self._parts.dataset.num_classes
         flops = outer_step_flops(self._parts.outer_step(), *size) / self._parts.mesh.size
-        self._supervision.watch()
         with target_batches(self._inputs.feed(config), start) as batches:
             outcome = train(
                 state,
@@ -237,7 +236,6 @@ class Distillation:
 
     def _finish(self, state: DistillState, place: Workdir) -> None:
         """Writes the distilled set first, then spends the final evaluation on it."""
-        self._supervision.watch()
         config, dataset = self._config, self._parts.dataset
         seconds = self._seconds()
         by_held_out = int(state.best.step) != NEVER

@@ -13,6 +13,7 @@ from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.runtime import is_first
 
 _COMPILATION = 3600.0  # seconds the first step may take: a pod's step compiles for ten minutes
+_START = 3600.0  # seconds until the work starts: large sets are read whole and whitened
 
 
 class Supervision:
@@ -37,6 +38,7 @@ class Supervision:
             self._stacks = place.root / f"stuck-{jax.process_index()}.txt"
         self._minutes = watchdog_minutes
         self._watchdog: Watchdog | None = None
+        self._patience = contextlib.ExitStack()
         self._given_up = False
 
     def own(self) -> None:
@@ -55,6 +57,7 @@ class Supervision:
 
     def begin(self, first_step: int) -> None:
         """The work starts, at this step."""
+        self._patience.close()
         self.ledger.begin(
             first_step,
             process_count=jax.process_count(),
@@ -63,10 +66,11 @@ class Supervision:
         )
 
     def watch(self) -> None:
-        """From now on there are signs of life; may be called again."""
-        if self._minutes and self._watchdog is None:
+        """From now on too long a silence ends the process; until `begin`, it may be an hour."""
+        if self._minutes:
             self._watchdog = Watchdog(60.0 * self._minutes, log=self._stacks)
             self._watchdog.start()
+            self._patience.enter_context(self._watchdog.allowing(_START))
 
     def alive(self) -> None:
         """A sign of life."""
