@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,13 +113,27 @@ def test_three_attempts_without_progress_are_not_requeued(slurm):
 
 
 def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):
-    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"))
+    later = str(int(time.time()) + 3600)
+    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=later)
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     process.send_signal(signal.SIGTERM)
     slurm.signal_tasks(signal.SIGTERM)
     result = bench.end(process)
     assert result.code == 42 and slurm.requeued == 0, result
     assert not any(map(helpers.alive, bench.pids()))
+
+
+def test_out_of_time_while_saving_it_is_requeued_before_slurm_kills_all(slurm, bench, helpers):
+    over = str(int(time.time()))
+    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=over)
+    helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
+    process.send_signal(signal.SIGTERM)
+    helpers.wait_for(lambda: slurm.requeued)
+    process.send_signal(signal.SIGTERM)
+    slurm.signal_tasks(signal.SIGKILL)
+    result = bench.end(process)
+    assert result.code == 0 and slurm.requeued == 1, result
+    assert "attempt 1: out of time, saved step" in result.err
 
 
 def test_a_refused_requeue_is_said(slurm):
