@@ -117,6 +117,34 @@ def test_a_gs_workdir_is_listed_with_gcloud(bench):
     assert "saved step 300\n" in result.err, result
 
 
+def test_where_gcloud_cannot_list_a_gs_workdir_the_programs_packages_do(bench, helpers):
+    bench.fake("gcloud", "#!/bin/sh\necho 'ERROR: no credentials' >&2; exit 1\n")
+    python = bench.repo / ".venv" / "bin" / "python"
+    real = python.read_text().removeprefix("#!/bin/sh\n")
+    helpers.write_program(
+        python,
+        '#!/bin/sh\nif [ "$4" = gs://b/w ]; then [ "$5" = "checkpoints/*/commit_success.txt" ] &&'
+        f" echo gs://b/w/checkpoints/7/commit_success.txt; exit; fi\n{real}",
+    )
+    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
+    assert "saved step 7\n" in result.err, result
+
+
+def test_where_nobody_can_list_a_gs_workdir_it_says_so(bench, helpers):
+    bench.fake("gcloud", "#!/bin/sh\nexit 1\n")
+    helpers.write_program(bench.repo / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
+    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
+    assert "what is saved in gs://b/w cannot be seen from here" in result.err, result
+
+
+def test_nothing_in_a_gs_workdir_is_nothing_saved(bench):
+    bench.fake(
+        "gcloud", "#!/bin/sh\necho 'ERROR: One or more URLs matched no objects.' >&2; exit 1\n"
+    )
+    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
+    assert "nothing saved" in result.err and "cannot be seen" not in result.err, result
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
 def test_signals_are_handed_on_and_it_ends_with_the_childs_code(bench, helpers, number, code):
     process = bench.start(
