@@ -7,14 +7,16 @@ first.
 """
 
 import io
-import re
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image
+
+from frepo_scale.data.area import area_average
 
 # Enough for any photograph; beyond it a small file can ask for all the memory there is.
 MAX_PIXELS = 89_478_485
@@ -28,16 +30,7 @@ EXTENSIONS = frozenset(
 # Only these decoders: Pillow would otherwise also try those that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "GIF", "TIFF")
 _ORIENTATION = 0x0112
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
-# What never follows the start of the only scan of an intact JPEG.
-_STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xd9\xff]")
-_SPARE = 1.4  # below that, what the decoder averages shows in the result
-_REDUCED = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+_SPARE = 1.4  # times the resolution: with less left, what the decoder averages shows in the result
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,15 +94,15 @@ def to_square(image: np.ndarray, resolution: int, fit: str, kernel: str = "area"
     if fit == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        image = np.ascontiguousarray(image[top : top + side, left : left + side])
+        image = image[top : top + side, left : left + side]
         height = width = side
         if side == resolution:
             return image
     if kernel == "lanczos":
         return _lanczos(image, resolution, (0, 0, width, height))
-    shrunk = (min(width, resolution), min(height, resolution))
-    if shrunk != (width, height):
-        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    shrunk = (min(height, resolution), min(width, resolution))
+    if shrunk != (height, width):
+        image = area_average(image, (0, 0, width, height), shrunk)
     if shrunk != (resolution, resolution):
         image = cv2.resize(image, (resolution, resolution), interpolation=cv2.INTER_LINEAR)
     return np.asarray(image).reshape(resolution, resolution, channels)
@@ -124,26 +117,10 @@ def _lanczos(
     return np.asarray(resized).reshape(resolution, resolution, -1)
 
 
-@lru_cache(maxsize=256)
-def _area_weights(count: int, start: float, stop: float, resolution: int) -> np.ndarray:
-    """(R, count): each row averages its share of [start, stop], parts of pixels too."""
-    edges = np.linspace(start, stop, resolution + 1)
-    lower, upper = edges[:-1, None], edges[1:, None]
-    pixels = np.arange(count)
-    overlap = np.minimum(upper, pixels + 1) - np.maximum(lower, pixels)
-    return (np.maximum(overlap, 0) / (upper - lower)).astype(np.float32)
-
-
-def _reduction(height: int, width: int, resolution: int) -> int:
-    """By how much a JPEG decoder may shrink an image so that `_SPARE` times R is left of it."""
-    fine = (f for f in (8, 4, 2) if min(height, width) >= _SPARE * f * resolution)
-    return next(fine, 1)
-
-
 def _reduced_square(
-    image: np.ndarray, size: tuple[int, int], factor: int, resolution: int, fit: str, kernel: str
+    image: np.ndarray, size: tuple[int, int], resolution: int, fit: str, kernel: str
 ) -> np.ndarray:
-    """A JPEG of `size` decoded at 1/`factor` as (R, R, C).
+    """A JPEG of `size` (H, W), decoded smaller, as (R, R, C).
 
     The crop is that of the full image, in parts of the larger pixels: cutting at whole ones would
     shift the picture by up to half a pixel of the result.
@@ -152,14 +129,13 @@ def _reduced_square(
     side = min(height, width)
     top, left = ((height - side) // 2, (width - side) // 2) if fit == "crop" else (0, 0)
     high, wide = (side, side) if fit == "crop" else (height, width)
-    t, b, l, r = (edge / factor for edge in (top, top + high, left, left + wide))  # noqa: E741
+    # The decoder rounds sizes up, so its last row and column may be of less than whole pixels.
+    scale = max(image.shape[0] / height, image.shape[1] / width)
+    scale = math.floor(8 * scale) / 8
+    box = tuple(edge * scale for edge in (left, top, left + wide, top + high))
     if kernel == "lanczos":
-        return _lanczos(image, resolution, (l, t, r, b))
-    rows = _area_weights(image.shape[0], t, b, resolution)
-    columns = _area_weights(image.shape[1], l, r, resolution)
-    thin = np.tensordot(rows, image.astype(np.float32), (1, 0))  # (R, w, C)
-    small = np.matmul(columns, thin)  # (R, R, C)
-    return np.rint(small).clip(0, 255).astype(np.uint8)
+        return _lanczos(image, resolution, box)
+    return area_average(image, box, (resolution, resolution))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -170,43 +146,26 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _first_scan(data: bytes) -> int | None:
-    """Where the first scan of a JPEG begins, behind all headers; None if those are broken."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == _START_OF_SCAN:
-            return at + 2
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+def _jpeg(opened: Image.Image, data: bytes, smallest: int) -> np.ndarray | None:
+    """An ordinary JPEG as (H, W, 3) uint8 pixels, or as an eighth of that or a multiple of it.
 
+    These are Pillow's pixels, in less time. None where the file is anything but ordinary (CMYK, to
+    be turned, or libjpeg warns of something): what to make of those is Pillow's to say.
 
-def _jpeg(opened: Image.Image, data: bytes, factor: int = 1) -> np.ndarray | None:
-    """An ordinary JPEG as (ceil(H / factor), ceil(W / factor), 3) uint8 pixels, by OpenCV.
-
-    It gives Pillow's pixels in a little less time. None where the file is anything but
-    ordinary (CMYK, to be turned, without its end mark, with stray markers, which OpenCV passes
-    over): what to make of those is Pillow's to say.
+    Args:
+      opened: the file, of which nothing but the head was read.
+      data: the file.
+      smallest: pixels that the shorter side may shrink to; 0: it keeps its size.
     """
     if opened.format != "JPEG" or opened.mode not in ("L", "RGB") or _turn(opened) is not None:
         return None
-    if not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
-        return None
-    # Progressive files are read to their end before the first row, and refused if it is broken.
-    if "progressive" not in opened.info:
-        scan = _first_scan(data)
-        if scan is None or _STRAY_MARKER.search(data, scan):
-            return None
-    flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=smallest, min_width=smallest
+        )
+    except ValueError:
         return None
-    if pixels is None:
-        return None
-    if factor > 1:  # there is no reduced flag with this order of channels
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    size = (-(-opened.height // factor), -(-opened.width // factor), 3)
-    return np.asarray(pixels) if pixels.shape == size else None
+    return pixels
 
 
 def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -257,14 +216,15 @@ def decode_image(
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"{opened.width}x{opened.height} pixels are too many")
             height, width = opened.height, opened.width
-            factor = 1
+            smallest = 0
             if decode == "reduced" and resolution is not None:
-                factor = _reduction(height, width, resolution)
-            fast = _jpeg(opened, data, factor) if channels != 1 else None
+                least = math.ceil(_SPARE * resolution)
+                # Other than by halves, shrinking takes the decoder longer than it saves.
+                smallest = least if min(height, width) >= 2 * least else 0
+            fast = _jpeg(opened, data, smallest) if channels != 1 else None
             if fast is not None:
                 pixels, grey = fast, opened.mode == "L"
             else:
-                factor = 1
                 opened.load()
                 turn = _turn(opened)
                 image, grey = _eight_bit(opened if turn is None else opened.transpose(turn))
@@ -278,8 +238,8 @@ def decode_image(
         if isinstance(error, Image.UnidentifiedImageError):  # its text is a memory address
             reason = "not an image of a known format"
         raise UnreadableImage(member, reason) from error
-    if resolution is not None and factor > 1:
-        pixels = _reduced_square(pixels, (height, width), factor, resolution, fit, kernel)
+    if resolution is not None and pixels.shape[:2] != (height, width):
+        pixels = _reduced_square(pixels, (height, width), resolution, fit, kernel)
     elif resolution is not None:
         pixels = to_square(pixels, resolution, fit, kernel)
     return Decoded(pixels, height, width, grey)
