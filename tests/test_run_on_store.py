@@ -57,7 +57,7 @@ def served():
 def bucket(store, served, monkeypatch, tmp_path):
     served.store = store
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tensorboard, "stand_in_for_tensorflow", lambda: True)
+    monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield store
     for number, handler in handlers.items():

@@ -1,8 +1,9 @@
 """TensorBoard through clu: scalars, galleries, progress reports and a profile of a few steps.
 
-clu imports TensorFlow for its event files. Where TensorFlow is not installed (a GPU image without
-it) the one clu module that needs it is replaced by a writer on TensorBoard's own event files, so
-that training and resuming never depend on TensorFlow.
+clu writes event files with TensorFlow, whose import takes every start of a run seconds and half a
+gigabyte. On a disk the one clu module that needs it is therefore replaced by a writer on
+TensorBoard's own event files; training and resuming never depend on TensorFlow. Those files are
+appended to, which an object store cannot: there it is TensorFlow that writes them.
 """
 
 import contextlib
@@ -67,17 +68,20 @@ class _EventFileSummaries:
         self._writer.close()
 
 
-def stand_in_for_tensorflow() -> bool:
-    """Makes `clu.metric_writers` importable without TensorFlow; True if that was needed."""
-    if importlib.util.find_spec("tensorflow") is not None:
-        return False
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed; imports nothing."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _stand_in_for_tensorflow() -> None:
+    """Makes `clu.metric_writers` importable without TensorFlow."""
     package = types.ModuleType("clu.metric_writers.tf")
     package.__path__ = []
     module = types.ModuleType("clu.metric_writers.tf.summary_writer")
     module.SummaryWriter = _EventFileSummaries  # type: ignore[attr-defined]
-    sys.modules.setdefault(package.__name__, package)
-    sys.modules.setdefault(module.__name__, module)
-    return True
+    # TensorBoard, too, imports TensorFlow where it is installed, unless there is this module.
+    for new in (package, module, types.ModuleType("tensorboard.compat.notf")):
+        sys.modules.setdefault(new.__name__, new)
 
 
 class TensorBoardWriter:
@@ -86,11 +90,12 @@ class TensorBoardWriter:
     def __init__(self, logdir: Path) -> None:
         """Opens a new event file in `logdir`; without TensorFlow none on an object store."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        without = stand_in_for_tensorflow()
+        with_tensorflow = not is_local(logdir) and has_tensorflow()
+        if not with_tensorflow:
+            _stand_in_for_tensorflow()
         from clu import metric_writers
 
-        if without and not is_local(logdir):
-            # TensorBoard's own event files are appended to.
+        if not is_local(logdir) and not with_tensorflow:
             print(
                 f"frepo-scale: no event files in {logdir}: they need TensorFlow there; the"
                 " numbers are in metrics.jsonl",
@@ -133,8 +138,7 @@ class StepActions:
           steps: the step the loop ends at.
           profile: whether to take a profile.
         """
-        stand_in_for_tensorflow()
-        from clu import periodic_actions
+        from clu import periodic_actions  # importable since the writer is there
 
         # clu reports every profile and progress note on absl's log, where nobody reads it here.
         logging.getLogger("absl").setLevel(logging.ERROR)

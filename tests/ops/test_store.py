@@ -100,7 +100,7 @@ def test_attempts_are_numbered_on(root):
 
 
 def test_event_files_on_a_store_need_tensorflow(root, store, monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard, "stand_in_for_tensorflow", lambda: True)
+    monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     assert "no event files in gs://bucket/run/tensorboard" in capsys.readouterr().err
     actions = StepActions(writer, root / "tensorboard", 0, 10, profile=False)
@@ -117,7 +117,7 @@ def test_tensorflow_gets_the_url(root, monkeypatch):
     from clu import metric_writers
 
     given = []
-    monkeypatch.setattr(tensorboard, "stand_in_for_tensorflow", lambda: False)
+    monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: True)
     monkeypatch.setattr(
         metric_writers,
         "SummaryWriter",
@@ -137,7 +137,7 @@ def test_a_profile_that_cannot_be_written_is_no_reason_to_stop(root, monkeypatch
         raise RuntimeError("HTTP\nrequest")
 
     monkeypatch.setattr(jax.profiler, "stop_trace", fail)
-    monkeypatch.setattr(tensorboard, "stand_in_for_tensorflow", lambda: True)
+    monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     capsys.readouterr()
     actions = StepActions(writer, root / "tensorboard", 0, 100, profile=True)

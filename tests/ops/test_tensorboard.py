@@ -1,4 +1,4 @@
-"""What goes through clu is read back by TensorBoard, with and without TensorFlow."""
+"""What goes through clu is read back by TensorBoard, and TensorFlow is not loaded for it."""
 
 import logging
 import subprocess
@@ -85,9 +85,8 @@ def test_events_are_read_back(tmp_path: Path) -> None:
     _check_events(tmp_path)
 
 
-_WITHOUT_TENSORFLOW = (
-    """
-import importlib.abc, importlib.util, sys
+_HIDDEN = """
+import importlib.abc, importlib.util
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -100,7 +99,8 @@ importlib.util.find_spec = lambda name, package=None: (
     None if name.partition(".")[0] == "tensorflow" else found(name, package)
 )
 """
-    + _WRITE
+_WITHOUT_TENSORFLOW = (
+    _WRITE
     + """
 from pathlib import Path
 from frepo_scale.ops.tensorboard import StepActions
@@ -119,9 +119,13 @@ assert list((logdir / "actions").rglob("*.xplane.pb"))
 
 
 @pytest.mark.slow
-def test_the_same_events_are_written_without_tensorflow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_tensorflow_is_not_loaded_where_it_is_nor_missed_where_it_is_not(
+    tmp_path: Path, hidden: bool
+) -> None:
+    program = "import sys\n" + _HIDDEN * hidden + _WITHOUT_TENSORFLOW
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TENSORFLOW, str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     _check_events(tmp_path)
@@ -130,6 +134,22 @@ def test_the_same_events_are_written_without_tensorflow(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "actions"))
     events.Reload()
     assert {"steps_per_sec", "uptime"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.slow
+def test_tensorflow_writes_the_same_events_where_it_must(tmp_path: Path) -> None:
+    """It does on a store; here a disk is taken for one."""
+    program = (
+        "import sys\nfrom frepo_scale.ops import tensorboard\n"
+        "tensorboard.is_local = lambda path: False\n"
+        + _WRITE
+        + "write(sys.argv[1])\nassert 'tensorflow' in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _check_events(tmp_path)
 
 
 def _run(logdir: Path, start: int, steps: int, last: int, profile: bool = True) -> list[Path]:
