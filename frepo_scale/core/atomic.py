@@ -18,6 +18,9 @@ from typing import BinaryIO
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.places import is_local, looks_like_url, store_errors, to_path
 
+_PARTIAL = ".partial-"
+_NAMED = 100  # characters of the target's name: with them a name must not become too long
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
@@ -95,6 +98,22 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             raise
 
 
+def remove_leftovers(folder: Path, but_of: str = "") -> None:
+    """Removes what writers have left in a local folder that were killed; it may be missing.
+
+    Args:
+      folder: where nobody else is writing now.
+      but_of: the name of a file that somebody may be writing all the same.
+    """
+    for path in folder.glob(f"{_PARTIAL}*"):
+        if but_of and path.name.startswith(f"{_PARTIAL}{but_of}-"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 @contextmanager
 def _whole_object(target: Path) -> Iterator[BinaryIO]:
     buffer = io.BytesIO()
@@ -113,7 +132,7 @@ def _local(path: str | Path) -> Path:
 
 def _beside(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target.parent / f".partial-{secrets.token_hex(6)}"
+    return target.parent / f"{_PARTIAL}{target.name[:_NAMED]}-{secrets.token_hex(6)}"
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Supervision:
           place: the run's workdir.
           watchdog_minutes: silence after which a process is taken for stuck; 0: never.
         """
+        self._place = place
         self._owner = Ownership(place.owner) if is_first() else None
         self.ledger = Ledger(place.ledger if is_first() else None)
         # Written by a process that hangs: what takes more than the kernel is left out.
@@ -42,13 +43,14 @@ class Supervision:
         self._given_up = False
 
     def own(self) -> None:
-        """Takes the workdir; may be called again.
+        """Takes the workdir and tidies it; may be called again.
 
         Raises:
           InputError: a live run owns it.
         """
         if self._owner is not None:
             self._owner.acquire()
+            self._place.remove_leftovers()
 
     def check_owner(self) -> None:
         """Raises RunError if another run has taken the workdir; to be called before writing."""

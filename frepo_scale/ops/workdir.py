@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.atomic import remove_leftovers, whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import differences
 from frepo_scale.core.places import (
@@ -141,6 +141,15 @@ class Workdir:
                 "the same scientific settings",
                 fix,
             )
+
+    def remove_leftovers(self) -> None:
+        """Removes what attempts at this run left half written when they were killed; for its owner.
+
+        Others may be asking for the run right now.
+        """
+        if is_local(self.root):
+            for folder in (self.root, self.ledger, self.gallery):
+                remove_leftovers(folder, but_of=self.owner.name)
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Records whose folder this is."""

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import fake_store
 import pytest
 
-from frepo_scale.core.atomic import whole_file, whole_folder, whole_path
+from frepo_scale.core.atomic import remove_leftovers, whole_file, whole_folder, whole_path
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.places import to_path
 
@@ -167,3 +168,20 @@ def test_a_path_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["x"]
     with pytest.raises(InputError, match="cannot write"), whole_path(target / "y"):
         pass
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("x")
+    for name in ("a", "owner.json", "folder"):  # as if this process were killed in the middle
+        with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *arguments, **more: None)
+            patch.setattr(shutil, "rmtree", lambda *arguments, **more: None)
+            with (whole_folder if name == "folder" else whole_file)(tmp_path / name):
+                raise ZeroDivisionError
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(tmp_path, but_of="owner.json")
+    left = {path.name.rpartition("-")[0] or path.name for path in tmp_path.iterdir()}
+    assert left == {"kept", ".partial-owner.json"}
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    remove_leftovers(tmp_path / "missing")

@@ -43,3 +43,15 @@ def test_a_run_is_watched_while_it_reads_its_data(tmp_path, monkeypatch):
     with pytest.raises(StopIteration):
         main(["distill", "digits_ipc1.gin", "--workdir", str(tmp_path / "run")])
     assert not watched()
+
+
+def test_the_owner_removes_what_killed_attempts_left_half_written(tmp_path):
+    place = Workdir(tmp_path)
+    place.ledger.mkdir()
+    for folder in (tmp_path, place.ledger):
+        (folder / ".partial-x.json-0").write_text("{")
+    others = tmp_path / f".partial-{place.owner.name}-0"  # who asks for the run just now
+    others.write_text("{")
+    with contextlib.closing(Supervision(place, 0.0)) as supervision:
+        supervision.own()
+        assert list(tmp_path.rglob(".partial-*")) == [others]

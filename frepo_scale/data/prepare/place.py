@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.atomic import remove_leftovers, whole_file
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.identity import differences
 from frepo_scale.data.description import FILE, UNFINISHED
@@ -191,8 +191,7 @@ class Place:
 
     def _sweep(self) -> None:
         for folder in (self.root, self.work):
-            for path in folder.glob(".partial-*"):
-                path.unlink()
+            remove_leftovers(folder)
 
     def release(self) -> None:
         """Removes what stopped workers left half made, and lets others in."""
