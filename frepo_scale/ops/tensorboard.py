@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import time
 import types
@@ -26,23 +27,36 @@ PROFILED_STEPS = 5
 
 
 class _EventFileSummaries:
-    """Stands in for `clu.metric_writers.tf.summary_writer.SummaryWriter`; same methods."""
+    """Stands in for `clu.metric_writers.tf.summary_writer.SummaryWriter`; same methods.
+
+    TensorBoard's own `EventFileWriter` is not used: a thread of its own writes, and prints pages
+    where that fails; and it opens the file anew for each write, which a disk may refuse by then.
+    """
 
     def __init__(self, logdir: str) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = EventFileWriter(logdir)
+        folder = Path(logdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard goes by the beginning of the name, and reads in the order of names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / name).open("xb"))
+        self._add(file_version="brain.Event:2")
 
-    def _add(self, step: int, **value: Any) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
+    def _add(self, **event: Any) -> None:
+        from tensorboard.compat.proto import event_pb2
 
-        summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(**value)])
-        event = event_pb2.Event(step=step, wall_time=time.time(), summary=summary)
-        self._writer.add_event(event)
+        self._records.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
+        self.flush()  # whoever watches sees it
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        for name, value in scalars.items():
-            self._add(step, tag=name, simple_value=float(value))
+        from tensorboard.compat.proto import summary_pb2
+
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+            for name, value in scalars.items()
+        ]
+        self._add(step=step, summary=summary_pb2.Summary(value=values))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         import io
@@ -59,13 +73,14 @@ class _EventFileSummaries:
                 colorspace=3,
                 encoded_image_string=buffer.getvalue(),
             )
-            self._add(step, tag=name, image=picture)
+            value = summary_pb2.Summary.Value(tag=name, image=picture)
+            self._add(step=step, summary=summary_pb2.Summary(value=[value]))
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._records.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._records.close()
 
 
 def has_tensorflow() -> bool:
@@ -85,7 +100,10 @@ def _stand_in_for_tensorflow() -> None:
 
 
 class TensorBoardWriter:
-    """A `MetricWriter` on clu's asynchronous summary writer."""
+    """A `MetricWriter` on clu's summary writer; on a store on its asynchronous one.
+
+    On a disk a row is written in microseconds, and an error is raised where it happens.
+    """
 
     def __init__(self, logdir: Path) -> None:
         """Opens a new event file in `logdir`; without TensorFlow none on an object store."""
@@ -103,7 +121,9 @@ class TensorBoardWriter:
             )
             self.clu_writer = metric_writers.MultiWriter([])
             return
-        self.clu_writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(logdir)))
+        self.clu_writer = metric_writers.SummaryWriter(str(logdir))
+        if with_tensorflow:
+            self.clu_writer = metric_writers.AsyncWriter(self.clu_writer)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records scalars of a step."""

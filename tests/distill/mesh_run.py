@@ -7,6 +7,8 @@ cases; then, for several processes, coordinator address, number of processes and
 import json
 import os
 import sys
+from functools import lru_cache
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of the time here goes into compiling each case once; without optimisation it is half.
@@ -18,17 +20,20 @@ import numpy as np
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import initial_state
+from frepo_scale.distill.state import initial_state, with_padding, without_padding
 from frepo_scale.distill.step import OuterStep, make_outer_step
 from frepo_scale.models.convnet import ConvNet
+from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
 from frepo_scale.regression.ridge import RidgeConfig
 
 CLASSES, BATCH, SIDE, STEPS = 5, 16, 16, 30
 
 
-def losses(case):
-    """Loss, online loss and raised ridges of every step of a case."""
+@lru_cache
+def prepared(text):
+    """The start, the step and the mesh of a case, which is compiled once."""
+    case = json.loads(text)
     pool_axis, data_axis = case["mesh"]
     devices = jax.devices()[: pool_axis * data_axis]
     mesh = build_mesh(MeshConfig(pool_axis, data_axis), devices)
@@ -52,7 +57,6 @@ def losses(case):
         rng.normal(size=(size, SIDE, SIDE, 3)).astype(dtype),
         rng.normal(size=(size, CLASSES)).astype(dtype),
     )
-    state = initial_state(module, config, pool, start, mesh)
     ridge = RidgeConfig(
         case.get("ridge", 1e-6),
         case.get("form", "auto"),
@@ -60,11 +64,33 @@ def losses(case):
         block=case.get("block", 256),
         distribute_above=case.get("distribute_above", 4096),
     )
-    step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state)
+
+    def state():
+        return initial_state(module, config, pool, start, mesh)
+
+    step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state())
+    return mesh, state, step
+
+
+def losses(case):
+    """Loss, online loss and raised ridges of every step of a case.
+
+    With a folder "checkpoints" it goes on from the newest one there and leaves one at its end.
+    """
+    how = {name: value for name, value in case.items() if name not in ("checkpoints", "steps")}
+    mesh, start, step = prepared(json.dumps(how))
+    size, members, dtype = case.get("size", 10), case["members"], case.get("dtype", "float64")
+    state, first = start(), 0
+    checkpointer = None
+    if "checkpoints" in case:
+        checkpointer = Checkpointer(Path(case["checkpoints"]))
+        restored = checkpointer.restore(without_padding(state, size, mesh))
+        if restored is not None:
+            state, first = with_padding(restored.state, mesh), restored.step
     rows = over(mesh, (POOL, DATA))
     everywhere = jax.jit(lambda x: x, out_shardings=over(mesh))
     found, resets = [], 0
-    for number in range(case.get("steps", STEPS)):
+    for number in range(first, case.get("steps", STEPS)):
         rng = np.random.default_rng(100 + number)
         host = Batch(
             rng.normal(size=(members * BATCH, SIDE, SIDE, 3)).astype(dtype),
@@ -78,6 +104,9 @@ def losses(case):
         after = np.asarray(everywhere(state.pool.age))
         resets += int(np.sum(after < before))
         found.append([float(metrics[k]) for k in ("loss", "online_loss", "ridge_raised")])
+    if checkpointer is not None:
+        checkpointer.save(number + 1, without_padding(state, size, mesh), {})
+        checkpointer.close()
     return {"losses": found, "resets": resets}
 
 

@@ -40,13 +40,23 @@ def differences(found):
     return [float(np.abs(other / first - 1).max()) for other in others]
 
 
-def test_data_axis_and_two_processes():
-    """N = 10 over 4 and 8 devices: uneven and empty shards. rows = 20 <= d / 8 = 32."""
+def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
+    """N = 10 over 4 and 8 devices: uneven and empty shards. rows = 20 <= d / 8 = 32.
+
+    One run goes on from its checkpoints on 8, 4 and 1 devices and in two processes with 4 each.
+    """
     case = {"members": 1}
-    found = run([case | {"mesh": [1, data]} for data in (1, 2, 4, 8)])
+    meshes = [case | {"mesh": [1, data]} for data in (1, 2, 4, 8)]
+    moving = case | {"checkpoints": str(tmp_path)}
+    parts = [moving | {"mesh": [1, data], "steps": to} for data, to in ((8, 7), (4, 15), (1, 22))]
+    found = run([*meshes, *parts])
     assert found[0]["resets"] >= 3
-    found += run_in_two_processes([case | {"mesh": [1, 8]}])
-    assert max(differences(found)) <= 1e-12, differences(found)
+    whole, moved = found[: len(meshes)], found[len(meshes) :]
+    two, last = run_in_two_processes([case | {"mesh": [1, 8]}, moving | {"mesh": [1, 8]}])
+    whole.append(two)
+    assert [len(part["losses"]) for part in (*moved, last)] == [7, 8, 7, 8]
+    whole.append({"losses": np.concatenate([part["losses"] for part in (*moved, last)])})
+    assert max(differences(whole)) <= 1e-12, differences(whole)
 
 
 def test_pool_axis():
