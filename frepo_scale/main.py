@@ -158,26 +158,38 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
-    from frepo_scale.parallel.runtime import PREEMPTED_EXIT, label, lost_peer
+    from frepo_scale.parallel.runtime import label
 
+    command = ""
     try:
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
+        command = options.command
         if overrides and options.command in ("report", "export", "prepare"):
             none = "none: it is no run" if options.command == "prepare" else _READS
             raise InputError(f"--gin. settings with {options.command}", none)
         return _dispatch(options, overrides)
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"frepo-scale: {label()}{error}", file=sys.stderr)
-        return PREEMPTED_EXIT if lost_peer(error) else 1  # no fault of this process
+        return _code_of(error, command)
     except FailedElsewhere as error:
         return error.code
     except KeyboardInterrupt:
         print("frepo-scale: interrupted", file=sys.stderr)
         return 130
+
+
+def _code_of(error: Exception, command: str) -> int:
+    """The exit code of an error; 42 where a run that is started again may well go on."""
+    from frepo_scale.core.errors import InputError, is_passing
+    from frepo_scale.parallel.runtime import PREEMPTED_EXIT, lost_peer, process_count
+
+    code = 2 if isinstance(error, InputError) else 1
+    if command == "distill" and (lost_peer(error) or is_passing(error)):
+        code = PREEMPTED_EXIT
+        if process_count() > 1:  # the others have not come to this end: none waits for them
+            raise SystemExit(code)
+    return code
 
 
 def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -194,6 +206,7 @@ def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             workdir = to_path(options.workdir or Path("runs") / recipe.name)
             source = run.Source(recipe.name, recipe.text, recipe.operative)
             if recipe.config.mesh.deterministic and not options.dry_run:
+                run.check_workdir(recipe.config, workdir)
                 make_deterministic(workdir / KERNELS if is_local(workdir) else None)
             initialize()
             if options.dry_run:

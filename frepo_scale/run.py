@@ -39,6 +39,11 @@ from frepo_scale.parallel.share import on_first
 _NAMED = "# recipe: "  # how config.gin begins
 
 
+def check_workdir(config: RunConfig, workdir: Path) -> None:
+    """Raises InputError if the workdir is not, and cannot become, that of such a run."""
+    Workdir(workdir).check_identity(scientific_settings(config))
+
+
 def dry_run(config: RunConfig, source: Source, workdir: Path) -> int:
     """Builds everything, prints the configuration and what it needs; trains and writes nothing."""
     settings = scientific_settings(config)
@@ -178,6 +183,8 @@ def evaluate(config: RunConfig, target: Path) -> int:
     inputs = Inputs(dataset, exported.preprocessing, parts.mesh)
     real = RealData(inputs.train, inputs.test, dataset.num_classes)
     sets = {"distilled": DistilledSet(exported.images, exported.labels)}
+    progress = Workdir(target).evaluated_nets if is_folder(target) else None
+    settings = settings_sha256(scientific_settings(config)) + dataset.fingerprint
     try:
         scores = final_scores(
             parts.evaluator,
@@ -186,10 +193,10 @@ def evaluate(config: RunConfig, target: Path) -> int:
             sets,
             ipc,
             config.distill.seed,
-            FinishedNets(None, {}, ""),
+            FinishedNets(progress, sets, settings),
         )
     except Preempted:
-        print("stopped; nothing was written")
+        print("stopped; the same command " + ("goes on" if progress else "begins again"))
         return parts.preemption.exit_code
 
     def tell() -> None:

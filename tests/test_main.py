@@ -1,5 +1,6 @@
 """The command line itself: help, arguments and exit codes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -172,6 +173,33 @@ def test_failures_are_one_line_with_their_code(error, code, message, monkeypatch
     assert out == ""
     assert err.startswith(f"frepo-scale: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [InputError, RunError])
+@pytest.mark.parametrize(
+    ("cause", "passing"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (ValueError("UNAVAILABLE: the service is away [source locations]"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_a_run_whose_disk_fails_for_a_moment_is_to_be_started_again(
+    kind, cause, passing, monkeypatch, capsys
+):
+    error = InputError("a", "b") if kind is InputError else RunError("a")
+    error.__cause__ = cause
+
+    def fail(options, overrides):
+        raise error
+
+    monkeypatch.setattr(command, "_dispatch", fail)
+    final = 2 if kind is InputError else 1
+    assert main(["distill", "r.gin"]) == (42 if passing else final)
+    assert main(["report", "x"]) == final
+    assert capsys.readouterr().err.count("\n") == 2
 
 
 def test_a_bug_shows_its_traceback(monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_run import RATES
 
+from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
@@ -255,6 +256,32 @@ def test_without_held_out_images_the_last_step_is_selected(tmp_path):
     assert result["selected_step"] == 10
     assert result["held_out_images"] == 0
     assert result["distilled"] == result["distilled_last"]
+
+
+def test_an_evaluation_that_is_stopped_goes_on(whole, tmp_path, capsys, monkeypatch):
+    workdir = tmp_path / "evaluated"
+    shutil.copytree(whole, workdir)
+    given = ["evaluate", str(workdir), "--gin.EVAL_NETS=2", "--gin.EVAL_STEPS=20"]
+    trained, fit = [], Fitter.fit
+
+    def fit_and_stop(*arguments):
+        trained.append(arguments[2])
+        found = fit(*arguments)
+        if len(trained) == 3:  # a signal that is seen in the next net
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitter, "fit", fit_and_stop)
+        assert main(given) == 42
+    assert "the same command goes on" in capsys.readouterr().out
+    assert not (workdir / "evaluation.json").exists()
+    stopped = len(trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitter, "fit", lambda *args: trained.append(args[2]) or fit(*args))
+        assert main(given) == 0
+    assert len(trained) == stopped + 6 - 3  # two nets of three sets
+    assert json.loads((workdir / "evaluation.json").read_text())["distilled"]["n"] == 2
 
 
 def test_evaluate_and_export_a_run(whole, tmp_path, capsys):

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,20 +98,22 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             raise
 
 
-def remove_leftovers(folder: Path, but_of: str = "") -> None:
+def remove_leftovers(folder: Path, but_of: tuple[str, ...] = ()) -> None:
     """Removes what writers have left in a local folder that were killed; it may be missing.
 
     Args:
       folder: where nobody else is writing now.
-      but_of: the name of a file that somebody may be writing all the same.
+      but_of: names of files that somebody may be writing all the same.
     """
+    kept = tuple(f"{_PARTIAL}{name}-" for name in but_of)
     for path in folder.glob(f"{_PARTIAL}*"):
-        if but_of and path.name.startswith(f"{_PARTIAL}{but_of}-"):
+        if path.name.startswith(kept):
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink()
+            with suppress(OSError):  # they are in nobody's way
+                path.unlink()
 
 
 @contextmanager

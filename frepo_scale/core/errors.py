@@ -1,11 +1,29 @@
 """The two kinds of failure a user meets, and how close names are suggested.
 
-Exit codes (DESIGN.md section 5): `InputError` ends the program with 2, `RunError` with 1.
+Exit codes (DESIGN.md section 5): `InputError` ends the program with 2, `RunError` with 1; a run
+whose disk or store just failed for a moment ends with 42, whichever of the two says so.
 Anything else is a bug and shows its traceback.
 """
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+
+# What file servers and networks do now and then, and disks that are full or forbidden do not.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED"),
+        *("ECONNREFUSED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+    )
+    if hasattr(errno, name)
+)
+# The same in the words of stores and of libraries that keep the number to themselves.
+_PASSING_WORDS = re.compile(
+    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|Stale file handle|Input/output error"
+    r"|Connection (reset|timed out|refused)|Transport endpoint is not connected"
+)
 
 
 class InputError(Exception):
@@ -23,9 +41,25 @@ class InputError(Exception):
         text = f"{text}; {fix}" if fix else text
         super().__init__(" ".join(text.split()))  # one line, whatever was put in
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        """A worker's error reaches its parent by pickle."""
+        return type(self), (self.what, self.expected, self.fix)
+
 
 class RunError(Exception):
     """The run itself failed (divergence, no intact checkpoint); restarting it would not help."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is of a kind that goes away by itself."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in _PASSING:
+            return True
+        if _PASSING_WORDS.search(str(found)):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

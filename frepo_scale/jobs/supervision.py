@@ -9,7 +9,7 @@ from frepo_scale.core.places import is_local
 from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, Ledger
 from frepo_scale.ops.ownership import Ownership
 from frepo_scale.ops.watchdog import Watchdog
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import STUCK, Workdir
 from frepo_scale.parallel.runtime import is_first
 
 _COMPILATION = 3600.0  # seconds the first step may take: a pod's step compiles for ten minutes
@@ -36,7 +36,7 @@ class Supervision:
         # Written by a process that hangs: what takes more than the kernel is left out.
         self._stacks: Path | None = None
         if is_local(place.root):
-            self._stacks = place.root / f"stuck-{jax.process_index()}.txt"
+            self._stacks = place.root / f"{STUCK}{jax.process_index()}.txt"
         self._minutes = watchdog_minutes
         self._watchdog: Watchdog | None = None
         self._patience = contextlib.ExitStack()

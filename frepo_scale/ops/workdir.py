@@ -23,6 +23,7 @@ from frepo_scale.core.places import (
 # Folders made before the run itself makes any:
 KERNELS = "kernels"  # for what `parallel.determinism` keeps
 LOGS = "logs"  # of the launch scripts
+STUCK = "stuck-"  # begins the names of files with the stacks of a process that hung
 
 
 class Workdir:
@@ -46,6 +47,7 @@ class Workdir:
         self.distilled = self.root / "distilled.npz"
         self.result = self.root / "result.json"
         self.evaluation = self.root / "evaluation.json"
+        self.evaluated_nets = self.root / "evaluate_progress.json"
         self.report = self.root / "report.html"
         self.done = self.root / "DONE"
         self.finished_nets = self.root / "evaluation_progress.json"
@@ -117,9 +119,9 @@ class Workdir:
                 "a run's folder",
                 fix,
             ) from error
-        # A kill before the run's first file leaves only a write test behind.
+        # An end before the run's first file leaves no more than these behind.
         if all(
-            name.startswith((".write-test-", ".partial-"))
+            name.startswith((".write-test-", ".partial-", STUCK))
             or name in (self.owner.name, KERNELS, LOGS)
             for name in names
         ):
@@ -145,11 +147,11 @@ class Workdir:
     def remove_leftovers(self) -> None:
         """Removes what attempts at this run left half written when they were killed; for its owner.
 
-        Others may be asking for the run right now.
+        Others may be asking for the run, or for its report, right now.
         """
         if is_local(self.root):
             for folder in (self.root, self.ledger, self.gallery):
-                remove_leftovers(folder, but_of=self.owner.name)
+                remove_leftovers(folder, but_of=(self.owner.name, self.report.name))
 
     def claim(self, settings: dict[str, Any]) -> None:
         """Records whose folder this is."""

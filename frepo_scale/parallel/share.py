@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
+from frepo_scale.core.errors import FailedElsewhere, InputError, RunError, is_passing
 from frepo_scale.parallel import runtime
 
 _Tree = TypeVar("_Tree")
@@ -23,13 +23,15 @@ def on_first(action: Callable[[], None]) -> None:
       InputError, RunError: on process 0, what the action raised.
       FailedElsewhere: on the others, if it did.
     """
-    error: InputError | RunError | None = None
+    code, error = 0, None
     if runtime.is_first():
         try:
             action()
         except (InputError, RunError) as raised:
             error = raised
-    code = runtime.agree(0 if error is None else 2 if isinstance(error, InputError) else 1)
+            code = 2 if isinstance(error, InputError) else 1
+            code = runtime.PREEMPTED_EXIT if is_passing(error) else code
+    code = runtime.agree(code)
     if error is not None:
         raise error
     if code:

@@ -179,7 +179,7 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
             with (whole_folder if name == "folder" else whole_file)(tmp_path / name):
                 raise ZeroDivisionError
     assert len(list(tmp_path.iterdir())) == 4
-    remove_leftovers(tmp_path, but_of="owner.json")
+    remove_leftovers(tmp_path, but_of=("owner.json",))
     left = {path.name.rpartition("-")[0] or path.name for path in tmp_path.iterdir()}
     assert left == {"kept", ".partial-owner.json"}
     remove_leftovers(tmp_path)

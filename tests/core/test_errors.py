@@ -1,3 +1,4 @@
+import pickle
 import string
 
 import pytest
@@ -12,6 +13,12 @@ def test_message_says_what_was_expected_and_how_to_mend_it() -> None:
     assert str(error) == "IPC = 0: expected at least 1; set --gin.IPC=1"
     assert (error.what, error.expected, error.fix) == ("IPC = 0", "at least 1", "set --gin.IPC=1")
     assert str(InputError("IPC = 0", "at least 1")) == "IPC = 0: expected at least 1"
+
+
+def test_it_comes_from_a_worker_as_it_was() -> None:
+    error = pickle.loads(pickle.dumps(InputError("a", "b", "c")))
+    assert type(error) is InputError and str(error) == "a: expected b; c"
+    assert (error.what, error.expected, error.fix) == ("a", "b", "c")
 
 
 @given(st.text(), st.text(), st.text())

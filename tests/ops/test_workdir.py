@@ -89,6 +89,7 @@ def test_leftovers_of_a_kill_before_the_first_file_are_no_obstacle(tmp_path: Pat
     place = Workdir(tmp_path)
     (tmp_path / ".write-test-123").write_bytes(b"x")
     (tmp_path / ".partial-identity").write_text("{")
+    (tmp_path / "stuck-0.txt").write_text("the stacks of a process that hung while it read")
     place.check_identity(_SETTINGS)
     place.open(_SETTINGS, 1)
     place.claim(_SETTINGS)

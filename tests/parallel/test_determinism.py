@@ -4,6 +4,9 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from frepo_scale.core.errors import InputError
 from frepo_scale.parallel.determinism import make_deterministic
 
 
@@ -23,6 +26,13 @@ def test_flags_are_added_once_and_known_to_xla(tmp_path, monkeypatch):
     program = "import jax.numpy as jnp; print(jnp.ones(3).sum())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "3.0", done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_wrong_input(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"kernels cannot be made .*choose another with --workdir"):
+        make_deterministic(tmp_path / "file" / "kernels")
 
 
 def test_without_a_cache_only_the_operations_are_asked_for(monkeypatch):
