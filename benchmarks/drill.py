@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "FULL_DATA": False,
     "WIDTH": 4,
     "BATCH": 32,
-    "PROFILE": False,
+    "PROFILE_AT": 0,
 }
 ATTEMPTS_PER_RUN = 25
 HEARTBEAT = 10  # seconds until a process that is gone ends the others

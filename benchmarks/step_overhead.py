@@ -94,7 +94,7 @@ def main() -> int:
         """Wall and own-thread seconds per step of the whole loop, logging every hundredth."""
         tensorboard = TensorBoardWriter(folder)
         writer = MultiWriter([JsonlWriter(folder / "metrics.jsonl", 0), tensorboard])
-        job = Job(StepActions(tensorboard, folder, 0, STEPS + 1, profile=False))
+        job = Job(StepActions(tensorboard, folder, 0, STEPS + 1, profile_at=0))
         state = initial_state(module, config, pool, start, mesh)
         order = GlobalOrder(len(labels), BATCH, 0)
         feed = Feed(Split(images, labels), order, "memory", None, mesh)

@@ -23,6 +23,7 @@ RATES = {
     "flops_per_second_per_device",
     "eta_seconds",
     "goodput",
+    *Ledger(None).totals(),
 }
 
 
@@ -152,5 +153,5 @@ class Run:
 def config_of(log: int, probe: int, save: int) -> LoopConfig:
     """Periods in steps; the clock saves nothing."""
     return LoopConfig(
-        log_every=log, probe_every=probe, save_every=save, profile=False, save_minutes=1e9
+        log_every=log, probe_every=probe, save_every=save, profile_at=0, save_minutes=1e9
     )

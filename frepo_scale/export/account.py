@@ -1,7 +1,11 @@
 """Where the time of a run went, for people."""
 
-from frepo_scale.ops.goodput import History, summary
+from datetime import UTC, datetime
 
+from frepo_scale.ops.goodput import Attempt, History, summary
+
+_KILLED = "killed, or still running"
+_SHOWN = 30  # attempts, of a run that may have had hundreds
 _NAMES = {
     "step": "outer steps",
     "data": "waiting for batches",
@@ -23,13 +27,14 @@ def duration(seconds: float) -> str:
 
 
 def account(history: History) -> dict[str, str]:
-    """Name and value of every line; nothing of a run that has not started."""
+    """Name and value of every line, the last attempts one by one; nothing before the first."""
     if not history.attempts:
         return {}
     found = summary(history)
-    ends = [attempt.reason or "killed, or still running" for attempt in history.attempts]
+    ends = [attempt.reason or _KILLED for attempt in history.attempts]
     kinds = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
     spent = sum(found["seconds"].values())
+    first = max(0, len(ends) - _SHOWN)
     return {
         "attempts": f"{len(ends)} ({kinds})",
         "from first start to last sign of life": duration(found["wall"]),
@@ -40,4 +45,19 @@ def account(history: History) -> dict[str, str]:
             _NAMES[name]: f"{duration(seconds)} ({100 * seconds / max(spent, 1e-9):.1f} %)"
             for name, seconds in found["seconds"].items()
         },
+        **{
+            f"attempt {number + 1}": _attempt(history.attempts[number])
+            for number in range(first, len(ends))
+        },
     }
+
+
+def _attempt(attempt: Attempt) -> str:
+    started = datetime.fromtimestamp(attempt.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    saved = "nothing saved" if attempt.last_step is None else f"saved step {attempt.last_step}"
+    end = attempt.reason or _KILLED
+    return (
+        f"{started}, from step {attempt.first_step}, {saved}, {end},"
+        f" {duration(attempt.alive - attempt.started)}, {attempt.device_count} x"
+        f" {attempt.device_kind} in {attempt.process_count} process(es)"
+    )

@@ -103,7 +103,7 @@ class Distillation:
             tensorboard = TensorBoardWriter(place.tensorboard)
             self._writer = MultiWriter([JsonlWriter(place.metrics, resume_at=start), tensorboard])
             self._actions = StepActions(
-                tensorboard, place.tensorboard, start, config.distill.steps, config.loop.profile
+                tensorboard, place.tensorboard, start, config.distill.steps, config.loop.profile_at
             )
         size = self._parts.dataset.image_shape, self._parts.dataset.num_classes
         flops = outer_step_flops(self._parts.outer_step(), *size) / self._parts.mesh.size

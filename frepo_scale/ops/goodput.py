@@ -95,7 +95,8 @@ class Ledger:
         self._last_step: int | None = None
         self._path: Path | None = None
         self._facts: dict[str, Any] = {}
-        self._first_start, self._earlier_steps = self._started, 0.0  # of all attempts
+        self._first_start = self._started  # of all attempts
+        self._earlier = dict.fromkeys((*CATEGORIES, "lost", "kept_step"), 0.0)
 
     def begin(
         self,
@@ -111,7 +112,11 @@ class Ledger:
         number = 1 + max(_numbered(self._folder), default=0)
         for attempt in read_ledger(self._folder).attempts:
             self._first_start = min(self._first_start, attempt.started)
-            self._earlier_steps += attempt.kept_seconds()["step"]
+            kept = attempt.kept_seconds()
+            for category in CATEGORIES:
+                self._earlier[category] += attempt.seconds[category]
+                self._earlier["lost"] += attempt.seconds[category] - kept[category]
+            self._earlier["kept_step"] += kept["step"]
         self._path = self._folder / _FILE.format(number)
         self._facts = {
             "first_step": first_step,
@@ -147,7 +152,14 @@ class Ledger:
         """Share of the time since the run's first start that went into steps that count so far."""
         own = self._seconds["step"] + (self._timer() - self._mark) * (self._category == "step")
         wall = self._started + self._timer() - self._origin - self._first_start
-        return (self._earlier_steps + own) / wall if wall > 0 else 0.0
+        return (self._earlier["kept_step"] + own) / wall if wall > 0 else 0.0
+
+    def totals(self) -> dict[str, float]:
+        """Seconds of all attempts so far, as "seconds/step" and so on, and "seconds/lost"."""
+        self._turn_to(self._category)
+        spent = {c: self._earlier[c] + self._seconds[c] for c in CATEGORIES}
+        named = spent | {"lost": self._earlier["lost"]}
+        return {f"seconds/{name}": seconds for name, seconds in named.items()}
 
     def end(self, reason: str) -> None:
         """Closes the account.

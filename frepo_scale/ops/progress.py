@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from frepo_scale.parallel.runtime import is_first
 
+_ON_A_TERMINAL = 3  # values: it is not wide
 _LOG_FILE_SECONDS = 10.0  # in a log file every update is a line of its own
 
 
@@ -16,7 +17,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, start: int = 0, unit: str = "step") -> None:
         """Shows `what` with `start` of `total` units done."""
-        interactive = sys.stderr.isatty()
+        self._interactive = interactive = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             disable=not is_first(),  # one bar is enough for all processes
@@ -48,6 +49,8 @@ class Progress:
         self._bar.update(steps)
 
     def note(self, **values: float | str) -> None:
-        """Shows values beside the bar at its next update."""
+        """Shows values beside the bar at its next update: all in a log file, the first here."""
         text = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
+        if self._interactive:
+            text = dict(list(text.items())[:_ON_A_TERMINAL])
         self._bar.set_postfix(text, refresh=False)

@@ -22,7 +22,6 @@ import numpy as np
 
 from frepo_scale.core.places import is_local
 
-PROFILE_DELAY = 10  # steps after the start: past compilation and the first transfers
 PROFILED_STEPS = 5
 
 
@@ -146,9 +145,9 @@ class StepActions:
     """clu's periodic actions of a training loop; call `after_step` after every step."""
 
     def __init__(
-        self, writer: TensorBoardWriter, logdir: Path, start: int, steps: int, profile: bool
+        self, writer: TensorBoardWriter, logdir: Path, start: int, steps: int, profile_at: int
     ) -> None:
-        """Progress every minute and, if asked for, one profile shortly after `start`.
+        """Progress every minute and, if asked for, one profile of a few steps.
 
         Args:
           writer: where progress goes.
@@ -156,7 +155,7 @@ class StepActions:
           start: the step the loop starts at: profiles are relative to it, or a resumed run would
             never take one.
           steps: the step the loop ends at.
-          profile: whether to take a profile.
+          profile_at: how many steps after `start` the profile begins; 0: there is none.
         """
         from clu import periodic_actions  # importable since the writer is there
 
@@ -167,12 +166,12 @@ class StepActions:
         )
         self._logdir = str(logdir)
         self._profile: Any = None
-        if profile:
+        if profile_at:
             self._profile = periodic_actions.Profile(
                 logdir=self._logdir,
                 num_profile_steps=PROFILED_STEPS,
                 profile_duration_ms=None,
-                first_profile=start + PROFILE_DELAY,
+                first_profile=start + profile_at,
                 every_secs=None,
             )
 

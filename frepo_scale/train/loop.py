@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import jax
 
-from frepo_scale.core.checks import check_bool, check_float, check_int
+from frepo_scale.core.checks import check_float, check_int
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.metrics import MetricWriter
 from frepo_scale.ops.preemption import Preempted, Preemption
@@ -36,7 +36,7 @@ class LoopConfig:
       probe_every: the distilled set is evaluated on the held-out part; also before the first and
         after the last step.
       save_every: a checkpoint is written; also after the last step.
-      profile: whether a profile of a few steps is taken after the start.
+      profile_at: steps after a start or restart at which a profile of a few is taken; 0: none.
       save_minutes: a checkpoint is also written at the first logged step this long after the last.
       keep_every: checkpoints at multiples of this are never removed; 0: only the newest are kept.
       watchdog_minutes: without a sign of life for so long the process ends itself; 0: never.
@@ -46,7 +46,7 @@ class LoopConfig:
     log_every: int = field(default=100, metadata={"operational": True})
     probe_every: int = 10_000
     save_every: int = field(default=1_000, metadata={"operational": True})
-    profile: bool = field(default=True, metadata={"operational": True})
+    profile_at: int = field(default=10, metadata={"operational": True})
     save_minutes: float = field(default=10.0, metadata={"operational": True})
     keep_every: int = field(default=0, metadata={"operational": True})
     watchdog_minutes: float = field(default=15.0, metadata={"operational": True})
@@ -57,7 +57,7 @@ class LoopConfig:
         check_int("LOG_EVERY", self.log_every, low=1)
         check_int("PROBE_EVERY", self.probe_every, low=1)
         check_int("SAVE_EVERY", self.save_every, low=1)
-        check_bool("PROFILE", self.profile)
+        check_int("PROFILE_AT", self.profile_at, low=0)
         check_float("SAVE_MINUTES", self.save_minutes, low=0.0, open_low=True)
         check_int("KEEP_EVERY", self.keep_every, low=0)
         check_float("WATCHDOG_MINUTES", self.watchdog_minutes, low=0.0)
@@ -125,6 +125,7 @@ def train(
     pending: tuple[int, Metrics] | None = None
     in_flight: deque[jax.Array] = deque()
     saved = start if start else -1
+    shown: dict[str, float] = {}  # of the last probe
     speed, saving = _Speed(), _Saving(config)
 
     with Progress("distil", steps, start) as progress:
@@ -140,8 +141,10 @@ def train(
             row["flops_per_second_per_device"] = flops_per_step * row["steps_per_second"]
             row["eta_seconds"] = (steps - at) / max(row["steps_per_second"], 1e-9)
             row["goodput"] = ledger.goodput()
-            writer.write_scalars(at, row)
-            progress.note(loss=row["loss"], target_accuracy=row["target_accuracy"])
+            writer.write_scalars(at, row | ledger.totals())
+            progress.note(
+                loss=row["loss"], target_accuracy=row["target_accuracy"], **shown, **_rates(row)
+            )
 
         for done in range(start, steps + 1):
             last = done == steps
@@ -157,6 +160,7 @@ def train(
                         state, row = job.probe(state, done)
                     if row:
                         writer.write_scalars(done, row)
+                        shown = {k: v for k, v in row.items() if k == "probe_accuracy"}
                     probed = done
                 except Preempted:
                     stop = True  # the probe is repeated after the restart
@@ -190,6 +194,12 @@ def train(
             progress.advance()
     writer.flush()
     return Outcome(state, done, stopped=stop)
+
+
+def _rates(row: Metrics | dict[str, float]) -> dict[str, float]:
+    """What a line of a log says beside what was learned; the bar knows steps/s and time left."""
+    names = ("images_per_second", "input_wait_fraction", "flops_per_second_per_device", "goodput")
+    return {name: float(row[name]) for name in names}
 
 
 class _Saving:

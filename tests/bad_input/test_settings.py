@@ -41,6 +41,7 @@ WRONG = {
             "DATA_WORKERS",
             "KEEP_EVERY",
             "CHANCE_PROBES",
+            "PROFILE_AT",
         ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
@@ -50,7 +51,7 @@ WRONG = {
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{
-        name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "PROFILE", "FULL_DATA", "DETERMINISTIC"]
+        name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
     },
     **{
         name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE", "DATA", "DATA_PLACEMENT"]

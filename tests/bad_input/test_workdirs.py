@@ -96,7 +96,7 @@ def test_a_workdir_of_another_run_names_what_differs(distill):
 
 
 def test_operational_settings_may_differ(capsys):
-    make_run("w", LOG_EVERY="7", SAVE_EVERY="9", PROFILE="False")
+    make_run("w", LOG_EVERY="7", SAVE_EVERY="9", PROFILE_AT="0")
     assert main(["distill", "digits_ipc1", "--workdir", "w", "--dry-run"]) == 0
 
 

@@ -29,6 +29,16 @@ def test_a_run_in_three_attempts():
     assert lines["lost (work done again)"] == "1 min 20 s"
     assert lines["between attempts"] == "2 min 0 s"
     assert lines["final evaluation"] == "20 s (7.1 %)"
+    assert lines["attempt 2"] == (
+        "1970-01-01 00:03 UTC, from step 0, saved step 5, preempted, 1 min 0 s, 1 x cpu in 1"
+        " process(es)"
+    )
+
+
+def test_of_many_attempts_the_last_ones_are_shown():
+    history = History(tuple(attempt(100 * n, None, step=10) for n in range(100)), 0)
+    shown = [name for name in account(history) if name.startswith("attempt ")]
+    assert shown == [f"attempt {n}" for n in range(71, 101)]
 
 
 def test_nothing_of_a_run_that_has_not_started():

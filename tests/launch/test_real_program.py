@@ -32,7 +32,7 @@ KNOBS = {
     "STEPS": STEPS,
     "SAVE_EVERY": SAVE_EVERY,
     "PROBE_EVERY": STEPS,
-    "PROFILE": False,
+    "PROFILE_AT": 0,
 }
 PACE = 0.7  # seconds a step takes until the run is disturbed
 

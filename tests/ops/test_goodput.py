@@ -71,6 +71,9 @@ def test_a_run_of_three_attempts(tmp_path):
     ledger.saved(100)
     with ledger.during("evaluation"):
         clock.now += 30
+    totals = {"compile": 20, "data": 0, "step": 240, "probe": 0, "checkpoint": 2, "other": 11}
+    totals |= {"evaluation": 30, "lost": 41}
+    assert ledger.totals() == {f"seconds/{name}": seconds for name, seconds in totals.items()}
     ledger.end(FINISHED)
 
     history = read_ledger(tmp_path)

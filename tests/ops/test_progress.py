@@ -63,3 +63,12 @@ def test_the_unit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("decoding", 10, unit=" images") as progress:
         progress.advance(10)
     assert "images/s" in _lines(capsys)[-1]
+
+
+def test_a_terminal_shows_the_first_notes_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("distil", 1) as progress:
+        progress.note(a=1, b=2, c=3, d=4)
+        assert progress._bar.postfix == "a=1, b=2, c=3"

@@ -11,7 +11,7 @@ from frepo_scale.ops import tensorboard
 from frepo_scale.ops.goodput import FINISHED, Ledger, read_ledger
 from frepo_scale.ops.metrics import JsonlWriter, read_jsonl
 from frepo_scale.ops.ownership import Ownership
-from frepo_scale.ops.tensorboard import PROFILE_DELAY, StepActions, TensorBoardWriter
+from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_event_files_on_a_store_need_tensorflow(root, store, monkeypatch, capsys
     monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     assert "no event files in gs://bucket/run/tensorboard" in capsys.readouterr().err
-    actions = StepActions(writer, root / "tensorboard", 0, 10, profile=False)
+    actions = StepActions(writer, root / "tensorboard", 0, 10, 0)
     writer.write_scalars(1, {"a": 1.0})
     writer.write_image(1, "a", np.zeros((2, 2, 3), np.uint8))
     actions.after_step(1)
@@ -140,8 +140,8 @@ def test_a_profile_that_cannot_be_written_is_no_reason_to_stop(root, monkeypatch
     monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     capsys.readouterr()
-    actions = StepActions(writer, root / "tensorboard", 0, 100, profile=True)
-    for step in range(1, 3 * PROFILE_DELAY):
+    actions = StepActions(writer, root / "tensorboard", 0, 100, 10)
+    for step in range(1, 30):
         actions.after_step(step)
     actions.close()
     writer.close()

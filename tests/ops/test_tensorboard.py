@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from frepo_scale.ops.tensorboard import (
-    PROFILE_DELAY,
     PROFILED_STEPS,
     StepActions,
     TensorBoardWriter,
@@ -107,7 +106,7 @@ from frepo_scale.ops.tensorboard import StepActions
 logdir = Path(sys.argv[1])
 write(logdir)
 writer = TensorBoardWriter(logdir / "actions")
-actions = StepActions(writer, logdir / "actions", 0, 30, True)
+actions = StepActions(writer, logdir / "actions", 0, 30, 10)
 for step in range(1, 31):
     actions.after_step(step)
 actions.close()
@@ -152,10 +151,10 @@ def test_tensorflow_writes_the_same_events_where_it_must(tmp_path: Path) -> None
     _check_events(tmp_path)
 
 
-def _run(logdir: Path, start: int, steps: int, last: int, profile: bool = True) -> list[Path]:
+def _run(logdir: Path, start: int, steps: int, last: int, profile_at: int = 10) -> list[Path]:
     """Steps start + 1 to last of a loop; the profiles it leaves."""
     writer = TensorBoardWriter(logdir)
-    actions = StepActions(writer, logdir, start, steps, profile)
+    actions = StepActions(writer, logdir, start, steps, profile_at)
     step = jax.jit(lambda x: x + 1)
     x = jnp.zeros(4)
     for done in range(start + 1, last + 1):
@@ -168,22 +167,24 @@ def _run(logdir: Path, start: int, steps: int, last: int, profile: bool = True) 
 
 @pytest.mark.parametrize("start", [0, 1000])
 def test_a_profile_is_taken_shortly_after_the_start(tmp_path: Path, start: int) -> None:
-    assert len(_run(tmp_path, start, start + 30, start + 30)) == 1
+    assert len(_run(tmp_path / "a", start, start + 30, start + 30)) == 1
+    assert _run(tmp_path / "b", start, start + 90, start + 49, 50) == []
+    assert len(_run(tmp_path / "c", start, start + 90, start + 60, 50)) == 1
 
 
 def test_a_loop_may_end_in_the_middle_of_a_profile(tmp_path: Path) -> None:
-    middle = PROFILE_DELAY + PROFILED_STEPS // 2
+    middle = 10 + PROFILED_STEPS // 2
     assert len(_run(tmp_path / "a", 0, middle, middle)) == 1
     assert len(_run(tmp_path / "b", 0, 30, 30)) == 1  # the profiler is free again
 
 
 def test_no_profile_before_its_time_or_unasked(tmp_path: Path) -> None:
-    assert _run(tmp_path / "a", 0, 30, PROFILE_DELAY - 1) == []
-    assert _run(tmp_path / "b", 0, 20, 20, profile=False) == []
+    assert _run(tmp_path / "a", 0, 30, 9) == []
+    assert _run(tmp_path / "b", 0, 20, 20, 0) == []
 
 
 def test_closing_leaves_a_profile_of_somebody_else_alone(tmp_path: Path) -> None:
     jax.profiler.start_trace(str(tmp_path / "theirs"))
-    _run(tmp_path / "ours", 0, 5, 5, profile=False)
+    _run(tmp_path / "ours", 0, 5, 5, 0)
     jax.profiler.stop_trace()
     assert list((tmp_path / "theirs").rglob("*.xplane.pb"))

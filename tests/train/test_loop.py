@@ -316,9 +316,10 @@ def test_periods_are_checked(name: str, value: Any) -> None:
         LoopConfig(**{name: value})
 
 
-def test_profile_is_checked() -> None:
-    with pytest.raises(InputError, match=r"^PROFILE = 1: expected True or False"):
-        LoopConfig(profile=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [-1, 1.0, True, "5"])
+def test_profile_at_is_checked(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^PROFILE_AT = "):
+        LoopConfig(profile_at=value)
 
 
 def test_preempted_is_not_swallowed_outside_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:

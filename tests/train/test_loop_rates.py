@@ -75,10 +75,20 @@ def test_the_clock_saves_at_logged_steps(monkeypatch: pytest.MonkeyPatch) -> Non
         return run.step(state, batch)
 
     config = LoopConfig(
-        log_every=2, probe_every=100, save_every=1000, profile=False, save_minutes=1.0
+        log_every=2, probe_every=100, save_every=1000, profile_at=0, save_minutes=1.0
     )
     run.train(config, 12, step=step)
     # 60 seconds after the start, and after each save: three steps, then the next logged one.
     assert run.numbers("save") == [4, 8, 12]
     clock[0] -= 3600.0  # a clock that jumps back only makes it later
     assert run.train(config, 12).step == 12
+
+
+def test_a_line_of_a_log_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run()
+    run.train(config_of(log=2, probe=4, save=100), 12)
+    last = capsys.readouterr().err.splitlines()[-1]
+    for word in ("12/12", "step/s", "<", "loss=", "target_accuracy=", "probe_accuracy=4",
+                 "images_per_second=", "input_wait_fraction=", "flops_per_second_per_device=",
+                 "goodput="):  # fmt: skip
+        assert word in last, last
