@@ -36,7 +36,7 @@ SETTINGS = {
     "FULL_DATA": False,
     "WIDTH": 8,
     "BATCH": 64,
-    "PROFILE": False,
+    "PROFILE_AT": 0,
 }
 
 

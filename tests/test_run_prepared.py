@@ -35,7 +35,7 @@ KNOBS = {
     "DEPTH": 2,
     "BATCH": 32,
     "POOL": 2,
-    "PROFILE": False,
+    "PROFILE_AT": 0,
     "DATASET": "npz",
     "DATA_PLACEMENT": "stream",
 }
