@@ -168,7 +168,8 @@ def _lines(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def _being_written(place: Path) -> set[Path]:
+def being_written(place: Path) -> set[Path]:
+    """Checkpoints that are half written."""
     return set((place / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
@@ -182,8 +183,8 @@ def moment_of(attempt: Attempt, moment: str, rng: random.Random) -> Callable[[],
         rows = _lines(place / "metrics.jsonl") + rng.randrange(1, 20)
         return lambda: _lines(place / "metrics.jsonl") >= rows
     if moment == "save":
-        left = _being_written(place)
-        return lambda: bool(_being_written(place) - left)
+        left = being_written(place)
+        return lambda: bool(being_written(place) - left)
     # Their progress bars.
     bar = b"probe:   0%" if moment == "probe" else b"distilled:   0%"
     return lambda: bar in attempt.shown()

@@ -78,7 +78,6 @@ def saved_steps(store):
     return {n.removeprefix(top).split("/")[0] for n in store.objects if n.startswith(top)}
 
 
-@pytest.mark.long
 def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, capsys):
     assert main(command(tmp_path / "local")) == 0
 

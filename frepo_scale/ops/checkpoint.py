@@ -6,6 +6,8 @@ them) and item `meta` (JSON: the caller's facts, and path and kind of each array
 
 import errno
 import logging
+import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from frepo_scale.ops.digest import array_labels, digest_words, digests, labelled
 from frepo_scale.parallel.runtime import all_true
 
 KEPT = 2
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # how TensorStore ends
 
 
 @dataclass(frozen=True)
@@ -239,5 +242,11 @@ def _save_error(step: int | None, directory: Path, error: Exception) -> RunError
 
 
 def _brief(error: Exception) -> str:
-    """One line of bounded length: Orbax quotes whole storage specifications."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """One line of bounded length: Orbax quotes whole storage specifications.
+
+    TensorStore gives the system's reason last, behind paths of any length.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    code = _OS_ERROR.search(text)
+    reason = os.strerror(int(code[1])) if code else ""
+    return f"{reason}: {text[:250]}" if reason and reason not in text[:250] else text[:300]

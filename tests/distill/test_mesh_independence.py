@@ -66,7 +66,6 @@ def test_pool_axis():
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
-@pytest.mark.long
 def test_pool_axis_alone():
     case = {"members": 8, "width": 4, "flip": False}
     found = run([case | {"mesh": mesh} for mesh in ([1, 1], [8, 1])])
@@ -88,7 +87,6 @@ def test_primal_minibatch_and_chunks():
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-@pytest.mark.long
 def test_spread_factorisation():
     """The blocked factorisation, whole and spread over the axis, in both forms; then two processes.
 
@@ -110,7 +108,6 @@ def test_spread_factorisation():
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-@pytest.mark.long
 def test_float32():
     case = {"members": 2, "dtype": "float32", "ridge": 1e-3}
     found = run([case | {"mesh": mesh} for mesh in ([1, 1], [1, 8], [2, 4])])

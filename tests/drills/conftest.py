@@ -7,8 +7,14 @@ import shutil
 import subprocess
 
 import drill
+import numpy as np
 import pytest
 from drills.setting import SETTINGS
+
+from frepo_scale.data.digits import read_digits
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.ops.preemption import Preemption
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +22,22 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
-def _undisturbed(workdir, cache, processes):
-    attempt = drill.Attempt(workdir, cache, processes, 1, settings=SETTINGS)
+@pytest.fixture(scope="session")
+def streamed(tmp_path_factory):
+    """Settings of a run that reads the digits from records."""
+    place = tmp_path_factory.mktemp("set")
+    parts = zip(("train", "test"), read_digits(), strict=True)
+    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.images),
+              ("y", part.labels))}  # fmt: skip
+    np.savez(place / "digits.npz", **arrays)
+    prepare(PrepareConfig(place / "digits.npz", place / "out", 8, workers=1), Preemption())
+    given = {"DATASET": "npz", "DATA_DIR": place / "out", "DATA_PLACEMENT": "stream"}
+    return given | {"CHANCE_PROBES": 0}  # they learn too little in so few steps
+
+
+def _undisturbed(workdir, cache, processes, settings=()):
+    given = SETTINGS | dict(settings)
+    attempt = drill.Attempt(workdir, cache, processes, 1, settings=given)
     assert not any(attempt.codes(400)), attempt.logs[0].read_text()
     return workdir
 
@@ -29,9 +49,9 @@ def undisturbed(cache, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed_two(cache, tmp_path_factory):
-    """A run of two processes that nobody disturbed."""
-    return _undisturbed(tmp_path_factory.mktemp("two") / "run", cache, 2)
+def undisturbed_two(cache, tmp_path_factory, streamed):
+    """A run of two processes that nobody disturbed, with images from records."""
+    return _undisturbed(tmp_path_factory.mktemp("two") / "run", cache, 2, streamed)
 
 
 @pytest.fixture

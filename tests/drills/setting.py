@@ -64,6 +64,24 @@ def at_work(workdir):
     return lambda: len(attempts(workdir)) > before
 
 
+def being_saved(workdir):
+    """Whether another checkpoint is half written than now."""
+    before = drill.being_written(workdir)
+    return lambda: drill.being_written(workdir) - before
+
+
+def with_children(process):
+    """The process and all it started, as in a process group of their own."""
+    found = [process.pid]
+    for pid in found:
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except FileNotFoundError:
+            continue
+        found += map(int, children)
+    return found
+
+
 def more_rows(workdir, number):
     """Whether so many more steps were logged than now."""
     wanted = len(rows(workdir)) + number

@@ -19,7 +19,6 @@ from drills.setting import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.long
 def test_the_same_run_on_fewer_and_fewer_devices(start, undisturbed, tmp_path):
     """2 processes x 4 devices, 1 x 8, 1 x 1."""
     workdir = tmp_path / "run"
@@ -66,11 +65,11 @@ def test_a_run_that_learns_nothing_is_given_up(start, tmp_path):
     assert f"resuming {workdir} at step {good.name}" in log(attempt)
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_a_finished_run_is_left_alone(start, processes, request):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_finished_run_is_left_alone(start, streamed, processes, request):
     workdir = request.getfixturevalue({1: "undisturbed", 2: "undisturbed_two"}[processes])
     before = files(workdir)
-    attempt = start(workdir, processes)
+    attempt = start(workdir, processes, settings=streamed if processes == 2 else {})
     assert attempt.codes(200) == [0] * processes, log(attempt)
     assert "digits_ipc1 is finished" in log(attempt)
     assert files(workdir) == before

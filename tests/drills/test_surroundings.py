@@ -51,7 +51,6 @@ def test_a_disk_that_fills_up(start, undisturbed, disk):
     assert unlike(undisturbed, workdir) == []
 
 
-@pytest.mark.long
 def test_a_workdir_that_becomes_read_only(start, undisturbed, disk):
     workdir = disk
     attempt = start(workdir)
@@ -84,7 +83,6 @@ time.time_ns = lambda: _real_ns() - 10**9 * _back()
 """
 
 
-@pytest.mark.long
 def test_a_clock_that_jumps_back_an_hour(start, undisturbed, tmp_path):
     """Saves go by the clock here, every few milliseconds: none may wait for an hour."""
     workdir, jump = tmp_path / "run", tmp_path / "jump"

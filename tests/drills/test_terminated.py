@@ -1,10 +1,23 @@
 """SIGTERM: whoever gets it, and whenever, all end with 42 and one saved step."""
 
+import contextlib
+import itertools
+import os
 import signal
 import time
 
 import pytest
-from drills.setting import STEPS, at_work, attempts, log, more_rows, saved, unlike
+from drills.setting import (
+    STEPS,
+    at_work,
+    attempts,
+    being_saved,
+    log,
+    more_rows,
+    saved,
+    unlike,
+    with_children,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -23,35 +36,33 @@ def stopped(attempt, before):
     return step
 
 
-def test_two_processes(start, undisturbed_two, tmp_path):
-    """Stopped four times: to end like an undisturbed run, each stop must have been a clean one."""
+def test_two_processes(start, undisturbed_two, streamed, tmp_path):
+    """Stopped three times: to end like an undisturbed run, each stop must have been a clean one."""
     workdir = tmp_path / "run"
 
-    attempt = start(workdir, 2)  # while the first step is compiled
+    attempt = start(workdir, 2, settings=streamed)  # while the first step is compiled
     assert attempt.wait_for(at_work(workdir))
     attempt.processes[0].send_signal(signal.SIGTERM)
     step = stopped(attempt, 0)
 
-    attempt = start(workdir, 2)  # to the one that writes nothing
-    assert attempt.wait_for(more_rows(workdir, 1))
+    attempt = start(workdir, 2, settings=streamed)  # to the one that writes nothing, in a save
+    assert attempt.wait_for(being_saved(workdir))
     attempt.processes[1].send_signal(signal.SIGTERM)
     step = stopped(attempt, step)
 
-    attempt = start(workdir, 2)  # to the whole group, as schedulers do
+    # To all of the process groups twice, Grain's workers included, as schedulers do.
+    attempt = start(workdir, 2, settings=streamed | {"DATA_WORKERS": 1})
     assert attempt.wait_for(more_rows(workdir, 1))
-    for process in attempt.processes:
-        process.send_signal(signal.SIGTERM)
-    step = stopped(attempt, step)
-
-    attempt = start(workdir, 2)  # to all of them twice
-    assert attempt.wait_for(more_rows(workdir, 1))
+    groups = [with_children(process) for process in attempt.processes]
+    assert all(len(group) >= 2 for group in groups)
     for _ in range(2):
-        for process in attempt.processes:
-            process.send_signal(signal.SIGTERM)
+        for pid in itertools.chain(*groups):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         time.sleep(0.1)
     stopped(attempt, step)
 
-    attempt = start(workdir, 2)
+    attempt = start(workdir, 2, settings=streamed)
     assert attempt.codes(200) == [0, 0], log(attempt)
     assert unlike(undisturbed_two, workdir) == []
 

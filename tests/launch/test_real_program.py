@@ -197,7 +197,6 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     assert attempts(real.workdir)[0][2] == "preempted"
 
 
-@pytest.mark.long
 def test_a_slurm_job_out_of_time_is_requeued_and_ends_with_the_same_bits(
     real, shared, undisturbed, helpers
 ):
@@ -237,7 +236,6 @@ def test_a_slurm_job_out_of_time_is_requeued_and_ends_with_the_same_bits(
     assert attempts(real.workdir)[0][2] == "preempted"
 
 
-@pytest.mark.long
 def test_one_of_two_gpu_processes_killed_restarts_both_and_ends_with_the_same_bits(
     real, shared, undisturbed, helpers
 ):

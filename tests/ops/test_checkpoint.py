@@ -18,6 +18,7 @@ import optax
 import pytest
 
 from frepo_scale.core.errors import RunError
+from frepo_scale.ops import checkpoint
 from frepo_scale.ops.checkpoint import KEPT, Checkpointer
 from frepo_scale.ops.digest import digests
 
@@ -368,3 +369,11 @@ def test_a_write_that_fails_half_way_is_reported_and_leaves_the_older_ones(two: 
     with _opened(two) as again:
         restored = again.restore(_state(0))
     assert restored is not None and restored.step == 30 and _same(restored.state, _state(30))
+
+
+def test_the_systems_reason_is_not_cut_off():
+    error = ValueError(f"PERMISSION_DENIED: {'long/' * 90}: Read-only ... [os_error_code='30']")
+    said = checkpoint._brief(error)
+    assert said.startswith("Read-only file system: PERMISSION_DENIED: long/") and len(said) < 301
+    assert checkpoint._brief(ValueError("a\n b")) == "a b"
+    assert checkpoint._brief(ValueError("")) == "ValueError"
