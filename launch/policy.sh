@@ -5,7 +5,8 @@
 # stopped it, 128 and above a signal ended it (134: the runtime gave up since another process died).
 # Wants `say` and `venv` of python_env.sh.
 
-# So many ends in a row without a new checkpoint, and it is given up.
+# So many ends in a row without a new checkpoint, or another finished net of the final evaluation,
+# and it is given up.
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
@@ -78,28 +79,61 @@ saved_step() {
   printf '%s\n' "$last"
 }
 
+# Prints how many nets the final evaluation of the run in $1 has finished, 0 where that cannot be seen:
+# a run that is stopped in it again and again keeps its last step, and yet comes to an end.
+finished_nets() {
+  local file=${1%/}/evaluation_progress.json
+  {
+    case $file in
+      gs://*) gcloud storage cat "$file" </dev/null ;;
+      *) cat -- "$file" ;;
+    esac || true
+  } 2>/dev/null | grep -c '^ *"[^"]*/[0-9]*": \[' || true # a line each, as in "distilled/0": [
+}
+
+# Prints how many parts `frepo-scale prepare --out $1` has finished: shards, then moments.
+finished_parts() {
+  local part count=0
+  for part in "$1/.unfinished"/*.array_record.json "$1/.unfinished"/moments-*.npz; do
+    if [[ -e $part ]]; then count=$((count + 1)); fi
+  done
+  printf '%s\n' "$count"
+}
+
 # Prints how far $1, as printed by saved_step, is.
 saved_words() { if (($1 < 0)); then printf 'nothing saved'; else printf 'saved step %s' "$1"; fi; }
 
-# After an end: $1 is the saved step now. `stalls` counts the ends in a row without a new one.
+# After an end: $1 is the saved step now, $2 the number of finished nets (or parts). `stalls` counts
+# the ends in a row without a new one.
 best_saved=-1
+last_finished=0
 stalls=0
 note_saved() {
-  if (($1 > best_saved)); then
-    best_saved=$1
-    stalls=0
-  else
-    stalls=$((stalls + 1))
-  fi
+  local before="$best_saved $last_finished"
+  if (($1 > best_saved)); then best_saved=$1; fi
+  # Fewer are those of another evaluation, begun since; none may mean not seen.
+  if (($2 > 0)); then last_finished=$2; fi
+  if [[ $before == "$best_saved $last_finished" ]]; then stalls=$((stalls + 1)); else stalls=0; fi
+}
+
+# Prints the last value of option $1 among the words after it; nothing if it is not there.
+value_of() {
+  local option=$1 value='' word before=''
+  shift
+  for word in "$@"; do
+    case $word in "$option="*) value=${word#*=} ;; esac
+    if [[ $before == "$option" ]]; then value=$word; fi
+    before=$word
+  done
+  printf '%s\n' "$value"
 }
 
 # Prints the workdir that the program's arguments "$@" name, or the program's default for their
 # recipe; nothing if they name neither.
 workdir_of() {
-  local workdir='' recipe='' word='' before=''
+  local workdir recipe='' word='' before=''
+  workdir=$(value_of --workdir "$@")
   for word in "$@"; do
-    case $word in --workdir=*) workdir=${word#--workdir=} ;; esac
-    if [[ $before == --workdir ]]; then workdir=$word; fi
     if [[ $before == distill && -z $recipe ]]; then recipe=$word; fi
     before=$word
   done

@@ -87,9 +87,15 @@ free_port() { # nobody answers there
 }
 if [[ -z $port ]]; then port=$(free_port); fi
 
+# Killed with SIGKILL, this script can end nobody: left alone the processes would hold the devices and
+# the workdir. So the kernel kills them with it, where it can (not on macOS).
+guard=()
+if setpriv --pdeathsig KILL true 2>/dev/null; then guard=(setpriv --pdeathsig KILL); fi
+
 # Sets `words` to the command of process $1, after what it is told.
 words_of() {
-  words=(env "FREPO_COORDINATOR=127.0.0.1:$port" "FREPO_PROCESSES=$count" "FREPO_PROCESS=$1")
+  words=(${guard[@]+"${guard[@]}"} env "FREPO_COORDINATOR=127.0.0.1:$port"
+    "FREPO_PROCESSES=$count" "FREPO_PROCESS=$1")
   if [[ -n $gpu_each ]]; then words+=("CUDA_VISIBLE_DEVICES=${gpus[$1]}"); fi
 }
 

@@ -73,22 +73,31 @@ installed() {
     [[ $(<"$venv/installed-$1") == "$(fingerprint)" ]]
 }
 
+# Of an environment that is no longer one.
+clear_venv=(find "$venv/" -mindepth 1 -maxdepth 1 ! -name being-made ! -name lock -exec rm -rf -- {} +)
+
 make_venv() { # with the Python $1
   say "making .venv with $1"
   : >"$venv/being-made"
-  find "$venv/" -mindepth 1 -maxdepth 1 ! -name being-made ! -name lock -exec rm -rf -- {} +
+  "${clear_venv[@]}"
   "$1" -I -m venv "$venv" >&2
   rm -- "$venv/being-made"
 }
 
-install() { # "base", "dev" or "tpu"
-  local what=. stamp
+# Sets `pip_words` to what installs $1, "base", "dev" or "tpu", in the repository's folder.
+pip_words_of() {
+  local what=.
   if [[ $1 != base ]]; then what=".[$1]"; fi
+  pip_words=("$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check -e "$what")
+}
+
+install() { # "base", "dev" or "tpu"
+  local stamp pip_words
+  pip_words_of "$1"
   say "installing frepo_scale and what it needs into .venv; this takes a minute or two"
   rm -f -- "$venv/installed-base" "$venv/installed-dev" "$venv/installed-tpu"
   stamp=$(fingerprint) # read first: a change during the installation must not be missed
-  (cd -- "$root" && "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check \
-    -e "$what" >&2) || {
+  (cd -- "$root" && "${pip_words[@]}" >&2) || {
     say "the installation failed, see above; the next start tries it again"
     exit 1 # pip's own status may be 2, which would mean wrong input
   }
@@ -121,6 +130,18 @@ for line in importlib.metadata.requires("jax"):
     rm -rf -- "$place"
     say "the TPU compiler is not to be had: the test that compiles for TPUs is skipped"
   fi
+}
+
+# Prints what ensure_env runs where $1 is not ready yet, and changes nothing. Wants `show` of policy.sh.
+show_env() {
+  local python pip_words
+  if ! venv_works; then
+    python=$(find_python)
+    if [[ -d $venv ]]; then show "${clear_venv[@]}"; fi
+    show "$python" -I -m venv "$venv"
+  fi
+  pip_words_of "$1"
+  printf '(%s && %s)\n' "$(show cd -- "$root")" "$(show "${pip_words[@]}")"
 }
 
 # Makes .venv ready for $1: "base" (to run the program), "dev" (to test it, too) or "tpu" (to run

@@ -8,15 +8,16 @@ usage: launch/supervise.sh [options] -- COMMAND [args...]
 
 Runs COMMAND, and again when it ends with 42 (stopped and saved) or was killed by a signal (128 and
 above but 130). Any other end is the last: this ends with the same code. It gives up, with the last
-code, when three ends in a row came without a new checkpoint.
+code, when three ends in a row came without a new checkpoint. A net more that the final evaluation
+has finished counts as one, and so does a part more (a shard) in the --out of `frepo-scale prepare`.
   launch/supervise.sh -- .venv/bin/frepo-scale distill cifar10_ipc10.gin --workdir runs/a
 
 SIGTERM and SIGINT are handed on to COMMAND, which is then not started again.
 
 options:
   --attempts N        ends in a row without a new checkpoint until it gives up (default: 3)
-  --pause SECONDS     before a restart; twice, three times that after ends without a new
-                      checkpoint (default: 5)
+  --pause SECONDS     before a restart; 12 and 23 times that after ends without progress, which a
+                      file server or a store may need to come back (default: 5)
   --saved-in WORKDIR  where the checkpoints are (default: the --workdir among the args, else
                       runs/RECIPE of `distill RECIPE`)
   --dry-run           print what would be run, and run nothing
@@ -31,6 +32,7 @@ source "$here/policy.sh"
 
 pause=5
 workdir=''
+out='' # of `prepare`, which has no workdir
 dry=''
 attempts=$ATTEMPTS
 while (($#)); do
@@ -71,11 +73,22 @@ if [[ -n $dry ]]; then
   show "$@"
   exit 0
 fi
-if [[ -z $workdir ]]; then
+if [[ -z $workdir && " $* " == *' prepare '* ]]; then out=$(value_of --out "$@"); fi
+if [[ -z $workdir && -z $out ]]; then
   say "no --workdir in the command and no --saved-in: progress is not seen, at most $attempts attempts"
 fi
 
-saved() { if [[ -n $workdir ]]; then saved_step "$workdir"; else echo -1; fi; }
+step=-1
+finished=0
+look() { # how far it is now
+  if [[ -n $workdir ]]; then
+    step=$(saved_step "$workdir")
+    finished=$(finished_nets "$workdir")
+  elif [[ -n $out ]]; then
+    finished=$(finished_parts "$out")
+  fi
+}
+words() { if [[ -n $out ]]; then printf '%s parts finished' "$finished"; else saved_words "$step"; fi; }
 
 child=''
 stopping='' # the signal that came
@@ -104,7 +117,8 @@ clear_group() {
   kill -s KILL -- "-$1" 2>/dev/null || true
 }
 
-note_saved "$(saved)" # what an earlier run saved is no progress of this one
+look
+note_saved "$step" "$finished" # what an earlier run saved is no progress of this one
 stalls=0
 attempt=0
 code=143
@@ -125,15 +139,15 @@ while [[ -z $stopping ]]; do
   if wait "$child" 2>/dev/null; then code=0; else code=$?; fi # its own, not the waiting's
   clear_group "$child"
   child=''
-  step=$(saved)
-  say "attempt $attempt: code $code, $(saved_words "$step")"
+  look
+  say "attempt $attempt: code $code, $(words)"
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
-  note_saved "$step"
+  note_saved "$step" "$finished"
   if ((stalls >= attempts)); then
     say "giving up: $attempts ends in a row without a new checkpoint" \
-      "($(saved_words "$step")); last code $code"
+      "($(words)); last code $code"
     exit "$code"
   fi
-  rest $((pause * (stalls + 1)))
+  rest $((pause * (11 * stalls + 1)))
 done
 exit "$code"

@@ -10,8 +10,9 @@ usage: launch/tpu_pod.sh [run] [options] RECIPE [args...]
 run     copies this repository's code to every worker, installs there what is missing, starts the
         program on all of them detached from this machine, and shows worker 0's log. When all ended
         with 42 or by a signal, all are started again; three such ends in a row without a new
-        checkpoint, and it gives up. One that ends with 1 or 2 stops all. The args go to
-        `frepo-scale distill`. Ends with 0 done, 42 stopped and saved, 1 failed, 2 wrong input.
+        checkpoint (or another finished net of the final evaluation), and it gives up. One that ends
+        with 1 or 2 stops all. The args go to `frepo-scale distill`. Ends with 0 done, 42 stopped and
+        saved, 1 failed, 2 wrong input.
 create  asks for the machines (a queued resource) and waits for them
 status  what exists and runs: request, machines, workers, exit codes, saved step
 logs    worker 0's log (--worker N: another's), and what follows
@@ -177,18 +178,23 @@ check_run() {
   fi
 }
 
-# Sets `step` to the last saved one. 1: it cannot be asked now, and stays what it was; machines that
-# are gone cannot tell what is in a folder of theirs.
+# Sets `step` to the last saved one, `nets` to how many the final evaluation has finished. 1: it cannot
+# be asked now, and both stay what they were; machines that are gone cannot tell what is in a folder of
+# theirs.
 step=-1
+nets=0
 ask_step() {
-  local asked=''
+  local asked='' finished=''
   case $workdir in
-    gs://*) if [[ -z $dry ]]; then asked=$(saved_step "$workdir"); fi ;;
+    gs://*)
+      if [[ -z $dry ]]; then asked="$(saved_step "$workdir") $(finished_nets "$workdir")"; fi
+      ;;
     *) if worker 0 saved "$workdir"; then asked=$(sed -n 's/^frepo-saved //p' "$scratch/out"); fi ;;
   esac
-  asked=${asked%$'\r'}
+  read -r asked finished <<<"${asked%$'\r'}"
   if [[ -z $asked ]] || ((asked < step)); then return 1; fi # what was saved stays saved
   step=$asked
+  nets=${finished:-0}
 }
 
 show_log() { # of worker $1, from byte `offset` on

@@ -138,7 +138,7 @@ note_step() { # the second time in vain counts as nothing saved
   local before=$unasked
   unasked=yes
   if ask_step; then
-    note_saved "$step"
+    note_saved "$step" "$nets"
     unasked=''
   elif [[ -n $before ]]; then
     stalls=$((stalls + 1))

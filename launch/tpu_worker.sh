@@ -14,7 +14,8 @@ usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
   busy                         whether an attempt is running
   log BYTE                     prints the attempt's log from that byte on
   stop SECONDS                 SIGTERM, after so many seconds SIGKILL; then as report
-  saved WORKDIR                prints the last saved step
+  saved WORKDIR                prints the last saved step, and the finished nets of the final
+                               evaluation
   unlock [FILE [DEVICE...]]    removes a stale lock of the TPU, if no process holds a device
 END
 }
@@ -200,7 +201,7 @@ shift || true
 case $command in
   -h | --help) usage ;;
   unlock) unlock "$@" ;;
-  saved) printf 'frepo-saved %s\n' "$(saved_step "$1")" ;;
+  saved) printf 'frepo-saved %s %s\n' "$(saved_step "$1")" "$(finished_nets "$1")" ;;
   prepare | start | report | busy | attempt | stop)
     number=$(worker_number)
     "$command" "$@"

@@ -48,6 +48,10 @@ def storage(words: list[str]) -> None:
             fail("One or more URLs matched no objects.")
         for path in found:
             print(f"gs://{path.relative_to(top)}" + "/" * path.is_dir())
+    elif words[0] == "cat":
+        if not bucket(words[1]).is_file():
+            fail("The following URLs matched no objects or files")
+        sys.stdout.write(bucket(words[1]).read_text())
     elif words[0] == "cp":
         target = bucket(words[-1])
         assert words[-1].endswith("/")

@@ -2,7 +2,8 @@
 
 Understands some settings of its own: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
-DEAF=1 (ignores SIGTERM, as a process blocked in a collective does).
+DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
+evaluation, stopped with 42 after each.
 """
 
 import json
@@ -16,7 +17,7 @@ arguments = sys.argv[1:]
 assert arguments[0] == "distill", arguments
 recipe = arguments[1]
 workdir = ""
-settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": ""}
+settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0"}
 for number, argument in enumerate(arguments):
     if argument == "--workdir":
         workdir = arguments[number + 1]
@@ -89,7 +90,15 @@ for step in range(first, int(settings["STEPS"])):
         save(step)
         saved.append(step)
     time.sleep(float(settings["SECONDS"]))
-save(int(settings["STEPS"]))
+if int(settings["STEPS"]) not in saved:
+    save(int(settings["STEPS"]))
+progress = place / "evaluation_progress.json"
+nets = json.loads(progress.read_text())["nets"] if progress.exists() else {}
+if process == 0 and len(nets) < int(settings["NETS"]):
+    nets[f"distilled/{len(nets)}"] = [0.5, 0.9]
+    progress.write_text(json.dumps({"evaluation": "7" * 64, "nets": nets}, indent=1))
+    print(f"process 0 finished net {len(nets)}", flush=True)
+    sys.exit(42)
 if process == 0:
     (place / "DONE").touch()
 print(f"process {process} is done", flush=True)

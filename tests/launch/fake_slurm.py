@@ -1,10 +1,12 @@
 """Stands for srun and scontrol: tasks are processes here, a requeue is a file.
 
 Like srun it returns the largest exit code and, as JAX does, ends the other tasks with 134 a moment
-after one was killed or failed. $FAKE_NODELIST: where the tasks are.
+after one was killed or failed. $FAKE_NODELIST: where the tasks are. $FAKE_WAIT: seconds instead of
+those of --wait, from the first task's end to the others' SIGKILL.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +17,15 @@ STATE = Path(os.environ["FAKE_SLURM"])
 
 
 def srun(words: list[str]) -> int:
+    wait = 0.0
     while words[0].startswith("--"):
-        assert words[0] in ("--kill-on-bad-exit=0", "--wait=0", "--gpu-bind=none", "--label"), words
+        if given := re.fullmatch(r"--wait=(\d+)", words[0]):
+            wait = float(given[1])
+        else:
+            assert words[0] in ("--kill-on-bad-exit=0", "--gpu-bind=none", "--label"), words
         words = words[1:]
+    if wait:  # 0: without end
+        wait = float(os.environ.get("FAKE_WAIT", wait))
     count = int(os.environ["SLURM_NTASKS"])
     # Slurm signals the tasks; its own processes are not in their groups.
     tasks = [
@@ -34,7 +42,7 @@ def srun(words: list[str]) -> int:
         for number in range(count)
     ]
     (STATE / "tasks").write_text(" ".join(str(task.pid) for task in tasks))
-    failed_at = None
+    failed_at = ended_at = None
     while any(task.poll() is None for task in tasks):
         if failed_at is None and any(task.poll() not in (None, 0, 42) for task in tasks):
             failed_at = time.monotonic()
@@ -46,6 +54,12 @@ def srun(words: list[str]) -> int:
                     for child in children.split():
                         os.kill(int(child), signal.SIGABRT)
             failed_at = time.monotonic()
+        if ended_at is None and any(task.poll() is not None for task in tasks):
+            ended_at = time.monotonic()
+        if wait and ended_at and time.monotonic() - ended_at > wait:
+            for task in tasks:
+                if task.poll() is None:
+                    os.killpg(task.pid, signal.SIGKILL)
         time.sleep(0.02)
     return max(128 - t.returncode if t.returncode < 0 else t.returncode for t in tasks)
 

@@ -1,6 +1,7 @@
 """launch/processes.sh and gpu_node.sh: a group of processes that starts and ends as one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -92,6 +93,23 @@ def test_signals_reach_every_process(bench, helpers, number, code):
     result = bench.end(process)
     assert result.code == code and "stopping the others" not in result.err, result
     assert not any(map(helpers.alive, bench.pids()))
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv of util-linux")
+def test_killed_itself_it_leaves_no_process(bench, helpers):
+    logs = bench.top / "logs"
+    process = group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", options=["--logs", str(logs)])
+    helpers.wait_for(lambda: bench.calls(0) and bench.calls(1))
+    process.kill()
+    helpers.wait_for(lambda: not any(map(helpers.alive, bench.pids())), 5)
+    assert bench.end(process, 5).code == -signal.SIGKILL
+
+
+def test_where_setpriv_does_not_do_the_processes_run_all_the_same(bench):
+    bench.fake("setpriv", "#!/bin/sh\necho \"unrecognized option '--pdeathsig'\" >&2; exit 1\n")
+    result = bench.end(group(bench, 2))
+    assert result.code == 0 and result.err == "", result
+    assert len(bench.pids()) == 2
 
 
 def test_group_codes(bench):

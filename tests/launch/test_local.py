@@ -165,6 +165,50 @@ def test_help_needs_no_python(machine: Machine, script: str, option: str) -> Non
     assert not machine.venv.exists()
 
 
+def files(folder: Path) -> list[tuple[Path, int]]:
+    return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("there", ["nothing", "a broken .venv", "an older installation"])
+def test_dry_run_prints_the_first_start_and_changes_nothing(machine: Machine, there: str) -> None:
+    python = machine.python("python3", "3.12")
+    if there == "a broken .venv":
+        (machine.venv / "leftover").mkdir(parents=True)
+    elif there == "an older installation":
+        machine.run()
+        (machine.repo / "pyproject.toml").write_text("[project]\nname = 'new'\n")
+    before, made, installs = files(machine.repo), machine.venvs, machine.installs
+    arguments = ["my recipe.gin", "--gin.STEPS=3", "it's $HOME *", ""]
+    result = machine.run(*arguments[:2], "--dry-run", *arguments[2:])
+    assert result.code == 0 and result.err == "", result
+    assert files(machine.repo) == before
+    assert (machine.venvs, machine.installs) == (made, installs)
+    lines = result.out.splitlines()
+    assert [x.startswith(f"{python} -I -m venv ") for x in lines[:-2]][-1:] == [True][made:]
+    assert len(lines) == {"nothing": 3, "a broken .venv": 4}.get(there, 2)
+    pasted = subprocess.run(
+        ["bash", "-c", result.out],
+        cwd=machine.cwd, env=machine.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert pasted.returncode == 7, pasted
+    words = [machine.cwd, "1", "2", "distill", *arguments]
+    assert pasted.stdout.endswith("".join(f"<{word}>" for word in words))
+    assert machine.venvs == 1 and machine.installs == installs + 1
+    assert not (machine.venv / "leftover").exists()
+
+
+def test_dry_run_is_the_programs_where_it_is_installed(machine: Machine) -> None:
+    machine.python("python3", "3.12")
+    machine.run()
+    result = machine.run("--dry-run")
+    assert result.code == 7 and result.out.endswith("<distill><digits_ipc1.gin><--dry-run>"), result
+
+
+def test_dry_run_without_a_python_is_one_line(machine: Machine) -> None:
+    result = machine.run("--dry-run")
+    assert result.code == 2 and result.err.count("\n") == 1 and not machine.venv.exists(), result
+
+
 def test_a_change_of_pyproject_installs_again(machine: Machine) -> None:
     machine.python("python3", "3.12")
     machine.run()

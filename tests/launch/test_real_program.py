@@ -65,6 +65,7 @@ def put_real_program(bench, shared):
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
+        "XLA_FLAGS": "",  # compiled as for users, not as the tests' own process is
         "JAX_COMPILATION_CACHE_DIR": str(shared / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "FREPO_HEARTBEAT": "10",

@@ -1,5 +1,6 @@
 """launch/slurm.sbatch with a fake srun and scontrol; the test is the queue."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,6 +106,38 @@ def test_a_killed_process_is_requeued(slurm, bench):
     assert "attempt 1: code 42" in results[0].err
 
 
+def test_a_finished_net_of_the_final_evaluation_is_progress(slurm):
+    results = slurm.queue(*slurm.arguments("--gin.NETS=5"))
+    assert [r.code for r in results] == [0] * 6 and slurm.requeued == 5, results
+    assert "attempt 6: code 0, saved step 20" in results[-1].err
+
+
+def test_what_an_older_version_noted_is_read(slurm, bench):
+    notes = bench.cwd / "slurm-77.state"
+    notes.mkdir()
+    (notes / "progress").write_text("5 1\n")
+    result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42"), restart=4))
+    assert result.code == 0 and "attempt 5: code 42, nothing saved" in result.err, result
+    assert (notes / "progress").read_text() == "5 2 0\n"
+
+
+def test_a_task_that_stands_still_is_killed_and_the_job_requeued(slurm, bench, helpers):
+    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), FAKE_WAIT="2")
+    helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
+    stands_still = bench.calls(1)[0]["pid"]
+    os.kill(stands_still, signal.SIGSTOP)
+    slurm.signal_tasks(signal.SIGTERM)
+    try:
+        helpers.wait_for(lambda: process.poll() is not None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # else srun waits on, and we for srun
+            os.kill(stands_still, signal.SIGKILL)
+    result = bench.end(process)
+    assert result.code == 0 and slurm.requeued == 1, result
+    assert f"attempt 1: code 42, saved step {bench.steps()[-1]}" in result.err
+    assert not any(map(helpers.alive, bench.pids()))
+
+
 def test_three_attempts_without_progress_are_not_requeued(slurm):
     deaths = ",".join(f"0:{n}:42,1:{n}:42" for n in (6, 7, 8, 9))
     results = slurm.queue(*slurm.arguments(f"--gin.DIE={deaths}"))
@@ -156,6 +189,7 @@ def test_dry_run_can_be_pasted(slurm, bench, nasty):
         ["bash", "-c", result.out], env=bench.environment, capture_output=True, check=True
     ).stdout.decode()
     assert pasted.split("\0")[:-1][-len(nasty) :] == nasty
+    assert result.err.count("\n") == 1 and result.err.endswith(": scontrol requeue JOB\n")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.evaluate.finished import FinishedNets
 
 
 def distill(bench, *settings, options=(), **more):
@@ -60,6 +64,67 @@ def test_what_an_earlier_run_saved_is_no_progress(bench):
     distill(bench, "--gin.DIE=0:7:1")
     result = distill(bench, "--gin.DIE=0:6:42,0:8:42,0:9:42")
     assert result.code == 42 and len(attempts(result)) == 3 and "giving up" in result.err
+
+
+def test_a_finished_net_of_the_final_evaluation_starts_the_count_again(bench):
+    result = distill(bench, "--gin.NETS=5")
+    assert result.code == 0 and len(attempts(result)) == 6, result
+    assert all(line.endswith(", saved step 20") for line in attempts(result))
+
+
+def test_finished_nets_of_an_earlier_run_are_no_progress(bench):
+    distill(bench, "--gin.NETS=2", options=["--attempts", "1"])
+    prog = ["--pause", "0", "--saved-in", str(bench.workdir), "--", "bash", "-c", "exit 42"]
+    result = bench.run("supervise.sh", *prog)
+    assert result.code == 42 and len(attempts(result)) == 3 and "giving up" in result.err, result
+
+
+def test_nets_are_counted_as_the_program_writes_them(bench):
+    def note(*calls):
+        script = f'. "{bench.repo}/launch/python_env.sh"; . "{bench.repo}/launch/policy.sh"\n'
+        script += "".join(f"note_saved {call}; echo $stalls\n" for call in calls)
+        return subprocess.run(["bash", "-euc", script], capture_output=True, check=True).stdout
+
+    count = f'9 $(finished_nets "{bench.workdir}/")'
+    assert note(count, count) == b"0\n1\n"  # there is no file
+    images = DistilledSet(*(np.zeros((2, 2), np.float32) for _ in DistilledSet._fields))
+    for settings, puts in (("a", 11), ("b", 1)):
+        nets = FinishedNets(
+            bench.workdir / "evaluation_progress.json", {"distilled": images}, settings
+        )
+        for net in range(puts):
+            nets.put("distilled", net, (0.25, 1.0))
+        seen = note("9 10", count, count)
+        assert seen == b"0\n0\n1\n"  # 11 are more, and one is of another evaluation
+    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean not seen
+
+
+def test_nets_of_a_gs_workdir_are_read_with_gcloud(bench):
+    bench.fake(
+        "gcloud",
+        "#!/bin/sh\ncase $* in\n*ls*) echo gs://b/w/checkpoints/5/commit_success.txt ;;\n"
+        '"storage cat gs://b/w/evaluation_progress.json") cat nets ;;\nesac\n',
+    )
+    net = 'echo " \\"d/1\\": [" >>nets; (($(wc -l <nets) > 4)) && exit 3; exit 42'
+    result = bench.run(
+        "supervise.sh", "--pause", "0", "--saved-in", "gs://b/w", "--", "bash", "-c", net
+    )
+    assert result.code == 3 and attempts(result)[-1].endswith("5: code 3, saved step 5"), result
+
+
+@pytest.mark.parametrize("out", [["--out", "a set"], ["--out=a set"]])
+def test_a_finished_shard_of_prepare_starts_the_count_again(bench, out):
+    bench.fake(
+        "prog",
+        '#!/bin/sh\ncd "a set/.unfinished" || exit 9\necho >>calls\nn=$(wc -l <calls)\n'
+        '[ "$n" -gt 5 ] || touch "train-0000$n-of-00005.array_record.json"\nexit 42\n',
+    )
+    (bench.cwd / "a set" / ".unfinished").mkdir(parents=True)
+    prepare = ["prog", "prepare", "--source", "x", *out]
+    result = bench.run("supervise.sh", "--pause", "0", "--", *prepare)
+    assert result.code == 42 and len(attempts(result)) == 8, result
+    assert attempts(result)[3].endswith("code 42, 4 parts finished"), result
+    assert "progress is not seen" not in result.err
 
 
 def test_attempts_can_be_set(bench):
