@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frepo_scale.data.records import PreparedSet
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
@@ -172,17 +173,45 @@ def test_another_set_is_refused_on_resume(whole, places, tmp_path, capsys):
     assert "are not those" in capsys.readouterr().err
 
 
-def test_a_record_damaged_under_way_stops_the_run_with_one_line(places, tmp_path, capsys):
+@pytest.fixture
+def damaged(places, tmp_path):
+    """A set, one of its shards, and what damages an image in that which only batches read."""
     place = tmp_path / "set"
     shutil.copytree(places[0], place)
-    shard = next(place.glob("train-*"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    shard.write_bytes(content)
-    assert main(command(tmp_path / "run", place)) == 2
+    shard = min(place.glob("train-*"))
+    found = PreparedSet.open(place)
+    row = int(np.argmin(found.held_out()))
+    pixels = found.train[row][0].tobytes()
+
+    def damage():
+        content = bytearray(shard.read_bytes())
+        content[content.index(pixels) + 9] ^= 0xFF
+        shard.write_bytes(content)
+
+    return place, shard, damage
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_record_damaged_under_way_stops_the_run_with_one_line(
+    damaged, tmp_path, capsys, monkeypatch, workers
+):
+    place, shard, damage = damaged
+    real = PreparedSet.verify
+
+    def verify(self):
+        real(self)
+        damage()
+
+    monkeypatch.setattr(PreparedSet, "verify", verify)
+    given = command(tmp_path / "run", place, DATA_WORKERS=workers)
+    assert main(given) == 2
     err = capsys.readouterr().err
-    assert f"shard {shard} is damaged" in err
+    (line,) = [text for text in err.splitlines() if text.startswith("frepo-scale: ")]
+    assert f"shard {shard} is damaged" in line and "checksum" not in line
     assert "Traceback" not in err
+    monkeypatch.undo()
+    assert main(given) == 2  # found at once by now
+    assert f"shard {shard} is damaged (its checksum differs)" in capsys.readouterr().err
 
 
 def test_without_test_images_nothing_is_measured(tmp_path, capsys):

@@ -12,6 +12,7 @@ from frepo_scale.core.errors import InputError
 FORMAT = 1
 FILE, LABELS, WHITENING = "dataset.json", "labels.npz", "whitening.npz"
 UNFINISHED = ".unfinished"  # the folder of what is needed only until the set is finished
+MADE_FIT = "fit"  # in `source`: how its makers made squares, whatever prepare was asked for
 LABEL_BYTES = 4  # before the pixels of a record: its label, little-endian
 
 
@@ -41,7 +42,7 @@ class Description:
       tool: version of this program.
       resolution: R, height and width of the images.
       channels: C.
-      fit: how images became squares, "crop" or "squash".
+      fit: how images became squares, here or before, "crop" or "squash".
       filter: how they were resized, "area" or "lanczos".
       decode: "full" or "reduced".
       class_names: K names; index = label.
@@ -52,7 +53,7 @@ class Description:
       channel_std: likewise.
       shards: the files of each part, in order.
       files: sha256 of `LABELS` and `WHITENING`.
-      source: form, fingerprint and what that covers.
+      source: form, fingerprint and what that covers; `MADE_FIT` where its images were squares.
       skipped: names and reasons of the images left out because they cannot be decoded.
     """
 
@@ -113,13 +114,15 @@ def read_description(folder: Path) -> Description:
       InputError: there is none, it is not finished, of another version, or damaged.
     """
     path = folder / FILE
-    again = "give the frepo-scale prepare command that made it again"
+    again = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
     try:
         text = path.read_bytes()
     except FileNotFoundError:
         if (folder / UNFINISHED).is_dir():
             raise InputError(
-                f"{folder} is not finished: it has no {FILE}", "a finished prepared set", again
+                f"{folder} is not finished: it has no {FILE}",
+                "a finished prepared set",
+                "give the frepo-scale prepare command that made it again",
             ) from None
         raise InputError(
             f"{folder} has no {FILE}", "a prepared set", "make one with frepo-scale prepare"
@@ -129,18 +132,18 @@ def read_description(folder: Path) -> Description:
     try:
         value = json.loads(text)
         version = value.pop("format")
-        sha256 = value.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error!r})", "JSON as prepare wrote it", again
         ) from error
-    if version != FORMAT:
+    if version != FORMAT:  # first: nothing else is known of other formats
         raise InputError(
             f"{path} is of format {version!r}",
             f"format {FORMAT}, as this version reads",
             "prepare the set again with this version, or use the version that made it",
         )
     try:
+        sha256 = value.pop("sha256")
         description = Description(
             **{n: _frozen(v) for n, v in value.items() if n not in ("shards", "counts")},
             counts={part: tuple(counts) for part, counts in value["counts"].items()},
@@ -156,7 +159,7 @@ def read_description(folder: Path) -> Description:
         raise InputError(
             f"{path} is damaged or was changed (its checksum differs)",
             "as prepare wrote it",
-            "copy the set again",
+            again,
         )
     return description
 

@@ -24,9 +24,13 @@ def read_prepared(
     num_classes: int | None,
     resolution: int | None,
     channels: int | None,
+    fit: str | None,
     on_disk: Callable[[int], bool],
 ) -> RawDataset:
-    """A prepared set that suits a recipe; its test part may be empty.
+    """A prepared set that suits a recipe, with every checksum right; its test part may be empty.
+
+    A set that is put into memory is checked by each process, which reads it all anyway. One that
+    stays on disk is checked by process 0 alone, for which the others wait: each calls this.
 
     Args:
       place: its folder.
@@ -34,10 +38,11 @@ def read_prepared(
       num_classes: K; None: whatever it has.
       resolution: R; None: whatever it has.
       channels: C; None: whatever it has.
+      fit: how images are to have become squares; None: however they did.
       on_disk: asked with the bytes of all its pixels: whether they stay where they are.
 
     Raises:
-      InputError: not finished, damaged, or of other classes, another size or other channels.
+      InputError: not finished, damaged, or of other classes, another size, fit or other channels.
     """
     found = PreparedSet.open(place)
     described = found.description
@@ -60,9 +65,20 @@ def read_prepared(
             f"{channels}",
             "check that DATA_DIR is the right set",
         )
+    if fit not in (None, described.fit):
+        raise InputError(
+            f"{place} was prepared with --fit {described.fit}",
+            f"{fit}",
+            f"prepare it with --fit {fit}, or use --gin.FIT={described.fit}",
+        )
     pixels = int(np.prod(described.image_shape)) * (len(found.train) + len(found.test))
     parts: tuple[Rows, Rows] = (found.train, found.test)
-    if not on_disk(pixels):
+    if on_disk(pixels):
+        from frepo_scale.parallel.share import on_first  # late: reading images needs no JAX
+
+        on_first(found.verify)
+    else:
+        found.verify()
         parts = _read(found.train), _read(found.test)
     return RawDataset(
         name,

@@ -5,6 +5,7 @@ Legend: n images of a part, b images asked for, R resolution, C channels, K clas
 
 import hashlib
 import io
+import sys
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -27,8 +28,10 @@ from frepo_scale.data.description import (
 from frepo_scale.data.held_out import held_out_rows
 from frepo_scale.data.prepare.shards import file_sha256
 from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
+from frepo_scale.parallel.runtime import is_first
 
-_AGAIN = "copy the set again, or give the frepo-scale prepare command that made it for a new one"
+_AGAIN = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
+_LARGE = 2 << 30  # bytes: comparing the checksums of a larger set takes long enough to be told
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
 _FRAME = 112  # bytes the format adds to a record: one read gets it, and little beside it
 
@@ -169,8 +172,8 @@ class PreparedSet:
 
         Args:
           folder: where it is.
-          verify: whether every shard is read and its checksum compared; its presence and size are
-            checked always, and what is read of it too.
+          verify: whether to `verify` it at once; presence and size of every shard are checked
+            always, and what is read of it too.
 
         Raises:
           InputError: not a set, not finished, of another version, or a file is missing or damaged.
@@ -181,10 +184,26 @@ class PreparedSet:
             if len(description.counts[part]) != len(description.class_names):
                 raise InputError(f"{folder}: counts of {part}", "one for each class", _AGAIN)
             for shard in shards:
-                _check_shard(folder / shard.file, shard, verify)
+                _check_shard(folder / shard.file, shard, False)
+        found = PreparedSet(folder, description, _labels(folder, description))
         if verify:
-            _checked(folder, WHITENING, description)
-        return PreparedSet(folder, description, _labels(folder, description))
+            found.verify()
+        return found
+
+    def verify(self) -> None:
+        """Reads every file and compares its checksum; says so where that takes long.
+
+        Raises:
+          InputError: a file is missing, damaged, or of another set.
+        """
+        shards = [shard for part in self.description.shards.values() for shard in part]
+        size = sum(shard.bytes for shard in shards)
+        if size > _LARGE and is_first():
+            line = f"frepo-scale: checking the {size / 2**30:.0f} GiB of {self.folder}"
+            print(line, file=sys.stderr, flush=True)
+        for shard in shards:
+            _check_shard(self.folder / shard.file, shard, True)
+        _checked(self.folder, WHITENING, self.description)
 
     @property
     def fingerprint(self) -> str:

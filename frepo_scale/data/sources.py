@@ -320,7 +320,10 @@ def load(
     else:
         form, origin = _locate(spec, data_dir)
     if form == "prepared":
-        return read_prepared(Path(origin), name, spec.num_classes, side, spec.channels, on_disk)
+        asked = fit if fit != FITS[0] else None  # recipes that do not care have the first one too
+        return read_prepared(
+            Path(origin), name, spec.num_classes, side, spec.channels, asked, on_disk
+        )
     if form == "folder":
         found = read_folder(Path(origin), want)
         names, skipped, native = found.class_names, found.skipped, found.native

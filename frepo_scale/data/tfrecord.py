@@ -21,6 +21,7 @@ _NAME = re.compile(
 )
 _HEADER, _FOOTER = 12, 4  # around every record: its length and that one's checksum; its checksum
 _IMAGE_KEYS = ("image", "image/encoded")
+_SYNSET = "image/class/synset"
 _NAME_KEYS = ("file_name", "image/filename")
 
 
@@ -113,11 +114,7 @@ def find_build(place: Path) -> tuple[Path, Build] | None:
         folder = below[0]
     info = _json(folder / INFO)
     name = "/".join(str(info[key]) for key in ("name", "configName") if info.get(key))
-    lengths = {}
-    for split in info.get("splits") or []:
-        counts = split.get("shardLengths") or split.get("shard_lengths")
-        if split.get("name") in splits and counts:
-            lengths[split["name"]] = [int(count) for count in counts]
+    lengths = _lengths(folder / INFO, info, splits)
     for split, counts in lengths.items():
         if len(counts) != len(splits[split]):
             raise InputError(
@@ -129,6 +126,27 @@ def find_build(place: Path) -> tuple[Path, Build] | None:
         match = _NAME.fullmatch(next(iter(splits.values()))[0].name)
         name = (match["head"] if match else None) or ""
     return folder, Build(name, splits, _label_names(folder), lengths)
+
+
+def _lengths(
+    path: Path, info: dict[str, Any], splits: dict[str, list[Path]]
+) -> dict[str, list[int]]:
+    """Records in each file of the splits of which the description `info` in `path` says so."""
+    lengths = {}
+    try:
+        for split in info.get("splits") or []:
+            counts = split.get("shardLengths") or split.get("shard_lengths")
+            if split.get("name") in splits and counts:
+                if not isinstance(counts, list):
+                    raise TypeError(f"not a list: {counts!r}")
+                lengths[split["name"]] = [int(str(count)) for count in counts]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not say how many records each file has ({error})",
+            "splits with name and shardLengths, as tensorflow-datasets writes them",
+            "fetch it again",
+        ) from error
+    return lengths
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -214,8 +232,16 @@ def _record(features: Any, data: bytes, start: int, place: str, path: Path) -> R
             "write it with these keys",
         )
     named = next((v for v in (first(key, "bytes_list") for key in _NAME_KEYS) if v), None)
-    synset = first("image/class/synset", "bytes_list") or b""
+    synset = first(_SYNSET, "bytes_list") or b""
+    try:
+        wnid = synset.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"record {place.rpartition('#')[2]} of {path} has {_SYNSET} = {synset[:80]!r}",
+            "a WordNet id",
+            "fetch it again",
+        ) from error
     name = named.decode("utf-8", "replace").rsplit("/", 1)[-1] if named else place
     label = int(plain if plain is not None else counted)
     offset = start + data.index(image)  # the first place with these bytes: they are the same
-    return Record(name, label, plain is None, synset.decode(), offset, len(image))
+    return Record(name, label, plain is None, wnid, offset, len(image))

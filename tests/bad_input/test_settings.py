@@ -50,9 +50,7 @@ WRONG = {
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
-    **{
-        name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
-    },
+    **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]},
     **{
         name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE", "DATA", "DATA_PLACEMENT"]
     },

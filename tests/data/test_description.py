@@ -60,6 +60,7 @@ def test_what_is_no_description(tmp_path):
     good = json.loads((tmp_path / FILE).read_text())
     for value, told in (
         ({**good, "format": 2}, "is of format 2: expected format 1"),
+        ({"format": 2, "records": []}, "is of format 2: expected format 1"),
         ({**good, "resolution": 9}, "checksum differs"),
         ({**good, "more": 1}, "is damaged"),
         ({"format": 1, "sha256": "x"}, "is damaged"),

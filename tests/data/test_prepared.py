@@ -1,15 +1,19 @@
 """A run on a prepared set: the same parts and whitening as on what it was prepared from."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data import records
 from frepo_scale.data.dataset import DataConfig, load_dataset
 from frepo_scale.data.description import FILE, UNFINISHED
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.types import everything
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel import runtime
 
 SIDE, N = 6, 300  # more images than pixels, or the whitening has an undetermined tail
 
@@ -63,6 +67,12 @@ def test_another_size_or_number_of_classes_is_refused(places):
         load_dataset(DataConfig("imagenet1k", str(places[1]), batch=8))
 
 
+def test_another_fit_is_refused_where_a_recipe_asks_for_it(places):
+    with pytest.raises(InputError, match=r"prepared with --fit crop: expected squash; prepare"):
+        load_dataset(DataConfig("npz", str(places[1]), batch=8, fit="squash"))
+    load_dataset(DataConfig("npz", str(places[1]), batch=8, fit="crop"))
+
+
 def test_an_unfinished_set_is_named_so(places, tmp_path):
     (tmp_path / UNFINISHED).mkdir()
     with pytest.raises(InputError, match=rf"not finished: it has no {FILE}"):
@@ -80,3 +90,42 @@ def test_left_on_disk_it_is_the_same(places):
         one, other = (getattr(found, part) for found in both)
         np.testing.assert_array_equal(one.labels, other.labels)
         np.testing.assert_array_equal(everything(one), everything(other))
+
+
+@pytest.fixture
+def mixed(places, tmp_path):
+    """A copy with a shard of another set of the same names, labels and sizes, and that shard."""
+    with np.load(places[0]) as arrays:
+        other = {name: 255 - x if name.startswith("x") else x for name, x in arrays.items()}
+    np.savez(tmp_path / "x.npz", **other)
+    prepare(PrepareConfig(tmp_path / "x.npz", tmp_path / "out", SIDE, workers=1), Preemption())
+    shutil.copytree(places[1], tmp_path / "set")
+    shard = sorted((tmp_path / "set").glob("train-*"))[1]
+    shutil.copy(tmp_path / "out" / shard.name, shard)
+    return tmp_path / "set", shard
+
+
+@pytest.mark.parametrize("placement", ["memory", "device", "stream"])
+def test_a_shard_of_another_set_is_found(mixed, placement):
+    place, shard = mixed
+    with pytest.raises(InputError, match=rf"shard {shard} is damaged \(its checksum.*copy the set"):
+        load_dataset(DataConfig("npz", str(place), batch=8, placement=placement))
+
+
+def test_one_process_compares_the_checksums_of_what_stays_on_disk(mixed, monkeypatch):
+    monkeypatch.setattr(runtime, "is_first", lambda: False)
+    place, shard = mixed
+    load_dataset(DataConfig("npz", str(place), batch=8, placement="stream"))
+    with pytest.raises(InputError, match=r"its checksum differs"):  # each reads it all anyway
+        load_dataset(DataConfig("npz", str(place), batch=8, placement="memory"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"bytes instead of"):
+        load_dataset(DataConfig("npz", str(place), batch=8, placement="stream"))
+
+
+def test_it_is_told_that_a_large_set_is_checked(places, monkeypatch, capsys):
+    load_dataset(DataConfig("npz", str(places[1]), batch=8))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(records, "_LARGE", 1000)
+    load_dataset(DataConfig("npz", str(places[1]), batch=8))
+    assert capsys.readouterr().err == f"frepo-scale: checking the 0 GiB of {places[1]}\n"

@@ -1,9 +1,11 @@
 """Which files are TFRecords of which split; reading them is tested in prepare/test_examples.py."""
 
+import json
+
 import pytest
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.tfrecord import find_build, record_files
+from frepo_scale.data.tfrecord import INFO, find_build, record_files
 
 
 def files(tmp_path, *names):
@@ -33,6 +35,36 @@ def test_files_by_split(tmp_path, form):
 def test_files_that_are_not_one_whole_split(tmp_path, names):
     with pytest.raises(InputError, match="TFRecord files of train"):
         record_files(files(tmp_path, *names))
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        5,
+        "train",
+        {"train": "x"},
+        ["train"],
+        [{"name": ["train"], "shardLengths": ["1"]}],
+        [{"name": "train", "shardLengths": ["x"]}],
+        [{"name": "train", "shardLengths": [1.5]}],
+        [{"name": "train", "shardLengths": [None]}],
+        [{"name": "train", "shardLengths": 5}],
+        [{"name": "train", "shardLengths": "1"}],
+        [{"name": "train", "shard_lengths": {"a": 1}}],
+    ],
+)
+def test_a_malformed_description(tmp_path, splits):
+    place = files(tmp_path, "x-train.tfrecord-00000-of-00001")
+    (place / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
+    with pytest.raises(InputError, match=rf"{INFO} does not say how many records"):
+        find_build(place)
+
+
+@pytest.mark.parametrize("splits", [None, [], [{"name": "train"}], [{"name": "other"}]])
+def test_a_description_without_lengths(tmp_path, splits):
+    place = files(tmp_path, "x-train.tfrecord-00000-of-00001")
+    (place / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
+    assert find_build(place)[1].lengths == {}
 
 
 def test_none(tmp_path):

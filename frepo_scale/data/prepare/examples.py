@@ -20,6 +20,7 @@ from frepo_scale.ops.progress import Progress
 _TEST = ("test", "validation", "val", "valid")
 _UNLABELLED = -1  # what tensorflow-datasets gives images whose classes are secret
 _IMAGENET = 1000
+_RESIZED = "imagenet_resized"  # ImageNet in small squares, with labels in the devkit's order from 0
 
 
 def list_examples(folder: Path, build: Build, check: Callable[[], None]) -> Listing:
@@ -54,7 +55,20 @@ def list_examples(folder: Path, build: Build, check: Callable[[], None]) -> List
         notes = (*notes, "no test part with classes: the set has training images only")
     wnids = wnids_of(names)
     name = "imagenet1k" if wnids and len(wnids) == _IMAGENET else build.name.replace("/", "_")
-    return Listing("TFRecords", name or None, names, wnids, 3, train, held, notes)
+    squashed = _RESIZED in build.name
+    if squashed:
+        notes = (*notes, "the images were squashed to squares by their makers: recorded as such")
+    return Listing(
+        form="TFRecords",
+        name=name or None,
+        class_names=names,
+        wnids=wnids,
+        channels=3,
+        train=train,
+        test=held,
+        notes=notes,
+        fit="squash" if squashed else None,
+    )
 
 
 def _labelled(build: Build, split: str) -> bool:
@@ -86,15 +100,15 @@ def _classes(
     one_based = bool(train) and train[0].one_based
     largest = max((record.label for record in train), default=0)
     count = largest + (0 if one_based else 1)
-    if names_given is None and ("imagenet_resized" in build.name or count == _IMAGENET):
-        if "imagenet_resized" in build.name:  # labelled in the devkit's order, from 0
+    if names_given is None and (_RESIZED in build.name or count == _IMAGENET):
+        if _RESIZED in build.name:
             names_given, source = ilsvrc_order(folder), "the devkit's table"
         if names_given is None:
             raise InputError(
                 f"{folder} ({build.name or 'unnamed'}) does not name its {count} classes, and"
                 " ImageNet is numbered in more than one order",
                 f"{LABELS} with the WordNet ids in the order of the labels"
-                + (f"; or {ORDER_FILES}" if "imagenet_resized" in build.name else ""),
+                + (f"; or {ORDER_FILES}" if _RESIZED in build.name else ""),
                 f"put it into {folder}",
             )
     if names_given is None:

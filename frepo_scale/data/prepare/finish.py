@@ -13,6 +13,7 @@ import numpy as np
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.data.description import (
     LABELS,
+    MADE_FIT,
     WHITENING,
     Description,
     Shard,
@@ -61,7 +62,7 @@ def finish(
       config: what was asked for.
       place: where the shards lie.
       listing: the images of the source.
-      settings: name, images and source as noted when the set was begun.
+      settings: name and images as noted when the set was begun.
       tasks: the shards of each part.
       results: what became of them.
       run_all: how the moments are summed.
@@ -95,7 +96,7 @@ def finish(
         tool=importlib.metadata.version("frepo-scale"),
         resolution=config.resolution,
         channels=listing.channels,
-        fit=config.fit,
+        fit=listing.fit or config.fit,
         filter=config.filter,
         decode=config.decode,
         class_names=listing.class_names,
@@ -120,8 +121,8 @@ def finish(
             "name": config.source.resolve().name,
             "fingerprint": settings["images"],
             "covers": _COVERS,
-            "stamp": settings["source"],
-        },
+        }
+        | ({MADE_FIT: listing.fit} if listing.fit is not None else {}),
         skipped=tuple(skipped),
     )
     write_description(place.root, description)

@@ -145,7 +145,7 @@ def _validation(
 
 
 def _by_number(name: str) -> tuple[int, str]:
-    """Sorts ILSVRC2012_val_00000010.JPEG after ..._9, with and without the zeros."""
+    """Sorts ILSVRC2012_val_00000010.JPEG after ..._9, with and without the zeros; 0: no number."""
     base = name.rsplit("/", 1)[-1]
     digits = re.search(r"(\d+)\.\w+$", base, re.ASCII)
     return (int(digits[1]) if digits else 0), base
@@ -195,11 +195,11 @@ def _by_position(
             "check that both are complete",
         )
     numbers = [_by_number(name)[0] for name in names]
-    if numbers[0] and numbers != list(range(1, len(names) + 1)):
+    if numbers != list(range(1, len(names) + 1)):
         raise InputError(
             f"the images of {VALIDATION} are not numbered from 1 to {len(names)}",
-            f"all that {origin} speaks of, in its order",
-            "check that both are complete",
+            f"all that {origin} speaks of, numbered at the end of their names",
+            "check that both are complete, or write 'name wnid' for each image",
         )
     if not all(map(is_wnid, values)):
         order = ilsvrc_order(folder)

@@ -68,29 +68,3 @@ def _find(place: Path, check: Callable[[], None]) -> Listing:
     elif not place.exists():
         raise InputError(f"source {place} does not exist", FORMS, "check --source")
     raise InputError(f"source {place} has no known form", FORMS, "check --source")
-
-
-def stamp(place: Path, without: Path) -> list[tuple[str, int]]:
-    """Names and sizes of what lies at a source, two folders deep: what tells it from another.
-
-    Args:
-      place: the source.
-      without: what is made of it, which may lie in the same folder.
-    """
-    rows: list[tuple[str, int]] = []
-    made = without.resolve()
-
-    def visit(path: Path, name: str, depth: int) -> None:
-        if path.is_dir() and depth and path.resolve() == made:
-            return
-        if path.is_dir():
-            rows.append((name + "/", 0))
-            if depth < 2:
-                for below in sorted(path.iterdir()):
-                    visit(below, f"{name}/{below.name}" if name else below.name, depth + 1)
-        else:
-            rows.append((name, path.stat().st_size if path.exists() else 0))
-
-    with damage(place):
-        visit(place, "" if place.is_dir() else place.name, 0)
-    return rows

@@ -6,8 +6,6 @@ whole or not at all and takes those of an earlier attempt as they are, so that a
 same command goes on, to the same bytes.
 """
 
-import functools
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +15,12 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.description import LABEL_BYTES, read_description
+from frepo_scale.data.description import LABEL_BYTES, MADE_FIT, read_description
 from frepo_scale.data.prepare.finish import finish
-from frepo_scale.data.prepare.inputs import list_source, stamp
+from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.prepare.listing import COPY, NAME_ERRORS, Listing, Part
 from frepo_scale.data.prepare.moments import row_blocks
-from frepo_scale.data.prepare.place import Place, disk_full, with_room
+from frepo_scale.data.prepare.place import Place
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import (
     RECORD_OVERHEAD,
@@ -46,8 +44,8 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
     """Makes a prepared set, or goes on with one; prints what was decided and what came out.
 
     Raises:
-      InputError: anything given is wrong, or too many images cannot be decoded.
-      RunError: the disk is full, or a worker died.
+      InputError: anything given is wrong, too many images cannot be decoded, or the disk is full.
+      RunError: there is too little memory, or a worker died.
       Preempted: a stop was asked for; what is finished is kept.
     """
     place = Place(config.out)
@@ -59,19 +57,18 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
         "decode": config.decode,
     } | ({"name": config.name} if config.name is not None else {})
     if place.finished:
-        _already(config, place, settings)
+        _already(config, place, preemption, settings)
         return
     if not config.source.exists():
         list_source(config.source)  # tells what is expected
-    settings["source"] = _stamp(config)
     begun = place.begun
     try:
         if begun:  # told before the source is read, which may take minutes
             place.begin()
             if place.finished:  # by somebody who had the lock a moment ago
-                _already(config, place, settings)
+                _already(config, place, preemption, settings)
                 return
-            place.check_same(settings)
+            place.check_same(settings, place.noted())
         listing = list_source(config.source, preemption.check)
         name = config.name or listing.name or _stem(config.source)
         settings |= {"name": name, "images": listing.fingerprint()}
@@ -80,32 +77,33 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
         if not begun:
             place.begin()
             if place.finished:  # while we read the source
-                _already(config, place, settings)
+                _already(config, place, preemption, settings)
                 return
         attempt.run(tasks)
     finally:
         place.release()
 
 
-def _already(config: PrepareConfig, place: Place, settings: dict[str, Any]) -> None:
+def _already(
+    config: PrepareConfig, place: Place, preemption: Preemption, settings: dict[str, Any]
+) -> None:
     """Says that nothing is to be done.
 
     Raises:
-      InputError: the finished set is of other settings or of another source, or not whole.
+      InputError: the finished set is of other settings or of another source, or damaged.
+      Preempted: a stop was asked for.
     """
     there = read_description(config.out)
     known = {key: getattr(there, key) for key in ("resolution", "filter", "fit", "decode", "name")}
+    if MADE_FIT in there.source:  # not what was asked for, which had nothing to fit
+        del known["fit"]
+    place.check_same(settings, known)
     if config.source.exists():
-        settings = {**settings, "source": _stamp(config)}
-        known["source"] = there.source["stamp"]
-    place.check_same({name: settings[name] for name in settings if name in known}, known)
-    PreparedSet.open(config.out)
+        images = list_source(config.source, preemption.check).fingerprint()
+        place.check_images(images, there.source["fingerprint"], config.source)
+    PreparedSet.open(config.out, verify=True)
     place.clean()  # a kill between the description and this
     print(f"{config.out} is already prepared")
-
-
-def _stamp(config: PrepareConfig) -> str:
-    return hashlib.sha256(repr(stamp(config.source, config.out)).encode()).hexdigest()
 
 
 def _stem(source: Path) -> str:
@@ -144,16 +142,18 @@ class _Job:
     def run(self, tasks: dict[str, list[ShardTask]]) -> None:
         """Everything, in order; the lock is ours."""
         config, place, listing = self._config, self._place, self._listing
-        place.check_same(self._settings)
+        noted, images = place.noted(), self._settings["images"]
+        place.check_images(images, noted.get("images", images), config.source)
+        place.check_same(self._settings, noted)
         for note in listing.notes:
             print(f"{listing.form}: {note}")
-        with disk_full(place.root):
+        with place.room():
             place.claim(self._settings)
             if listing.copy is not None and not place.copy.exists():
                 with whole_file(place.copy) as file:
                     listing.copy(file)
         results = self._make_shards(tasks)
-        with disk_full(place.root):
+        with place.room():
             finished = finish(config, place, listing, self._settings, tasks, results, self._all)
         place.clean()
         counts = ", ".join(f"{sum(n):,} {part}" for part, n in finished.counts.items())
@@ -179,8 +179,7 @@ class _Job:
                 self._preemption.check()
                 bar.advance(done)
 
-            careful = functools.partial(with_room, self._place.root, work)
-            return run_tasks(careful, tasks, self._workers, tick, finished)
+            return run_tasks(self._place.careful(work), tasks, self._workers, tick, finished)
 
     def _part_tasks(self, name: str, part: Part) -> list[ShardTask]:
         config, place = self._config, self._place

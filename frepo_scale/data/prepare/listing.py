@@ -119,6 +119,7 @@ class Listing:
       notes: what was decided on the way, one line each.
       copy: writes the copy that `COPY` stands for; None: no image needs one.
       copy_bytes: its size.
+      fit: how its makers made squares of the images, where they did; None: they are as they were.
     """
 
     form: str
@@ -131,6 +132,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     copy: Callable[[BinaryIO], None] | None = field(default=None, compare=False)
     copy_bytes: int = 0
+    fit: str | None = None
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import DAMAGE
 from frepo_scale.data.description import LABEL_BYTES
 from frepo_scale.data.whitening_grid import split_grids
 
@@ -103,11 +104,16 @@ def _is_made(task: MomentsTask) -> bool:
     """Whether the result is there, intact and of the same images."""
     try:
         with np.load(task.result) as found:
-            shape = (task.high - task.low, task.high)
-            # Reading the products to their end compares their checksum.
-            return str(found["identity"]) == task.identity and found["products"].shape == shape
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            arrays = dict(found)  # reading them to their ends compares their checksums
+    except (*DAMAGE, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile):
         return False
+    wanted = {"products", "identity"} | ({"sums", "histogram"} if task.low == 0 else set())
+    shape = (task.high - task.low, task.high)
+    return (
+        arrays.keys() == wanted
+        and str(arrays["identity"]) == task.identity
+        and arrays["products"].shape == shape
+    )
 
 
 def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.ndarray]:

@@ -8,7 +8,8 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from frepo_scale.core.atomic import remove_leftovers, whole_file
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.identity import differences
 from frepo_scale.data.description import FILE, UNFINISHED
+from frepo_scale.data.prepare.workers import Work
 
 _OTHER = "choose another --out, or remove this one"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,10 +25,16 @@ _FULL_TEXTS = tuple(os.strerror(code) for code in _FULL)  # ArrayRecord gives te
 
 
 @contextmanager
-def disk_full(root: Path) -> Iterator[None]:
-    """Turns a full disk into a `RunError`: the input is not wrong, the same command will work.
+def _disk_full(root: Path, needed: int | None) -> Iterator[None]:
+    """Turns a full disk of `root` into one line that says how much is missing.
 
-    Too little memory likewise.
+    Args:
+      root: the folder that is being filled.
+      needed: bytes it will hold in the end, what is there already included; None: not known yet.
+
+    Raises:
+      InputError: instead of whatever a full disk raised.
+      RunError: there is too little memory.
     """
     try:
         yield
@@ -40,21 +48,20 @@ def disk_full(root: Path) -> Iterator[None]:
         if isinstance(cause, OSError) and (
             cause.errno in _FULL or any(text in str(cause) for text in _FULL_TEXTS)
         ):
-            raise RunError(
-                f"the disk of {root} is full ({cause.strerror or cause}); what is finished is kept:"
-                " free some space and give the same command again"
+            still = "room" if needed is None else f"at least {_size(needed - _used(root))}"
+            raise InputError(
+                f"the disk of {root} is full ({cause.strerror or cause})",
+                f"{still} free",
+                "what is finished is kept: free some space and give the same command again",
             ) from error
         raise
 
 
-def with_room(
-    root: Path,
-    work: Callable[[Any, Callable[[int], None]], Any],
-    task: Any,
-    report: Callable[[int], None],
+def _within_room(
+    root: Path, needed: int | None, work: Work, task: Any, report: Callable[[int], None]
 ) -> Any:
-    """`work(task, report)`, with a full disk of `root` told as such; for worker processes."""
-    with disk_full(root):
+    """A function of the module: worker processes get it by its name."""
+    with _disk_full(root, needed):
         return work(task, report)
 
 
@@ -70,6 +77,7 @@ class Place:
         self.settings = self.work / "settings.json"
         self.copy = self.work / "source"
         self.undecodable = self.work / "undecodable.txt"
+        self._needed: int | None = None
         self._lock: BinaryIO | None = None
 
     @property
@@ -99,24 +107,34 @@ class Place:
                 "choose another --out",
             )
 
-    def check_same(self, settings: dict[str, Any], there: dict[str, Any] | None = None) -> None:
+    def noted(self) -> dict[str, Any]:
+        """The settings it was begun with; empty after a kill before they were noted.
+
+        Raises:
+          InputError: the note is damaged.
+        """
+        try:
+            value = json.loads(self.settings.read_bytes())
+            if not isinstance(value, dict):
+                raise ValueError("not a JSON object")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.settings} cannot be read ({error})", "JSON", f"remove {self.root}"
+            ) from error
+        return value
+
+    def check_same(self, settings: dict[str, Any], there: dict[str, Any]) -> None:
         """Raises InputError if what lies there was begun with other settings.
 
         Args:
           settings: ours, or some of them.
-          there: those of the set there; None: as noted when it was begun.
+          there: those of the set there, or some of them; what both have is compared.
         """
-        if there is None:
-            try:
-                there = json.loads(self.settings.read_bytes())
-            except FileNotFoundError:
-                return  # a kill before the first note
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{self.settings} cannot be read ({error})", "JSON", f"remove {self.root}"
-                ) from error
-        common = {name: there[name] for name in settings if name in there}
-        changed = differences(common, settings)
+        common = settings.keys() & there.keys()
+        theirs, ours = ({name: found[name] for name in common} for found in (there, settings))
+        changed = differences(theirs, ours)
         if changed:
             raise InputError(
                 f"{self.root} was prepared with other settings: " + "; ".join(changed),
@@ -124,12 +142,28 @@ class Place:
                 _OTHER,
             )
 
+    def check_images(self, fingerprint: str, there: str, source: Path) -> None:
+        """Raises InputError if the images of the set are not those of the source.
+
+        Args:
+          fingerprint: of what lies at the source now.
+          there: of what the set was begun with.
+          source: where it lies.
+        """
+        if fingerprint != there:
+            raise InputError(
+                f"the files at {source} have changed since {self.root} was begun, or are others",
+                "images of the same names, classes and sizes",
+                f"bring them back, or {_OTHER}",
+            )
+
     def check_room(self, needed: int) -> None:
         """Raises InputError if the disk has fewer than `needed` bytes besides what is there."""
+        self._needed = needed
         try:
             existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
             free = shutil.disk_usage(existing).free
-            there = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+            there = _used(self.root)
         except OSError as error:
             raise InputError(
                 f"--out {self.root} cannot be read ({error.strerror})", "a folder", _OTHER
@@ -137,7 +171,7 @@ class Place:
         if free + there < needed:
             raise InputError(
                 f"the disk of --out {self.root} has {_size(free)} free",
-                f"at least {_size(needed - there)}",
+                f"at least {_size(needed - there)} free",
                 "free some space, choose another --out or a smaller --resolution",
             )
 
@@ -148,7 +182,7 @@ class Place:
           InputError: it cannot be written, or somebody is at work there.
         """
         try:
-            with disk_full(self.root):
+            with self.room():
                 self.work.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
                 self._sweep()
@@ -180,6 +214,14 @@ class Place:
         file.flush()
         self._lock = file
 
+    def room(self) -> AbstractContextManager[None]:
+        """Tells a full disk as such, with the bytes still needed, and too little memory."""
+        return _disk_full(self.root, self._needed)
+
+    def careful(self, work: Work) -> Work:
+        """`work` within `room`, for worker processes."""
+        return partial(_within_room, self.root, self._needed, work)
+
     def claim(self, settings: dict[str, Any]) -> None:
         """Notes the settings, for whoever goes on."""
         with whole_file(self.settings) as file:
@@ -202,5 +244,14 @@ class Place:
             self._lock = None
 
 
+def _used(root: Path) -> int:
+    """Bytes of all files below a folder, which workers may be removing and renaming."""
+    total = 0
+    for path in root.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 def _size(count: int) -> str:
-    return f"{max(count, 0) / 2**20:,.0f} MiB"
+    return f"{max(count, 0):,} bytes"

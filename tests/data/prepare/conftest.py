@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
 from PIL import Image
 
 from frepo_scale.data.prepare import shards
@@ -35,6 +37,53 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def damaged(data, good: bytes, kinds: tuple[str, ...]) -> bytes:
+    """A file cut, with a bit flipped, with two blocks or two ranges of bytes exchanged.
+
+    Ranges lie in different blocks and not at the same place within them: whole headers of a tar
+    exchanged leave an intact tar of which nobody could tell.
+    """
+    kind = data.draw(st.sampled_from(kinds))
+    bad = bytearray(good)
+    first = data.draw(st.integers(0, len(good) - 1))
+    if kind == "cut":
+        return bytes(bad[:first])
+    if kind == "flip":
+        bad[first] ^= 1 << data.draw(st.integers(0, 7))
+        return bytes(bad)
+    second = data.draw(st.integers(0, len(good) - 1))
+    if kind == "blocks":
+        first, second, size = first // 512 * 512, second // 512 * 512, 512
+    else:
+        assume(first // 512 != second // 512 and (first - second) % 512)
+        size = data.draw(st.integers(1, 600))
+    first, second = sorted((first, second))
+    size = min(size, second - first, len(good) - second)
+    one, other = slice(first, first + size), slice(second, second + size)
+    bad[one], bad[other] = bad[other], bad[one]
+    return bytes(bad)
+
+
+def misplaced(listing, originals: dict[str, bytes]) -> list[str]:
+    """Training images that have the bytes of an image of another class.
+
+    `originals` are by "<class>/<file>", each longer than any damage and different from its first
+    bytes on. Bytes of no image at all are damage within an image, of which a tar knows nothing.
+    """
+    classes = {data: name.split("/")[0] for name, data in originals.items()}
+    assert len(classes) == len(originals)
+    wrong = []
+    for row, name in enumerate(listing.train.names):
+        part = listing.train
+        with open(part.paths[part.files[row]], "rb") as file:
+            file.seek(part.offsets[row])
+            data = file.read(part.sizes[row])
+        label = listing.class_names[part.labels[row]]
+        if label != name.split("/")[0] or classes.get(data, label) != label:
+            wrong.append(name)
+    return wrong
+
+
 def pictures(train: int, test: int, classes: tuple[str, ...] = WNIDS) -> dict[str, bytes]:
     """train/<class>/<image> and test/<class>/<image>, so many of each class."""
     return {
@@ -61,6 +110,8 @@ def images():
         wnids = WNIDS
         encoded = staticmethod(encoded)
         tar_of = staticmethod(tar_of)
+        damaged = staticmethod(damaged)
+        misplaced = staticmethod(misplaced)
         pictures = staticmethod(pictures)
         write = staticmethod(write)
 

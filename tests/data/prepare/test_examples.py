@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.prepare.inputs import list_source
+from frepo_scale.data.records import PreparedSet
 
 pytestmark = pytest.mark.slow  # TensorFlow takes seconds to load
 
@@ -85,7 +86,7 @@ def test_labels_in_sorted_order_stay(build, images):
     assert listing.class_names == listing.wnids == images.wnids
     assert labels(listing.train) == {f"train{i}.JPEG": i % 3 for i in range(6)}
     assert labels(listing.test) == {f"validation{i}.JPEG": i for i in range(3)}
-    assert "already" in listing.notes[0]
+    assert "already" in listing.notes[0] and listing.fit is None
     assert list_source(folder.parent).fingerprint() == listing.fingerprint()
     part = listing.train
     for row, name in enumerate(part.names):
@@ -110,6 +111,17 @@ def test_resized_imagenet_without_names(build):
     (folder / "map_clsloc.txt").write_text(TABLE)
     listing = list_source(folder)
     assert labels(listing.train) == {f"train{i}.JPEG": 2 - i % 3 for i in range(6)}
+
+
+def test_squares_of_the_makers_are_recorded_as_squashed(build, images, run, tmp_path, capsys):
+    names = images.wnids[::-1]
+    folder = build("imagenet_resized", names=names)
+    run(folder, tmp_path / "out")
+    assert PreparedSet.open(tmp_path / "out").description.fit == "squash"
+    told = capsys.readouterr().out
+    assert "TFRecords: the images were squashed to squares by their makers" in told
+    run(folder, tmp_path / "out")  # that it was asked for with --fit crop makes it no other set
+    assert "already prepared" in capsys.readouterr().out
 
 
 def test_other_names_and_none(build):
@@ -151,6 +163,20 @@ def test_plain_records_count_from_one(tmp_path, images):
     )
     with pytest.raises(InputError, match="label -1"):
         list_source(tmp_path / "z")
+
+
+def test_a_wordnet_id_that_is_no_text(tmp_path, images):
+    records(
+        tmp_path / "r" / "train.tfrecord",
+        [
+            example(
+                image=images.encoded(i), label=i, image__class__synset=[b"n01440764", b"n\xff"][i]
+            )
+            for i in range(2)
+        ],
+    )
+    with pytest.raises(InputError, match=r"record 0000001 of .*train.tfrecord .*n.xff"):
+        list_source(tmp_path / "r")
 
 
 def test_an_unlabelled_test_part_is_passed_over(build, images, tmp_path):
@@ -201,28 +227,32 @@ def test_without_tensorflow(build, images, monkeypatch):
 )
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
+    """Refused, or every image there is as it was; classes by label or by WordNet id."""
     place = tmp_path / "r" / "train.tfrecord"
+    wnids = data.draw(st.booleans())
+    originals = [images.encoded(i, "PNG") for i in range(4)]
     records(
         place,
         [
-            example(image=images.encoded(i), label=i % 2, file_name=f"{i}.JPEG".encode())
-            for i in range(4)
+            example(
+                image=content,
+                label=i % 2,
+                file_name=f"{i}.PNG".encode(),
+                **({"image__class__synset": images.wnids[i % 2].encode()} if wnids else {}),
+            )
+            for i, content in enumerate(originals)
         ],
     )
-    bad = bytearray(place.read_bytes())
-    at = data.draw(st.integers(0, len(bad) - 1))
-    if data.draw(st.booleans()):
-        bad[at] ^= 1 << data.draw(st.integers(0, 7))
-    else:
-        bad = bad[:at]
-    place.write_bytes(bytes(bad))
+    place.write_bytes(images.damaged(data, place.read_bytes(), ("cut", "flip", "exchange")))
     try:
         listing = list_source(tmp_path / "r")
     except InputError:
         return
-    # Cut between two records: nothing says that there were more.
-    assert len(listing.train) < 4
-    assert labels(listing.train) == {f"{i}.JPEG": i % 2 for i in range(len(listing.train))}
+    # Cut between two records, nothing says that there were more; no other damage is passed over.
+    part, content = listing.train, place.read_bytes()
+    assert labels(part) == {f"{i}.PNG": i % 2 for i in range(len(part))}
+    rows = zip(part.offsets, part.sizes, strict=True)
+    assert [content[at : at + size] for at, size in rows] == originals[: len(part)]
 
 
 def test_a_byte_order_mark_hides_no_wordnet_id(build, images):

@@ -5,9 +5,11 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.prepare.inputs import list_source, stamp
+from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.records import PreparedSet
 
 
@@ -133,21 +135,6 @@ def test_labels_of_an_npz(tmp_path):
             list_source(tmp_path / "x.npz")
 
 
-def test_the_stamp_tells_sources_apart(tmp_path, images):
-    place = images.write(tmp_path / "f", {"a.tar": b"12", "b/c/d": b"1"})
-    before = stamp(place, tmp_path / "out")
-    assert stamp(place, tmp_path / "out") == before
-    (place / "a.tar").write_bytes(b"123")
-    assert stamp(place, tmp_path / "out") != before
-
-
-def test_the_stamp_leaves_out_what_is_made(tmp_path, images):
-    place = images.write(tmp_path / "f", {"a.tar": b"12", "b/c/d": b"1"})
-    before = stamp(place, place / "b" / "out")
-    images.write(place, {"b/out/dataset.json": b"{}"})
-    assert stamp(place, place / "b" / "out") == before
-
-
 def test_names_that_are_no_utf8(tmp_path, images):
     files = {f"train/{name}/{i}.JPEG": images.encoded(i) for name in "äb" for i in range(2)}
     place = images.write(tmp_path / "f", files)
@@ -155,3 +142,24 @@ def test_names_that_are_no_utf8(tmp_path, images):
     listing = list_source(place)
     assert listing.class_names == ("b", "ä") and len(listing.fingerprint()) == 64
     assert "ä/\udcff.JPEG" in listing.train.shuffled().names
+
+
+@settings(
+    max_examples=80, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damage_to_a_tar_of_class_folders_changes_no_label(tmp_path, images, data):
+    """Refused, or no image has the bytes of one of another class."""
+    files = {
+        f"train/{w}/{i}.JPEG": images.encoded(10 * k + i, "PNG")
+        for k, w in enumerate("abc")
+        for i in range(2)
+    }
+    place = tmp_path / "x.tar"
+    place.write_bytes(images.damaged(data, images.tar_of(files), ("cut", "flip", "exchange")))
+    try:
+        listing = list_source(place)
+    except InputError:
+        return
+    originals = {name.removeprefix("train/"): content for name, content in files.items()}
+    assert not images.misplaced(listing, originals) and len(listing.train) <= 6

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import UNFINISHED
 from frepo_scale.data.prepare import job, place, shards
 from frepo_scale.data.prepare.job import prepare
@@ -100,7 +100,7 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
                 real_save(file, **arrays)
 
             patch.setattr(np, "savez", save)
-        with pytest.raises(RunError, match=r"disk of .* is full .*what is finished is kept"):
+        with pytest.raises(InputError, match=r"disk of .* is full .*what is finished is kept"):
             run(source, tmp_path / "out")
     assert not list((tmp_path / "out").rglob(".partial-*"))
     assert len(list((tmp_path / "out").glob("*.array_record"))) == (2 if where == "shard" else 10)

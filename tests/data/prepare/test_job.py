@@ -1,6 +1,9 @@
 """Preparing from end to end, and what is refused."""
 
+import errno
 import json
+import os
+import re
 import signal
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import job, place
+from frepo_scale.data.prepare import finish, job, place, shards
 from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.main import main
+from frepo_scale.ops.preemption import Preempted
 
 
 def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
@@ -79,11 +83,39 @@ def test_the_same_command_again_does_nothing(source, tmp_path, run, capsys):
 
 
 def test_another_source_is_refused(source, tmp_path, run, images):
-    run(source, tmp_path / "out")
+    files = run(source, tmp_path / "out")
     images.write(source, {"test/n01440764/new.JPEG": images.encoded(99)})
+    with pytest.raises(InputError, match=f"the files at {source} have changed"):
+        run(source, tmp_path / "out")
     other = images.write(tmp_path / "other" / "photos", images.pictures(2, 1, ("a", "b")))
-    with pytest.raises(InputError, match="source is"):
+    with pytest.raises(InputError, match=f"the files at {other} have changed"):
         run(other, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_only_images_make_it_another_source(source, tmp_path, run, images, monkeypatch, finished):
+    def stopped(task, report):
+        raise Preempted
+
+    def begin():
+        if finished:
+            run(source, tmp_path / "out")
+            return
+        with monkeypatch.context() as patch, pytest.raises(Preempted):
+            patch.setattr(job, "make_shard", stopped)
+            run(source, tmp_path / "out")
+
+    begin()
+    image = source / "train/n01440764/n01440764_3.JPEG"
+    good = image.read_bytes()
+    image.write_bytes(good[:-1])
+    with pytest.raises(InputError, match=f"the files at {source} have changed"):
+        run(source, tmp_path / "out")
+    image.write_bytes(good)
+    images.write(source, {"prepare.log": b"x", "train/n01440764/notes.txt": b"x"})
+    run(source, tmp_path / "out")
+    assert PreparedSet.open(tmp_path / "out").description.size("train") == 75
 
 
 def test_undecodable_images(small, source, tmp_path, run, images, capsys):
@@ -133,7 +165,9 @@ def test_a_class_of_undecodable_images(source, tmp_path, run):
 def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch):
     usage = place.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"has 0 MiB free: expected at least \d MiB"):
+    with pytest.raises(
+        InputError, match=r"has 1,000 bytes free: expected at least [\d,]+ bytes free"
+    ):
         run(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -177,18 +211,48 @@ def test_impossible_values(wrong):
         PrepareConfig(Path("a"), Path("b"), **({"resolution": 8} | wrong))
 
 
-def test_the_command(source, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def command():
+    """The command line at 8 px with one worker; its exit code."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    arguments = ["prepare", "--source", str(source), "--out", "o", "--resolution", "8"]
-    try:
-        assert main([*arguments, "--workers", "1", "--name", "mine"]) == 0
-        assert PreparedSet.open("o").description.name == "mine"
-        assert main([*arguments, "--resolution", "9"]) == 2
-        assert "other settings" in capsys.readouterr().err
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+    def go(source, out, *more):
+        given = ["--source", source, "--out", out, "--resolution", 8, "--workers", 1, *more]
+        return main(["prepare", *map(str, given)])
+
+    yield go
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_command(source, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    assert command(source, "o", "--name", "mine") == 0
+    assert PreparedSet.open("o").description.name == "mine"
+    assert command(source, "o", "--resolution", 9) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["shard", "labels"])
+def test_a_full_disk_is_one_line(source, tmp_path, capsys, monkeypatch, command, what):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(*arguments, **named):
+        raise full
+
+    with monkeypatch.context() as patch:
+        if what == "shard":
+            patch.setattr(shards, "_write", write)
+        else:
+            patch.setattr(finish.np, "savez", write)
+        assert command(source, tmp_path / "out") == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "Traceback" not in err and f"the disk of {tmp_path / 'out'} is full" in err
+    needed = int(re.search(r"expected at least ([\d,]+) bytes free", err)[1].replace(",", ""))
+    before = sum(path.stat().st_size for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert command(source, tmp_path / "out") == 0
+    after = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert after - before < needed < 4 * after
 
 
 @pytest.mark.slow
@@ -215,6 +279,23 @@ def test_a_finished_set_that_lost_a_shard(source, tmp_path, run):
     next((tmp_path / "out").glob("train-*")).unlink()
     with pytest.raises(InputError, match="is missing"):
         run(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_finished_set_that_was_damaged(source, tmp_path, command, capsys, there):
+    given = [source, tmp_path / "out"]
+    assert command(*given) == 0
+    shard = next((tmp_path / "out").glob("train-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    if not there:  # the set alone was kept
+        source.rename(tmp_path / "away")
+    capsys.readouterr()
+    assert command(*given) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert f"shard {shard} is damaged" in err and "remove it and give the frepo-scale" in err
 
 
 def test_too_little_memory_is_told(source, tmp_path, run, monkeypatch):

@@ -110,3 +110,21 @@ def test_a_result_is_kept_only_if_intact_and_of_the_same_images(tmp_path):
     task.result.write_bytes(good[:-40])
     make_moments(task, lambda n: None)
     assert task.result.read_bytes() == good
+
+
+def test_a_damaged_result_is_made_again(tmp_path):
+    pixels = np.random.default_rng(4).integers(0, 256, (30, 2, 2, 1)).astype(np.uint8)
+    whole, (task,) = summed(tmp_path, pixels, np.ones(30, bool), 1)
+    good = task.result.read_bytes()
+    heads = [at for at in range(len(good)) if b"PK" in good[max(at - 31, 0) : at + 2]]
+    for at in heads:
+        for bit in {0, at % 8}:
+            bad = bytearray(good)
+            bad[at] ^= 1 << bit
+            task.result.write_bytes(bad)
+            make_moments(
+                task, lambda n: None
+            )  # no error, whichever byte of the zip's headers it is
+            found = join_moments([task.result], (2, 2, 1), 1, 30)
+            assert found.covariance.tobytes() == whole.covariance.tobytes()
+            np.testing.assert_array_equal(found.histogram, whole.histogram)

@@ -1,0 +1,112 @@
+"""Wrong prepared sets."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from frepo_scale.data.description import FILE, FORMAT, LABELS, UNFINISHED
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.ops.preemption import Preemption
+
+N, SIDE = 130, 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A set of two classes and three training shards."""
+    place = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    np.savez(
+        place / "x.npz",
+        x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
+        y_train=np.arange(N) % 2,
+        x_test=rng.integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8),
+        y_test=np.arange(6) % 2,
+    )
+    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
+    return place / "out"
+
+
+def shard(place):
+    return sorted(place.glob("train-*"))[1]
+
+
+def remove(place):
+    shard(place).unlink()
+
+
+def cut(place):
+    shard(place).write_bytes(shard(place).read_bytes()[:-1])
+
+
+def flip(place):
+    content = bytearray(shard(place).read_bytes())
+    content[len(content) // 2] ^= 1
+    shard(place).write_bytes(content)
+
+
+def exchange(place):
+    """Shards of equal size in each other's places."""
+    first, second = sorted(place.glob("train-*"))[:2]
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def age(place):
+    """A description of another format, of which nothing else is known."""
+    (place / FILE).write_text(json.dumps({"format": FORMAT + 1, "records": 5}))
+
+
+def unfinish(place):
+    (place / FILE).unlink()
+    (place / UNFINISHED).mkdir()
+
+
+def mislabel(place):
+    """A label out of range; every checksum is right."""
+    with np.load(place / LABELS) as found:
+        labels = dict(found)
+    labels["train"][7] = 2
+    np.savez(place / LABELS, **labels)
+    value = json.loads((place / FILE).read_text())
+    value["files"][LABELS] = hashlib.sha256((place / LABELS).read_bytes()).hexdigest()
+    del value["sha256"]
+    value["sha256"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    (place / FILE).write_text(json.dumps(value))
+
+
+def nothing(place):
+    """The set is whole; the recipe asks for another."""
+
+
+NAME = "train-00001-of-00003.array_record"
+
+
+@pytest.mark.parametrize("placement", ["memory", "device", "stream"])
+@pytest.mark.parametrize(
+    ("harm", "changes", "told"),
+    [
+        (remove, {}, [f"shard set/{NAME} is missing", "copy the set again"]),
+        (cut, {}, [f"shard set/{NAME} is damaged (", "bytes instead of"]),
+        (flip, {}, [f"shard set/{NAME} is damaged (its checksum differs)"]),
+        (exchange, {}, ["shard set/train-00000-of-00003.array_record is damaged (its checksum"]),
+        (age, {}, [f"set/{FILE} is of format 2: expected format 1"]),
+        (unfinish, {}, ["set is not finished", "give the frepo-scale prepare command"]),
+        (mislabel, {}, [f"set/{LABELS} has labels from 0 to 2: expected 0 to 1"]),
+        (nothing, {"RESOLUTION": 16}, ["set was prepared at 8 pixels: expected 16"]),
+        (nothing, {"DATASET": "imagenet1k"}, ["set has 2 classes: expected 1000"]),
+        (nothing, {"FIT": "squash"}, ["set was prepared with --fit crop: expected squash"]),
+        (nothing, {"IPC": 63}, ["IPC = 63", "use --gin.IPC=62"]),
+    ],
+)
+def test_a_prepared_set_that_does_not_do(made, place, distill, harm, changes, told, placement):
+    shutil.copytree(made, place / "set")
+    harm(place / "set")
+    knobs = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}
+    knobs["DATA_PLACEMENT"] = placement
+    distill(*(f"--gin.{name}={value}" for name, value in (knobs | changes).items()), told=told)
