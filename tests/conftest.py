@@ -8,6 +8,9 @@ import pytest
 # As in the program: JAX's LAPACK on CPU is slow with several threads on busy cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Most of the time goes into compiling what then runs for milliseconds: it is half without LLVM's
+# optimisation. Runs in processes of their own, the drills among them, go without this.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture

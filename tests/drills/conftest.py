@@ -16,6 +16,8 @@ from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.ops.preemption import Preemption
 
+AS_USUAL = {"XLA_FLAGS": ""}  # compiled as for users, not as the tests' own process is
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
@@ -37,7 +39,7 @@ def streamed(tmp_path_factory):
 
 def _undisturbed(workdir, cache, processes, settings=()):
     given = SETTINGS | dict(settings)
-    attempt = drill.Attempt(workdir, cache, processes, 1, settings=given)
+    attempt = drill.Attempt(workdir, cache, processes, 1, settings=given, environment=AS_USUAL)
     assert not any(attempt.codes(400)), attempt.logs[0].read_text()
     return workdir
 
@@ -59,9 +61,15 @@ def start(cache):
     """Starts attempts; none outlives the test."""
     begun = []
 
-    def start(workdir, processes=1, devices=1, *, settings=(), **more):
+    def start(workdir, processes=1, devices=1, *, settings=(), environment=(), **more):
         attempt = drill.Attempt(
-            workdir, cache, processes, devices, settings=SETTINGS | dict(settings), **more
+            workdir,
+            cache,
+            processes,
+            devices,
+            settings=SETTINGS | dict(settings),
+            environment=AS_USUAL | dict(environment),
+            **more,
         )
         begun.append(attempt)
         return attempt

@@ -4,7 +4,10 @@ A program of its own: only one process may load the TPU compiler. Arguments: rec
 """
 
 import json
+import os
 import sys
+
+os.environ["XLA_FLAGS"] = ""  # compiled as on a pod, not as the tests' own process is
 
 from frepo_scale import config
 from frepo_scale.jobs.planning import compile_recipe
