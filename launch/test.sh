@@ -6,10 +6,9 @@ usage() {
   cat <<'END'
 usage: launch/test.sh [pytest args...]
 
-Lint, format, types and shell scripts first, then the tests: all but those marked long (half an hour
-on two cores), or with arguments those that pytest selects by them, relative to the repository:
+Lint, format, types and shell scripts first, then the tests: all of them (half an hour on two cores), or
+with arguments those that pytest selects by them, relative to the repository:
   launch/test.sh
-  launch/test.sh -m long
   launch/test.sh -m 'not slow'
   launch/test.sh tests/core
 Uses the repository's .venv and makes it where needed, like launch/local.sh; on Linux x86-64 it also

@@ -135,9 +135,7 @@ def saved(workdir):
     return sorted(int(name) for name in names if name.isdigit())
 
 
-@pytest.mark.parametrize(
-    ("workers", "group"), [pytest.param(0, False, marks=pytest.mark.long), (2, True)]
-)
+@pytest.mark.parametrize(("workers", "group"), [(0, False), (2, True)])
 def test_a_stopped_run_ends_with_the_same_bits(whole, places, tmp_path, workers, group):
     workdir = tmp_path / "stopped"
     given = command(workdir, places[0], DATA_WORKERS=workers)
@@ -233,7 +231,6 @@ def test_without_test_images_nothing_is_measured(tmp_path, capsys):
     assert "has no test images" in capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_random_images_train_too(tmp_path):
     given = command(tmp_path / "run", "nowhere", DATA="synthetic", DATASET="cifar10", STEPS=6)
     given = [text for text in given if "DATA_PLACEMENT" not in text]
