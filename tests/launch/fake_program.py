@@ -93,12 +93,15 @@ for step in range(first, int(settings["STEPS"])):
 if int(settings["STEPS"]) not in saved:
     save(int(settings["STEPS"]))
 progress = place / "evaluation_progress.json"
-nets = json.loads(progress.read_text())["nets"] if progress.exists() else {}
-if process == 0 and len(nets) < int(settings["NETS"]):
-    nets[f"distilled/{len(nets)}"] = [0.5, 0.9]
-    progress.write_text(json.dumps({"evaluation": "7" * 64, "nets": nets}, indent=1))
-    print(f"process 0 finished net {len(nets)}", flush=True)
-    sys.exit(42)
+if process == 0 and int(settings["NETS"]):
+    nets = json.loads(progress.read_text())["nets"] if progress.exists() else {}
+    if len(nets) < int(settings["NETS"]):
+        nets[f"distilled/{len(nets)}"] = [0.5, 0.9]
+        new = place / "new-progress.json"  # whole at once, as the program writes it
+        new.write_text(json.dumps({"evaluation": "7" * 64, "nets": nets}, indent=1))
+        new.rename(progress)
+        print(f"process 0 finished net {len(nets)}", flush=True)
+        sys.exit(42)
 if process == 0:
     (place / "DONE").touch()
 print(f"process {process} is done", flush=True)
