@@ -64,7 +64,7 @@ def test_preempted_once_then_all_start_again_and_finish(cloud, helpers):
 def test_one_worker_killed_stops_and_restarts_all(cloud, helpers):
     cloud.make()
     result = cloud.run(
-        *quick("--grace", "2", "digits_ipc1", "--gin.STEPS=600", "--gin.DIE=1:30:139")
+        *quick("--grace", "2", "digits_ipc1", "--gin.STEPS=350", "--gin.DIE=1:30:139")
     )
     assert result.code == 0 and "a worker ended: stopping the others" in result.err, result
     assert "attempt 1: code 42" in result.err and len(cloud.program(0)) == 2

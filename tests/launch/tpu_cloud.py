@@ -89,4 +89,4 @@ class Cloud:
 
 def quick(*args):
     """Arguments of `run` with short waits."""
-    return ["run", "--poll", "1", "--grace", "20", *args]
+    return ["run", "--poll", "0", "--grace", "20", *args]
