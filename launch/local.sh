@@ -23,6 +23,7 @@ would do or, where it is not installed yet, this prints the commands that would 
 environment:
   PYTHON                the interpreter to make .venv with, tried before those on PATH
   OPENBLAS_NUM_THREADS  1 unless set: more is usually far slower
+  GLIBC_TUNABLES        large pages for large blocks unless set
 END
 }
 
@@ -53,7 +54,8 @@ for word in "$@"; do
 done
 if [[ -n $dry ]] && ! { venv_works && installed base; }; then
   show_env base
-  show env "OPENBLAS_NUM_THREADS=$OPENBLAS_NUM_THREADS" "TF_CPP_MIN_LOG_LEVEL=$TF_CPP_MIN_LOG_LEVEL" \
+  show env "OPENBLAS_NUM_THREADS=$OPENBLAS_NUM_THREADS" "GLIBC_TUNABLES=$GLIBC_TUNABLES" \
+    "TF_CPP_MIN_LOG_LEVEL=$TF_CPP_MIN_LOG_LEVEL" \
     "$venv/bin/frepo-scale" distill "$recipe" ${words[@]+"${words[@]}"}
   exit 0
 fi

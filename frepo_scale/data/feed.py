@@ -36,7 +36,7 @@ class Feed(NamedTuple):
     """Where batches come from.
 
     Attributes:
-      images: the target part: uint8 pixels, or float32 net inputs (placement "memory").
+      images: the target part: uint8 pixels, or float32 net inputs.
       order: of the global batches.
       placement: "memory", "stream", "device" or "constant", see `data.placement`.
       constants: make net inputs of pixels, on every device (`replicated`); None where `images`

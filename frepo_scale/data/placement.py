@@ -1,6 +1,7 @@
 """Where the target images lie while a run uses them.
 
-memory: net inputs in the memory of the host, whitened once; float32 travels to the devices.
+memory: in the memory of the host. A set that is whitened is so once and float32 travels to the
+devices, of any other the uint8 pixels are kept and travel.
 device: uint8 pixels, uploaded once and split over all devices; batches are gathered there.
 stream: uint8 pixels in the records of a prepared set, read as they are needed.
 Pixels become net inputs on the devices.
@@ -16,7 +17,7 @@ from frepo_scale.parallel.mesh import platform_of
 
 PLACEMENTS = ("auto", "memory", "device", "stream")
 DEVICE_SHARE = 20  # of the devices' memory a set may take one part in this many, unasked
-MEMORY_LIMIT = 8 * 2**30  # bytes of float32 net inputs that are put into memory unasked
+MEMORY_LIMIT = 8 * 2**30  # bytes of float32 images that are put into memory unasked
 
 
 class Room(NamedTuple):

@@ -21,14 +21,18 @@ class Inputs:
     """
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing, mesh: Mesh) -> None:
-        """Images placed in memory are whitened now, others when they are asked for."""
+        """Images placed in memory are whitened now, others become net inputs when they are asked for.
+
+        In memory, what is not whitened stays pixels too: four times smaller to keep, to gather and
+        to send, and on the devices the normalisation is nothing.
+        """
         self._dataset, self._mesh = dataset, mesh
         self._constants: Constants | None = None
         parts = (dataset.train, dataset.held_out, dataset.test)
         self.train: Rows
         self.held_out: Rows
         self.test: Rows
-        if dataset.placement == "memory":
+        if dataset.placement == "memory" and preprocessing.whitening is not None:
             self.train, self.held_out, self.test = (
                 Split(preprocessing.apply(everything(part)), part.labels) for part in parts
             )

@@ -62,6 +62,7 @@ def overview(module: nn.Module, dataset: Dataset, distill: DistillConfig, pool: 
     rows = len(state.distilled.images) * (2 if distill.flip else 1)
     dim = feature_dim(module, dataset.image_shape)
     real = int(np.prod(dataset.image_shape)) * (len(dataset.train) + len(dataset.test))
+    floats = dataset.placement == "memory" and dataset.whitened
     table = {
         "distilled set": _bytes(state.distilled),
         "its optimiser (LAMB)": _bytes(state.optimiser),
@@ -70,7 +71,7 @@ def overview(module: nn.Module, dataset: Dataset, distill: DistillConfig, pool: 
         f"features of {rows} rows, d = {dim}": 4 * rows * dim,
         "Gram matrix": 4 * min(rows, dim) ** 2,
         "whitening and its inverse": _whitening_bytes(dataset),
-        _WHERE[dataset.placement]: real * (4 if dataset.placement == "memory" else 1),
+        _WHERE[dataset.placement]: real * (4 if floats else 1),
     }
     lines = [
         f"{dataset.spec.name} from {dataset.origin}: {len(dataset.train)} target,"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
+SET = ["1", "glibc.malloc.hugetlb=1", "2"]  # what the scripts have in the environment
 TOOLS = ["bash", "dirname", "mkdir", "rm", "find", "cat", "chmod", "sleep", "env", "flock"]
 
 FAKE = r"""#!/usr/bin/env bash
@@ -21,8 +22,8 @@ FAKE = r"""#!/usr/bin/env bash
 log() { printf '%s|' "${0##*/}" "$@" >>"$LOG"; printf '\n' >>"$LOG"; }
 program() {
   printf '#!/usr/bin/env bash\n' >"$1/frepo-scale"
-  printf 'printf "<%%s>" "$PWD" "$OPENBLAS_NUM_THREADS" "$TF_CPP_MIN_LOG_LEVEL" "$@"; exit 7\n' \
-    >>"$1/frepo-scale"
+  printf 'printf "<%%s>" "$PWD" "$OPENBLAS_NUM_THREADS" "$GLIBC_TUNABLES" \\\n' >>"$1/frepo-scale"
+  printf '  "$TF_CPP_MIN_LOG_LEVEL" "$@"; exit 7\n' >>"$1/frepo-scale"
   chmod +x "$1/frepo-scale"
 }
 case "$*" in
@@ -130,7 +131,7 @@ def test_first_start_makes_installs_and_runs_in_the_callers_folder(machine: Mach
     result = machine.run("my recipe.gin", "--gin.STEPS=3", "two words", "", "$HOME *")
     assert result.code == 7, result  # the program's own status
     arguments = ["distill", "my recipe.gin", "--gin.STEPS=3", "two words", "", "$HOME *"]
-    assert result.out == "".join(f"<{a}>" for a in [machine.cwd, "1", "2", *arguments])
+    assert result.out == "".join(f"<{a}>" for a in [machine.cwd, *SET, *arguments])
     assert "a minute or two" in result.err and "from pip" in result.err
     assert machine.venvs == machine.installs == 1
     assert machine.logged("|pip|install|")[0].endswith("|-e|.|")
@@ -153,8 +154,13 @@ def test_options_alone_go_to_the_default_recipe(machine: Machine) -> None:
 
 def test_settings_of_the_caller_win(machine: Machine) -> None:
     machine.python("python3", "3.12")
-    result = machine.run(OPENBLAS_NUM_THREADS="4", TF_CPP_MIN_LOG_LEVEL="0")
-    assert "<4><0><distill>" in result.out
+    own = {
+        "OPENBLAS_NUM_THREADS": "4",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",
+        "TF_CPP_MIN_LOG_LEVEL": "0",
+    }
+    assert "<4><glibc.malloc.hugetlb=0><0><distill>" in machine.run(**own).out
+
 
 
 @pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh"])
@@ -191,7 +197,7 @@ def test_dry_run_prints_the_first_start_and_changes_nothing(machine: Machine, th
         cwd=machine.cwd, env=machine.environment, capture_output=True, text=True,
     )  # fmt: skip
     assert pasted.returncode == 7, pasted
-    words = [machine.cwd, "1", "2", "distill", *arguments]
+    words = [machine.cwd, *SET, "distill", *arguments]
     assert pasted.stdout.endswith("".join(f"<{word}>" for word in words))
     assert machine.venvs == 1 and machine.installs == installs + 1
     assert not (machine.venv / "leftover").exists()
