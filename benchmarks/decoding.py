@@ -5,8 +5,8 @@
 
 PATH is any source that `frepo-scale prepare` reads. Every method decodes every image in every
 round, one after the other in one thread; of each image the best round counts, in CPU seconds, so
-that a busy machine does not matter much and the ratios mean something. Differences are mean absolute
-ones, in steps of 1/255, from full decoding (Pillow) and area averaging. TensorFlow is
+that a busy machine does not matter much and the ratios mean something. Differences are mean
+absolute ones, in steps of 1/255, from full decoding (Pillow) and area averaging. TensorFlow is
 compared where it is installed. Every method but the one that says otherwise averages areas as
 `prepare` does.
 """

@@ -3,10 +3,10 @@
     python benchmarks/feeding.py PREPARED [--batches 100000] [--parts wait memory whiten]
 
 Waiting: the training loop with steps that only sleep, batch 1024; the share of the time spent
-waiting for batches. Images of PREPARED as they travel in each placement: float32 from memory, uint8
-from records or gathered on the device; the same in the size of CIFAR; and the quarter of each batch
-that one of four processes reads. Net inputs are not made of the pixels here: on a CPU that would be
-the step's own work.
+waiting for batches. Images of PREPARED as they travel in each placement: uint8 from memory, from
+records or gathered on the device, and float32 from memory, as sets that are whitened there; the
+same in the size of CIFAR; and the quarter of each batch that one of four processes reads. Net
+inputs are not made of the pixels here: on a CPU that would be the step's own work.
 
 Memory: resident memory of the process after a tenth of the batches and after all of them, reading
 32 records each; flat: no more than a hundredth on top.
@@ -136,9 +136,12 @@ def wait_table(found: PreparedSet) -> None:
     cases: dict[str, tuple[str, Rows, GlobalOrder]] = {
         "64 px, records": ("stream", records, order),
         "64 px, records, one of four processes": ("stream", records, quarter),
-        "64 px, memory": ("memory", floats[0], order),
+        "64 px, memory": ("memory", pixels, order),
+        "64 px, memory, float32": ("memory", floats[0], order),
+        "64 px, memory, float32, one of four": ("memory", floats[0], quarter),
         "64 px, device": ("device", pixels, order),
-        "32 px, memory": ("memory", floats[1], order),
+        "32 px, memory": ("memory", small, order),
+        "32 px, memory, float32": ("memory", floats[1], order),
         "32 px, device": ("device", small, order),
     }
     print(f"batch {BATCH}; input_wait_fraction with steps of {STEP_MS} ms")

@@ -1,6 +1,6 @@
 """Preparing with one and two workers, and reading records against `tf.data`.
 
-    python benchmarks/prepare.py SOURCE [--resolution 64] [--rounds 3]
+    python benchmarks/prepare.py SOURCE [--resolution 64] [--rounds 3] [--parts whole decode read]
 
 Whole: `prepare` from the listing to the description, with one worker and with two in turn; the best
 rounds count.
@@ -10,8 +10,9 @@ their own) in turn; the ratio of the best rounds counts, with the start of the w
 On busy cores it says more about the neighbours than about us: CPU time per image stands beside it.
 
 Reading: batches of 1024 random records of the set into one array, in one thread, against `tf.data`
-reading the same images from TFRecords in order (it has no random access), parsed and batched, with
-one thread. Images per CPU second and per second, best of the rounds.
+reading the same images from TFRecords, parsed and batched, with one thread: in order, and shuffled
+in a buffer, as it has no random access and training needs another order. Images per CPU second and
+per second, best of the rounds.
 
 Beside each figure that has a bar stands whether it is met; that of the reader is for 64 px.
 """
@@ -35,6 +36,8 @@ from frepo_scale.data.records import PreparedSet
 from frepo_scale.ops.preemption import Preemption
 
 BATCH, BATCHES = 1024, 40
+BUFFER = 10_000  # records that tf.data shuffles
+PARTS = ("whole", "decode", "read")
 SPEED_UP = 1.7  # of two workers over one, at least
 RECORDS_PER_SECOND = 15_000  # and core, of 64 px, into a host batch, at least
 AGAINST_TF = 1.0  # times tf.data, at least
@@ -120,7 +123,7 @@ def write_tfrecords(folder: Path, path: Path) -> None:
             writer.write(example.SerializeToString())
 
 
-def read_tfrecords(path: Path, side: int) -> Iterator[object]:
+def read_tfrecords(path: Path, side: int, shuffled: bool) -> Iterator[object]:
     """Batches of the same images by tf.data, parsed in batches as its guide recommends."""
     import tensorflow as tf
 
@@ -137,30 +140,31 @@ def read_tfrecords(path: Path, side: int) -> Iterator[object]:
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
-    dataset = tf.data.TFRecordDataset(str(path)).repeat().batch(BATCH, drop_remainder=True)
+    records = tf.data.TFRecordDataset(str(path)).repeat()
+    if shuffled:
+        records = records.shuffle(BUFFER)
+    dataset = records.batch(BATCH, drop_remainder=True)
     return iter(dataset.map(parse).with_options(options).as_numpy_iterator())
 
 
-def main() -> None:
-    """Prints the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    side = options.resolution
+def whole_table(source: Path, side: int, rounds: int) -> None:
+    """One line for one worker, one for two, and their ratio."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for workers in seconds:
-            seconds[workers].append(whole(options.source, side, workers))
+            seconds[workers].append(whole(source, side, workers))
     for workers, times in seconds.items():
         print(f"{workers} worker(s): the whole of prepare takes {min(times):.1f} s")
     ratio = min(seconds[1]) / min(seconds[2])
     print(f"two workers against one, the whole: {ratio:.2f} {judged(ratio, SPEED_UP)}")
+
+
+def decode_table(source: Path, side: int, rounds: int) -> None:
+    """The same of decoding alone."""
     runs: dict[int, list[tuple[float, float, float, int]]] = {1: [], 2: []}
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for workers in runs:
-            runs[workers].append(decode(options.source, side, workers))
+            runs[workers].append(decode(source, side, workers))
     for workers, found in runs.items():
         started, steady = min(run[0] for run in found), min(run[1] for run in found)
         cpu, images = min(run[2] for run in found), found[0][3]
@@ -172,27 +176,46 @@ def main() -> None:
         one, two = (min(run[row] for run in runs[workers]) for workers in (1, 2))
         ratio = one / two
         print(f"two workers against one, decoding {what}: {ratio:.2f} {judged(ratio, SPEED_UP)}")
+
+
+def read_table(source: Path, side: int, rounds: int) -> None:
+    """One line for each way to read."""
     with tempfile.TemporaryDirectory() as work:
         folder, path = Path(work) / "set", Path(work) / "x.tfrecord"
-        prepare(PrepareConfig(options.source, folder, side), Preemption())
+        prepare(PrepareConfig(source, folder, side), Preemption())
         write_tfrecords(folder, path)
         readers = {
             "records, random": functools.partial(read_records, folder),
-            "tf.data, in order": functools.partial(read_tfrecords, path, side),
+            "tf.data, in order": functools.partial(read_tfrecords, path, side, False),
+            "tf.data, shuffled": functools.partial(read_tfrecords, path, side, True),
         }
         best = {name: (0.0, 0.0) for name in readers}
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             for name, read in readers.items():
                 cpu, wall = rates(read)
                 best[name] = max(best[name][0], cpu), max(best[name][1], wall)
     for name, (cpu, wall) in best.items():
         print(f"{name:20} {cpu:8.0f} images per CPU second, {wall:8.0f} per second")
-    ours, theirs = best.values()
+    ours = best.pop("records, random")
     if side == 64:
         print(f"records per CPU second: {ours[0]:.0f} {judged(ours[0], RECORDS_PER_SECOND)}")
-    for row, what in ((0, "per CPU second"), (1, "per second")):
-        ratio = ours[row] / theirs[row]
-        print(f"records against tf.data, {what}: {ratio:.2f} {judged(ratio, AGAINST_TF)}")
+    for name, theirs in best.items():
+        for row, what in ((0, "per CPU second"), (1, "per second")):
+            ratio = ours[row] / theirs[row]
+            print(f"records against {name}, {what}: {ratio:.2f} {judged(ratio, AGAINST_TF)}")
+
+
+def main() -> None:
+    """Prints the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    for part, table in zip(PARTS, (whole_table, decode_table, read_table), strict=True):
+        if part in options.parts:
+            table(options.source, options.resolution, options.rounds)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,8 @@ def _gather_local(held: Batch, rows: jax.Array) -> Batch:
 
     def rows_of(x: jax.Array) -> jax.Array:
         own = x[jnp.clip(local, 0, here - 1)]
+        if jax.lax.axis_size(_AXES) == 1:  # on a CPU a sum of one takes twenty times the gathering
+            return own
         own = jnp.where(mine.reshape((-1,) + (1,) * (x.ndim - 1)), own, 0)
         return jax.lax.psum_scatter(own, _AXES, scatter_dimension=0, tiled=True)
 

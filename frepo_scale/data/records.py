@@ -82,8 +82,9 @@ class Records:
         rows = np.asarray(indices, np.int64).reshape(-1)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
-        flat = np.empty((len(rows), self._record - LABEL_BYTES), np.uint8)
-        images = flat.reshape(-1, *self.shape)
+        size = self._record - LABEL_BYTES
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        cells = memoryview(images.reshape(-1))  # a view of it costs half of what NumPy's does
         labels = self.labels[rows]
         shards = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(shards, kind="stable")
@@ -102,7 +103,7 @@ class Records:
                     _AGAIN,
                 )
             for place, record in zip(places.tolist(), records, strict=True):  # one copy, no join
-                flat[place] = np.frombuffer(record, np.uint8, offset=LABEL_BYTES)
+                cells[place * size : (place + 1) * size] = memoryview(record)[LABEL_BYTES:]
         return images, labels
 
     def at(self, rows: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Inputs:
     """
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing, mesh: Mesh) -> None:
-        """Images placed in memory are whitened now, others become net inputs when they are asked for.
+        """Images placed in memory are whitened now; of others net inputs are made when asked for.
 
         In memory, what is not whitened stays pixels too: four times smaller to keep, to gather and
         to send, and on the devices the normalisation is nothing.

@@ -180,6 +180,7 @@ def train(
                 batch = next(batches)
             with ledger.during("compile" if done == start else "step"):
                 state, metrics = step(state, batch)
+                del batch  # freed when the step is done with it, not when the next one is there
                 log()
                 if (done + 1) % config.log_every == 0:
                     pending = (done + 1, metrics)
