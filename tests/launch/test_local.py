@@ -162,7 +162,6 @@ def test_settings_of_the_caller_win(machine: Machine) -> None:
     assert "<4><glibc.malloc.hugetlb=0><0><distill>" in machine.run(**own).out
 
 
-
 @pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_needs_no_python(machine: Machine, script: str, option: str) -> None:
