@@ -14,6 +14,9 @@ reading the same images from TFRecords, parsed and batched, with one thread: in 
 in a buffer, as it has no random access and training needs another order. Images per CPU second and
 per second, best of the rounds.
 
+The start of the workers takes seconds: SOURCE should have some thousands of images. Matrix products
+have one thread, as in `frepo-scale prepare`.
+
 Beside each figure that has a bar stands whether it is met; that of the reader is for 64 px.
 """
 
@@ -24,6 +27,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
 
 import numpy as np
 

@@ -4,7 +4,8 @@ Whitening a 64 px image is a product with a 12 288 x 12 288 matrix of 604 MB, wh
 keeps. It is computed in full float32: a TPU's default matrix precision is off by 1.5 % here
 (ALGORITHM.md section 1).
 
-Legend: n images, b of them at a time, H W height and width, C channels, D = H W C.
+Legend: n images, b of them at a time, H W height and width, C channels, D = H W C, E of one grid
+(`data.whitening_grid`), D up to 64 px.
 """
 
 from functools import partial
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from frepo_scale.core.types import Array
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.data.whitening_grid import grid_of, join_grids, split_grids
 from frepo_scale.parallel.mesh import over
 
 _AT_ONCE = 1024  # images; bounds the memory for their float copies
@@ -30,7 +32,7 @@ class Constants(NamedTuple):
       channel_mean: (C,) float32.
       channel_std: (C,) float32.
       mean: (D,) float32, or None where nothing is whitened.
-      matrix: (D, D) float32, or None.
+      matrix: (E, E) float32, or None.
     """
 
     channel_mean: Array
@@ -58,9 +60,10 @@ def to_net_inputs(constants: Constants, pixels: jax.Array) -> jax.Array:
     x = (pixels.astype(jnp.float32) / 255.0 - constants.channel_mean) / constants.channel_std
     if constants.matrix is None or constants.mean is None:
         return x
-    flat = x.reshape(len(x), constants.mean.size) - constants.mean
-    product = jnp.matmul(flat, constants.matrix, precision=jax.lax.Precision.HIGHEST)
-    return product.reshape(x.shape)
+    grid = grid_of(constants.mean, constants.matrix)
+    rows = split_grids(x - constants.mean.reshape(x.shape[1:]), grid)
+    product = jnp.matmul(rows, constants.matrix, precision=jax.lax.Precision.HIGHEST)
+    return jnp.asarray(join_grids(product, x.shape, grid))
 
 
 class NetInputs:

@@ -10,7 +10,7 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.sources import DatasetSpec
 from frepo_scale.data.types import RawDataset
-from frepo_scale.data.whitening import Preprocessing, Whitening
+from frepo_scale.data.whitening import Preprocessing, Whitening, whitened_size
 
 _DISTINCT = 1024  # images; more would only take memory
 _PER_CLASS = 1300  # as ImageNet-1K has
@@ -55,7 +55,7 @@ def noise_set(spec: DatasetSpec, resolution: int | None) -> RawDataset:
     def statistics(whiten: bool) -> Preprocessing:
         if not whiten:
             return Preprocessing(half, half, None)
-        same = np.eye(dim, dtype=np.float32)
+        same = np.eye(whitened_size(shape), dtype=np.float32)
         return Preprocessing(half, half, Whitening(np.zeros(dim, np.float32), same, same))
 
     size = _PER_CLASS * spec.num_classes

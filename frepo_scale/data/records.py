@@ -84,7 +84,7 @@ class Records:
             raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
         size = self._record - LABEL_BYTES
         images = np.empty((len(rows), *self.shape), np.uint8)
-        cells = memoryview(images.reshape(-1))  # a view of it costs half of what NumPy's does
+        cells = images.reshape(-1).data  # a view of it costs half of what NumPy's does
         labels = self.labels[rows]
         shards = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(shards, kind="stable")
@@ -228,11 +228,12 @@ class PreparedSet:
         if not whiten:
             return Preprocessing(mean, std, None)
         arrays = _load(self.folder / WHITENING, _checked(self.folder, WHITENING, self.description))
-        if int(arrays["grid"]) != 1:
+        if int(arrays["grid"]) == 0:
             raise InputError(
-                f"{self.folder} has images of {self.description.resolution} pixels",
-                "at most 64 pixels where images are whitened",
-                "prepare it at 64 pixels",
+                f"{self.folder} has images of {self.description.resolution} pixels, which cannot be"
+                " whitened",
+                "at most 64 pixels, or such as split evenly into grids of 33 to 64",
+                "prepare it at 64, 96 or 128 pixels, say",
             )
         return moments_preprocessing(
             mean, std, arrays["mean"], arrays["covariance"], int(arrays["count"])

@@ -2,13 +2,18 @@
 
 Source: ALGORITHM.md section 1 (Zhou et al. 2022, section 4 and its published code).
 
-Legend: n images, H W height and width, C channels, D = H*W*C pixels of one image.
+Legend: n images, H W height and width, C channels, D = H*W*C pixels of one image, E of one of its
+interleaved grids (`data.whitening_grid`); up to 64 px there is one, and E = D.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.whitening_grid import grid_of, grids_per_axis, join_grids, split_grids
 
 ZCA_REGULARISATION = 0.1
 _FEW = 4  # fewer images than a fourth of the dimensions have their eigenvectors found from them
@@ -17,17 +22,30 @@ _ROWS_AT_ONCE = 4096  # bounds the float copy made while a uint8 set is transfor
 
 @dataclass(frozen=True)
 class Whitening:
-    """A ZCA transform `x -> (x - mean) @ matrix` of flattened HWC images.
+    """A ZCA transform `x -> (x - mean) @ matrix` of flattened HWC images, or of their grids.
 
     Attributes:
-      mean: (D,) float32.
-      matrix: (D, D) float32, symmetric.
-      inverse: (D, D) float32, `x = z @ inverse + mean`.
+      mean: (D,) float32, of whole images.
+      matrix: (E, E) float32, symmetric.
+      inverse: (E, E) float32, `x = z @ inverse + mean`.
     """
 
     mean: np.ndarray
     matrix: np.ndarray
     inverse: np.ndarray
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Normalised (n, H, W, C) float32 images, whitened."""
+        return self._product(images - self.mean.reshape(images.shape[1:]), self.matrix)
+
+    def invert(self, images: np.ndarray) -> np.ndarray:
+        """The inverse of `apply`."""
+        return self._product(images, self.inverse) + self.mean.reshape(images.shape[1:])
+
+    def _product(self, images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        grid = grid_of(self.mean, matrix)
+        rows = _product(np.asarray(split_grids(images, grid)), matrix)
+        return np.asarray(join_grids(rows, images.shape, grid))
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,7 @@ class Preprocessing:
             block = images[lo : lo + _ROWS_AT_ONCE]
             x = (block.astype(np.float32) / 255.0 - self.channel_mean) / self.channel_std
             if self.whitening is not None:
-                flat = x.reshape(len(x), -1) - self.whitening.mean
-                x = _product(flat, self.whitening.matrix).reshape(x.shape)
+                x = self.whitening.apply(x)
             out[lo : lo + _ROWS_AT_ONCE] = x
         return out
 
@@ -60,8 +77,7 @@ class Preprocessing:
         """Float (n, H, W, C) net inputs to float32 pixels, nominally in [0, 1] but not clipped."""
         x = np.asarray(images, np.float32)
         if self.whitening is not None:
-            flat = _product(x.reshape(len(x), -1), self.whitening.inverse) + self.whitening.mean
-            x = flat.reshape(x.shape)
+            x = self.whitening.invert(x)
         return np.asarray(x * self.channel_std + self.channel_mean, np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -94,9 +110,36 @@ def empty_preprocessing(image_shape: tuple[int, int, int], whiten: bool) -> Prep
     """Zeros in place of what is fitted to images (H, W, C); the shapes are right."""
     dim, channels = int(np.prod(image_shape)), image_shape[-1]
     zeros = np.zeros(channels, np.float32)
-    matrix = np.zeros((dim, dim), np.float32)
-    whitening = Whitening(np.zeros(dim, np.float32), matrix, matrix) if whiten else None
-    return Preprocessing(zeros, zeros, whitening)
+    if not whiten:
+        return Preprocessing(zeros, zeros, None)
+    matrix = np.zeros((whitened_size(image_shape),) * 2, np.float32)
+    return Preprocessing(zeros, zeros, Whitening(np.zeros(dim, np.float32), matrix, matrix))
+
+
+def whitened_size(image_shape: tuple[int, int, int]) -> int:
+    """E of images (H, W, C).
+
+    Raises:
+      InputError: they cannot be whitened.
+    """
+    return math.prod(image_shape) // _grid(image_shape) ** 2
+
+
+def _grid(image_shape: tuple[int, ...]) -> int:
+    """Grids per axis of images (H, W, C) that are whitened.
+
+    Raises:
+      InputError: they cannot be split into grids.
+    """
+    height, width, _ = image_shape
+    grid = grids_per_axis(max(height, width))
+    if grid is None or (grid > 1 and height != width):
+        raise InputError(
+            f"images of {height}x{width} pixels cannot be whitened",
+            "at most 64 pixels, or squares that split evenly into grids of 33 to 64",
+            "bring them to 64, 96 or 128 pixels, say: --gin.RESOLUTION, or prepare --resolution",
+        )
+    return grid
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -164,13 +207,14 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
 
     Args:
       mean: (D,) float64.
-      covariance: (D, D) float64.
+      covariance: (E, E) float64, the mean of those of the grids.
       n: number of images the moments were taken over.
     """
-    dim = len(mean)
+    dim = len(covariance)
     regularisation = ZCA_REGULARISATION * np.trace(covariance) / dim
-    if n * _FEW <= dim:
-        roots, vectors = _few_images(covariance, regularisation, n)
+    rows = n * (len(mean) // dim)
+    if rows * _FEW <= dim:
+        roots, vectors = _few_images(covariance, regularisation, n, rows)
         # All other directions are left as they are.
         matrix = np.eye(dim) + (vectors * (1.0 / roots - 1.0)) @ vectors.T
         inverse = np.eye(dim) + (vectors * (roots - 1.0)) @ vectors.T
@@ -184,25 +228,27 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
 
 
 def _few_images(
-    covariance: np.ndarray, regularisation: float, n: int
+    covariance: np.ndarray, regularisation: float, n: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The n leading eigenpairs of the regularised covariance of n images, n far below D.
+    """The n leading eigenpairs of the regularised covariance of n images, n far below E.
 
-    The covariance has rank n - 1 at most. A pivoted Cholesky factor of that many columns has its
-    eigenpairs at n² D operations instead of the D³ of the whole problem: at 64 px and 1000 images
-    seconds instead of many minutes.
+    The covariance has the rank r of its `rows` rows at most: n, or n g² with grids. A pivoted
+    Cholesky factor of that many columns has its eigenpairs at r² E operations instead of the E³ of
+    the whole problem: at 64 px and 1000 images seconds instead of many minutes.
 
     Returns:
-      Square roots of the eigenvalues (n,) and their vectors (D, n). Directions past the rank, which
+      Square roots of the eigenvalues (n,) and their vectors (E, n). Directions past the rank, which
       the data do not determine, are unit vectors made orthogonal to the others.
     """
     from scipy.linalg import lapack  # here: reading data needs none of it
 
     packed, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
-    rank = min(int(rank), n)
+    rank = min(int(rank), rows)
     factor = np.empty((len(covariance), rank))
     factor[pivots - 1] = np.tril(packed)[:, :rank]
     values, rotation = np.linalg.eigh(factor.T @ factor)
+    values, rotation = values[-n:], rotation[:, -n:]
+    rank = len(values)
     vectors = factor @ (rotation / np.sqrt(values))
     # Rows that come last among the pivots are the ones the factor says least about.
     rest = np.zeros((len(covariance), n - rank))
@@ -227,14 +273,14 @@ def moments_preprocessing(
       channel_mean: (C,) float32, of pixels in [0, 1].
       channel_std: (C,) float32.
       mean: (D,) float64 of pixels in [0, 255].
-      covariance: (D, D) float64 of the same, biased.
+      covariance: (E, E) float64 of the same, biased, the mean of those of the grids.
       n: number of images the moments were taken over.
     """
     channels = len(channel_mean)
     shift = np.tile(channel_mean.astype(np.float64), len(mean) // channels)
     scale = np.tile(channel_std.astype(np.float64), len(mean) // channels)
     normalised = (mean / 255.0 - shift) / scale
-    spread = 255.0 * scale
+    spread = 255.0 * scale[: len(covariance)]
     return Preprocessing(
         channel_mean,
         channel_std,
@@ -248,10 +294,19 @@ def fit_preprocessing(images: np.ndarray, whiten: bool) -> Preprocessing:
     Args:
       images: (n, H, W, C) uint8.
       whiten: whether ZCA follows the channel normalisation.
+
+    Raises:
+      InputError: images of this size cannot be whitened.
     """
     mean, std = channel_statistics(images)
     plain = Preprocessing(mean, std, None)
     if not whiten:
         return plain
-    flat = plain.apply(images).reshape(len(images), -1)
-    return Preprocessing(mean, std, zca(*moments(flat), n=len(images)))
+    grid = _grid(images.shape[1:])
+    inputs = plain.apply(images)
+    if grid == 1:
+        return Preprocessing(mean, std, zca(*moments(inputs.reshape(len(images), -1)), len(images)))
+    middle = inputs.mean(axis=0, dtype=np.float64)
+    inputs -= middle.astype(np.float32)
+    _, covariance = moments(np.asarray(split_grids(inputs, grid)))
+    return Preprocessing(mean, std, zca(middle.reshape(-1), covariance, len(images)))

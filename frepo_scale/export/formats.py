@@ -16,7 +16,7 @@ import numpy as np
 from frepo_scale.core.atomic import whole_file, whole_folder
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.places import open_to_read
-from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.data.whitening import Preprocessing, whitened_size
 
 FORMAT = "frepo_scale-distilled-1"
 
@@ -212,6 +212,7 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise InputError(f"{path}: array class_names is {names.shape} {names.dtype}", "K names")
     (n, *_, c), k, d = images.shape, len(names), int(np.prod(images.shape[1:]))
     float32, uint8, int32 = map(np.dtype, (np.float32, np.uint8, np.int32))
+    e = whitened_size(images.shape[1:]) if "whitening_matrix" in arrays else 0
     wanted = {
         "images": (images.shape, float32),
         "labels": ((n, k), float32),
@@ -220,8 +221,8 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         "channel_mean": ((c,), float32),
         "channel_std": ((c,), float32),
         "whitening_mean": ((d,), float32),
-        "whitening_matrix": ((d, d), float32),
-        "whitening_inverse": ((d, d), float32),
+        "whitening_matrix": ((e, e), float32),
+        "whitening_inverse": ((e, e), float32),
     }
     for name, (shape, dtype) in wanted.items():
         if name not in arrays:  # the whitening of a grey set, pixels not made yet

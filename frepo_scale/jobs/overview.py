@@ -10,6 +10,7 @@ from clu import parameter_overview
 
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset
+from frepo_scale.data.whitening import whitened_size
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.state import DistillState, state_shapes
@@ -41,8 +42,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _whitening_bytes(dataset: Dataset) -> int:
-    dim = int(np.prod(dataset.image_shape))
-    return 2 * 4 * dim * dim if dataset.whitened else 0
+    return 2 * 4 * whitened_size(dataset.image_shape) ** 2 if dataset.whitened else 0
 
 
 def written_bytes(

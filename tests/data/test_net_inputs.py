@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from frepo_scale.data import net_inputs
+from frepo_scale.data import net_inputs, whitening_grid
 from frepo_scale.data.net_inputs import NetInputs, replicated, to_net_inputs
 from frepo_scale.data.types import Chosen, Split, everything
 from frepo_scale.data.whitening import fit_preprocessing
@@ -13,8 +13,11 @@ from frepo_scale.parallel.mesh import single_device_mesh
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.parametrize("largest", [64, 3])  # whole, or as 2 x 2 grids
 @pytest.mark.parametrize(("channels", "whiten"), [(1, False), (3, False), (3, True)])
-def test_as_on_the_host(channels, whiten, monkeypatch):
+def test_as_on_the_host(channels, whiten, largest, monkeypatch):
+    monkeypatch.setattr(whitening_grid, "LARGEST_SIDE", largest)
+    monkeypatch.setattr(whitening_grid, "_SMALLEST_SIDE", 3)
     images = RNG.integers(0, 256, (200, 6, 6, channels)).astype(np.uint8)
     part = Split(images, np.arange(200, dtype=np.int32))
     preprocessing = fit_preprocessing(images, whiten)

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frepo_scale.data import whitening
+from frepo_scale.core.errors import InputError
+from frepo_scale.data import whitening, whitening_grid
 from frepo_scale.data.whitening import (
     Preprocessing,
     channel_histogram,
     channel_statistics,
+    empty_preprocessing,
     fit_preprocessing,
     histogram_statistics,
     moments,
@@ -119,3 +121,64 @@ def test_few_images_give_what_the_whole_problem_gives(monkeypatch):
         values, others = (np.linalg.eigvalsh(x.astype(np.float64)) for x in (one, other))
         np.testing.assert_allclose(values, others, rtol=1e-4)
     np.testing.assert_allclose(few.matrix @ few.inverse, np.eye(48), atol=1e-4)
+
+
+@pytest.fixture
+def small_grids(monkeypatch):
+    """8 px images are whitened as 2 x 2 grids of 4 px."""
+    monkeypatch.setattr(whitening_grid, "LARGEST_SIDE", 4)
+    monkeypatch.setattr(whitening_grid, "_SMALLEST_SIDE", 4)
+
+
+def by_definition(images, n):
+    """Whitened (n, 8, 8, 3), matrix (48, 48): ALGORITHM.md section 1, in float64."""
+    x = images / 255.0
+    x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
+    corners = [(slice(None), slice(a, None, 2), slice(b, None, 2)) for a in (0, 1) for b in (0, 1)]
+    parts = [x[corner].reshape(len(x), -1) for corner in corners]
+    covariance = np.mean([np.cov(part.T, bias=True) for part in parts], axis=0)
+    values, vectors = np.linalg.eigh(covariance + 0.1 * np.trace(covariance) / 48 * np.eye(48))
+    values, vectors = values[::-1].copy(), vectors[:, ::-1]
+    values[n:] = 1
+    matrix = (vectors / np.sqrt(values)) @ vectors.T
+    out = np.empty_like(x)
+    for corner, part in zip(corners, parts, strict=True):
+        out[corner] = ((part - part.mean(0)) @ matrix).reshape(len(x), 4, 4, 3)
+    return out, matrix
+
+
+@pytest.mark.parametrize("n", [3, 30, 300])  # 3: the eigenpairs come from the images
+def test_grids_are_whitened_alike(small_grids, n):
+    images = pixels(n, 3, side=8)
+    fitted = fit_preprocessing(images, whiten=True)
+    want, matrix = by_definition(images, n)
+    np.testing.assert_allclose(fitted.whitening.matrix, matrix, atol=1e-4)
+    np.testing.assert_allclose(fitted.apply(images), want, atol=1e-3)
+    np.testing.assert_allclose(fitted.invert(fitted.apply(images)), images / 255.0, atol=2e-5)
+    shapes = {name: array.shape for name, array in fitted.arrays().items()}
+    empty = empty_preprocessing((8, 8, 3), True).arrays()
+    assert shapes == {name: array.shape for name, array in empty.items()}
+
+
+def test_moments_of_pixels_give_the_same_whitening_of_grids(small_grids):
+    images = pixels(300, 3, side=8)
+    flat = images.reshape(300, -1).astype(np.float64)
+    each = [
+        np.cov(images[:, a::2, b::2].reshape(300, -1).T, bias=True)
+        for a in range(2)
+        for b in range(2)
+    ]
+    found = moments_preprocessing(
+        *channel_statistics(images), flat.mean(0), np.mean(each, axis=0), 300
+    )
+    want = fit_preprocessing(images, whiten=True)
+    np.testing.assert_allclose(found.whitening.matrix, want.whitening.matrix, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.apply(images), want.apply(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(97, 97, 3), (128, 64, 3)])
+def test_what_cannot_be_whitened_is_refused(shape):
+    images = np.zeros((2, *shape), np.uint8)
+    with pytest.raises(InputError, match=f"images of {shape[0]}x{shape[1]} pixels cannot"):
+        fit_preprocessing(images, whiten=True)
+    assert fit_preprocessing(images, whiten=False).apply(images).shape == images.shape

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from frepo_scale.data.whitening_grid import grids_per_axis, split_grids
+from frepo_scale.data.whitening_grid import grid_of, grids_per_axis, join_grids, split_grids
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ def test_split_grids():
     np.testing.assert_array_equal(rows[1], images[0, 0::2, 1::2].ravel())
     np.testing.assert_array_equal(rows[4], images[1, 0::2, 0::2].ravel())
     assert split_grids(images, 1).shape == (2, 48)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_join_grids_is_the_inverse(grid):
+    images = np.random.default_rng(0).normal(size=(5, 6, 12, 3))
+    rows = split_grids(images, grid)
+    np.testing.assert_array_equal(join_grids(rows, images.shape, grid), images)
+    assert grid_of(images[0].ravel(), np.zeros((rows.shape[1],) * 2)) == grid

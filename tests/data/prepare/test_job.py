@@ -62,14 +62,27 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
             np.testing.assert_allclose(here[name], there[name], rtol=2e-4, atol=2e-5)
 
 
-def test_large_images_have_grids(tmp_path, run):
-    x = np.random.default_rng(0).integers(0, 256, (12, 72, 72, 1)).astype(np.uint8)
+def large_set(path, side):
+    x = np.random.default_rng(0).integers(0, 256, (12, side, side, 1)).astype(np.uint8)
     y = np.arange(12) % 2
-    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+
+
+def test_large_images_have_grids(tmp_path, run):
+    large_set(tmp_path / "x.npz", 72)
     run(tmp_path / "x.npz", tmp_path / "out", resolution=72)
     with np.load(tmp_path / "out" / "whitening.npz") as found:
         assert found["grid"] == 2 and found["covariance"].shape == (1296, 1296)
-    with pytest.raises(InputError, match="at most 64 pixels"):
+    prepared = PreparedSet.open(tmp_path / "out")
+    kept = prepared.train.at(np.flatnonzero(~prepared.held_out()))
+    here, there = fit_preprocessing(kept, True), prepared.preprocessing(whiten=True)
+    np.testing.assert_allclose(here.apply(kept), there.apply(kept), rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_that_cannot_be_whitened_are_refused_when_they_are_to_be(tmp_path, run):
+    large_set(tmp_path / "x.npz", 67)
+    run(tmp_path / "x.npz", tmp_path / "out", resolution=67)
+    with pytest.raises(InputError, match="67 pixels, which cannot be whitened"):
         PreparedSet.open(tmp_path / "out").preprocessing(whiten=True)
     assert PreparedSet.open(tmp_path / "out").preprocessing(whiten=False).whitening is None
 
