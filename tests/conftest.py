@@ -28,6 +28,29 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+EARLY = pytest.StashKey()
+
+
+def pytest_collection_finish(session):
+    """Starts what the `start_early` of a module with slow tests starts; `early` gives it to them.
+
+    It has a core to itself while the fast tests go on, which come first.
+    """
+    slow = {item.module for item in session.items if item.get_closest_marker("slow")}
+    starts = {module: module.start_early for module in slow if hasattr(module, "start_early")}
+    if session.config.option.collectonly:
+        starts = {}
+    session.stash[EARLY] = {module: begin() for module, begin in starts.items()}
+    for process in filter(None, session.stash[EARLY].values()):
+        session.config.add_cleanup(process.kill)
+
+
+@pytest.fixture(scope="module")
+def early(request):
+    """The process that the module's `start_early` gave, or None."""
+    return request.session.stash[EARLY][request.module]
+
+
 @pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory):
     """A folder for what runs compile."""

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 
-def start(program, *arguments, devices, paths=()):
+def start(program, *arguments, devices, paths=(), niceness=0):
     """The program under way, its output piped; `paths` come first where it imports from."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     given = [*map(str, paths), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in given if path)
     return subprocess.Popen(
-        [sys.executable, str(program), *map(str, arguments)],
+        ["nice", "-n", str(niceness), sys.executable, str(program), *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
