@@ -212,7 +212,10 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise InputError(f"{path}: array class_names is {names.shape} {names.dtype}", "K names")
     (n, *_, c), k, d = images.shape, len(names), int(np.prod(images.shape[1:]))
     float32, uint8, int32 = map(np.dtype, (np.float32, np.uint8, np.int32))
-    e = whitened_size(images.shape[1:]) if "whitening_matrix" in arrays else 0
+    try:
+        e = whitened_size(images.shape[1:]) if "whitening_matrix" in arrays else 0
+    except InputError as error:
+        raise InputError(f"{path}: {error.what}", error.expected, _AGAIN) from error
     wanted = {
         "images": (images.shape, float32),
         "labels": ((n, k), float32),

@@ -1,6 +1,8 @@
 """The loop's order, its rows, and that any stop and resume gives the same run."""
 
 import signal
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -58,6 +60,26 @@ def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
     rows = [e[2] for e in run.of("row") if "loss" in e[2]]
     assert all(r.keys() == {"loss", "target_accuracy", *RATES} for r in rows)
     assert all(type(v) is float and v >= 0 for r in rows for v in r.values())
+
+
+class Watching(Run):
+    """A run whose data see whether the batch before is still held when the next is asked for."""
+
+    def batches(self, start: int) -> Iterator[jax.Array]:
+        self.held: list[bool] = []
+        last: Callable[[], Any] = lambda: None  # noqa: E731
+        for batch in super().batches(start):
+            self.held.append(last() is not None)
+            last = weakref.ref(batch)
+            box = [batch]
+            del batch
+            yield box.pop()
+
+
+def test_a_batch_is_let_go_before_the_next_is_asked_for() -> None:
+    run = Watching()
+    run.train(config_of(log=2, probe=100, save=100), steps=6)
+    assert run.held == [False] * 6
 
 
 _periods = st.integers(1, 6)
