@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from frepo_scale.data.area import area_average
+from frepo_scale.data.jpeg import JpegHead, ordinary_head
 
 # Enough for any photograph; beyond it a small file can ask for all the memory there is.
 MAX_PIXELS = 89_478_485
@@ -146,26 +147,45 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _jpeg(opened: Image.Image, data: bytes, smallest: int) -> np.ndarray | None:
+def _is_turned(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        return _turn(opened) is not None
+
+
+def _jpeg(data: bytes, head: JpegHead, smallest: int) -> np.ndarray | None:
     """An ordinary JPEG as (H, W, 3) uint8 pixels, or as an eighth of that or a multiple of it.
 
-    These are Pillow's pixels, in less time. None where the file is anything but ordinary (CMYK, to
-    be turned, or libjpeg warns of something): what to make of those is Pillow's to say.
+    These are Pillow's pixels, in less time. None where libjpeg warns of something: what to make of
+    that is Pillow's to say.
 
     Args:
-      opened: the file, of which nothing but the head was read.
       data: the file.
+      head: its head.
       smallest: pixels that the shorter side may shrink to; 0: it keeps its size.
     """
-    if opened.format != "JPEG" or opened.mode not in ("L", "RGB") or _turn(opened) is not None:
-        return None
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(
             data, "RGB", min_height=smallest, min_width=smallest
         )
     except ValueError:
         return None
-    return pixels
+    return pixels if smallest or pixels.shape[:2] == head[:2] else None
+
+
+def _any(data: bytes, channels: int | None) -> tuple[np.ndarray, bool]:
+    """An image as Pillow reads it, (H, W, 1 or 3) uint8, and whether it was grey."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        _check_size(opened.height, opened.width)
+        opened.load()
+        turn = _turn(opened)
+        image, grey = _eight_bit(opened if turn is None else opened.transpose(turn))
+        image = image.convert("L" if channels == 1 else "RGB")
+        return np.asarray(image).reshape(image.height, image.width, -1), grey
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels are too many")
 
 
 def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -212,25 +232,20 @@ def decode_image(
         meaning (floating point).
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{opened.width}x{opened.height} pixels are too many")
-            height, width = opened.height, opened.width
+        head = ordinary_head(data) if channels != 1 else None
+        pixels = None
+        if head is not None and not (head.perhaps_turned and _is_turned(data)):
+            height, width, grey, _ = head
+            _check_size(height, width)
             smallest = 0
             if decode == "reduced" and resolution is not None:
                 least = math.ceil(_SPARE * resolution)
                 # Other than by halves, shrinking takes the decoder longer than it saves.
                 smallest = least if min(height, width) >= 2 * least else 0
-            fast = _jpeg(opened, data, smallest) if channels != 1 else None
-            if fast is not None:
-                pixels, grey = fast, opened.mode == "L"
-            else:
-                opened.load()
-                turn = _turn(opened)
-                image, grey = _eight_bit(opened if turn is None else opened.transpose(turn))
-                image = image.convert("L" if channels == 1 else "RGB")
-                pixels = np.asarray(image).reshape(image.height, image.width, -1)
-                height, width = pixels.shape[:2]
+            pixels = _jpeg(data, head, smallest)
+        if pixels is None:
+            pixels, grey = _any(data, channels)
+            height, width = pixels.shape[:2]
     except MemoryError:
         raise  # says nothing about the image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
