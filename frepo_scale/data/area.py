@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 _LARGEST_INT32 = 2**31 - 1
-_KEPT = 64  # shapes of images whose corners are kept: a data set has a few common ones
+_KEPT = 32  # shapes of images whose corners are kept: a data set has a few common ones
 
 
 def area_average(
@@ -37,12 +37,11 @@ def area_average(
     height, width, channels = part.shape
     depth = cv2.CV_32S if 255 * height * width <= _LARGEST_INT32 else cv2.CV_64F
     sums = cv2.integral(part, sdepth=depth).reshape(-1, channels)
-    places, below, beside = _corners(
-        (height, top - y, bottom - y, size[0]), (width, left - x, right - x, size[1])
+    places, shares = _corners(
+        (height, top - y, bottom - y, size[0]), (width, left - x, right - x, size[1]), channels
     )
-    corners = sums.take(places, axis=0).reshape(2, 2, size[0] + 1, -1)
-    at_rows = corners[0] + (corners[1] - corners[0]) * below[:, None]
-    at_edges = at_rows[0] + (at_rows[1] - at_rows[0]) * np.repeat(beside, channels)
+    corners = sums.take(places, axis=0).reshape(shares.shape)
+    at_edges = np.einsum("abij,abij->ij", corners, shares)
     strips = at_edges[1:] - at_edges[:-1]
     means = strips[:, channels:] - strips[:, :-channels]
     means *= size[0] * size[1] / ((bottom - top) * (right - left))
@@ -55,19 +54,21 @@ _Side = tuple[
 
 
 @lru_cache(maxsize=_KEPT)
-def _corners(rows: _Side, columns: _Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which entries of the table lie around each crossing of edges, and where between them it is.
+def _corners(rows: _Side, columns: _Side, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries of the table lie around each crossing of edges, and what each counts there.
 
     Returns:
       Flat places of the entries above and below, left and right of each crossing
-      (2 * 2 * (h + 1) * (w + 1),); how far the edges lie below the former (h + 1,), and right of
-      them (w + 1,), in pixels.
+      (2 * 2 * (h + 1) * (w + 1),); their shares of what the table has between them, of each
+      channel (2, 2, h + 1, (w + 1) * C).
     """
     found = []
     for pixels, start, stop, parts in (rows, columns):
         edges = np.linspace(start, stop, parts + 1)
         before = np.minimum(edges.astype(np.int64), pixels - 1)
-        found.append((np.stack([before, before + 1]), edges - before))
-    (y, below), (x, beside) = found
+        after = edges - before
+        found.append((np.stack([before, before + 1]), np.stack([1 - after, after])))
+    (y, down), (x, across) = found
     places = y[:, None, :, None] * (columns[0] + 1) + x[None, :, None, :]
-    return places.reshape(-1), below, beside
+    shares = down[:, None, :, None] * np.repeat(across, channels, axis=1)[None, :, None, :]
+    return places.reshape(-1), shares
