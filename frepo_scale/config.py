@@ -29,7 +29,7 @@ from frepo_scale.parallel.mesh import MeshConfig
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
 
-RECIPES = Path(__file__).resolve().parent.parent / "gin"
+RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
 BASE = RECIPES / "base" / "frepo.gin"
 
 # The names recipes bind. The classes know nothing of gin.

@@ -235,7 +235,9 @@ def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         case "report":
             return run.report(to_path(options.workdir))
         case _:
-            return run.export(to_path(options.workdir), options.format, Path(options.out))
+            return run.export(
+                to_path(options.workdir), options.format, Path(options.out).expanduser()
+            )
 
 
 def entry() -> None:

@@ -33,6 +33,7 @@ from frepo_scale.jobs.results import (
 from frepo_scale.jobs.supervision import Supervision
 from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import on_first
 
@@ -157,7 +158,7 @@ def evaluate(config: RunConfig, target: Path) -> int:
     A workdir also gets `evaluation.json`; its `result.json` stays as it is.
     """
     exported = read_npz(_finished(target).distilled if is_folder(target) else target)
-    parts = Parts(config)
+    parts = Parts(config, single_device_mesh())  # a pod's result is judged anywhere
     dataset = parts.dataset
     if exported.images.shape[1:] != dataset.image_shape or (
         exported.labels.shape[1] != dataset.num_classes

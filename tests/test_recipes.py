@@ -1,6 +1,7 @@
 """Every recipe: it parses, builds, holds the paper's settings, and asks clearly for its data."""
 
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,15 @@ def test_the_digits_recipes_are_small_and_compare_with_all_data(name):
     assert found.evaluation.full_data is True
 
 
+def test_an_installed_program_has_every_recipe():
+    root = config.RECIPES.resolve().parent
+    package = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    told = package["package-data"]["frepo_scale"]
+    copied = {path for pattern in told for path in (root / "frepo_scale").glob(pattern)}
+    assert copied == set(config.RECIPES.rglob("*.gin"))
+    assert config.BASE in copied and {path.stem for path in copied} > set(RECIPES)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_header_says_what_to_expect(name):
     header = []
@@ -216,7 +226,11 @@ def test_the_header_says_what_to_expect(name):
     told = dict(re.findall(r"^# (\w+): +(\S.*)$", "\n".join(header), re.MULTILINE))
     assert told.keys() >= {"command", "hardware", "time", "accuracy"}
     # Without an argument the script runs the first recipe of a newcomer.
-    named = "launch/local.sh" if name == "digits_ipc1" else f"launch/local.sh {name}.gin"
-    assert f"{told['command']} ".startswith(f"{named} ")
+    launcher = "launch/local.sh" if name == "digits_ipc1" else f"launch/local.sh {name}.gin"
+    found = re.search(r"TPU v5e (\d+)x(\d+)", told["hardware"])
+    if found:  # more than one machine has
+        chips = int(found[1]) * int(found[2])
+        launcher = f"launch/tpu_pod.sh --accelerator-type v5litepod-{chips} {name}.gin"
+    assert f"{told['command']} ".startswith(f"{launcher} ")
     if name in PAPER:
         assert told["accuracy"].startswith(PAPER[name][-1])

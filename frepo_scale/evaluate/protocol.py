@@ -47,6 +47,7 @@ class EvaluationConfig:
       probe_steps: Adam steps of each.
       learning_rate: Adam's.
       batch: at most this many images per step.
+      flip: whether training images may be mirrored; None: as it suits the data set.
       full_data: whether all training data are a baseline too.
       full_data_steps: Adam steps there; 0 takes the same as for the distilled set.
     """
@@ -57,6 +58,7 @@ class EvaluationConfig:
     probe_steps: int = 1_000
     learning_rate: float = 3e-4
     batch: int = 500
+    flip: bool | None = None
     full_data: bool = False
     full_data_steps: int = 0
 
@@ -68,12 +70,29 @@ class EvaluationConfig:
         check_int("PROBE_STEPS", self.probe_steps, low=1)
         check_float("EVAL_LEARNING_RATE", self.learning_rate, low=0.0, open_low=True)
         check_int("Evaluation.batch", self.batch, low=1)
+        if self.flip is not None:
+            check_bool("EVAL_FLIP", self.flip)
         check_bool("FULL_DATA", self.full_data)
         check_int("FULL_DATA_STEPS", self.full_data_steps, low=0)
 
     def steps_for(self, size: int) -> int:
         """Adam steps of the final evaluation of `size` images."""
         return self.steps or steps_by_size(size)
+
+
+def is_guessing(accuracy: float, classes: int, images: int) -> bool:
+    """Whether nets that guess would be as good, within three standard deviations.
+
+    False where so few images were seen that good nets would not stand out either.
+
+    Args:
+      accuracy: the share of the images that were right, in [0, 1].
+      classes: K.
+      images: how many were seen.
+    """
+    chance = 1.0 / classes
+    most = chance + 3.0 * math.sqrt(chance * (1.0 - chance) / images)
+    return accuracy <= most < (1.0 + chance) / 2
 
 
 def steps_by_size(size: int) -> int:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ from frepo_scale.distill.step import make_outer_step
 from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.baselines import RealData, final_scores
 from frepo_scale.evaluate.finished import FinishedNets
+from frepo_scale.evaluate.protocol import is_guessing
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.gallery import save_gallery
 from frepo_scale.jobs.inputs import Inputs
@@ -174,11 +174,11 @@ class Distillation:
 
     def _check_probe(self, step: int, accuracy: float) -> None:
         """Gives up a run whose sets have taught nothing for several probes."""
-        limit, images = self._config.loop.chance_probes, len(self._inputs.held_out)
-        chance = 1.0 / self._parts.dataset.num_classes
-        # Three standard deviations of guessing.
-        above = accuracy > chance + 3.0 * math.sqrt(chance * (1.0 - chance) / images)
-        self._at_chance = 0 if above else self._at_chance + 1
+        limit, dataset = self._config.loop.chance_probes, self._parts.dataset
+        if dataset.placement == "constant":  # of random images nothing can be learned
+            return
+        guessing = is_guessing(accuracy, dataset.num_classes, len(self._inputs.held_out))
+        self._at_chance = self._at_chance + 1 if guessing else 0
         if limit and self._at_chance >= limit:
             self._checkpointer.wait()
             self._give_up(

@@ -21,7 +21,7 @@ from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.models.registry import NetConfig, build_net
 from frepo_scale.ops.preemption import Preemption
-from frepo_scale.parallel.mesh import MeshConfig, build_mesh, check_sizes
+from frepo_scale.parallel.mesh import DATA, MeshConfig, build_mesh, check_sizes
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.loop import LoopConfig
 
@@ -60,11 +60,21 @@ class Source:
 class Parts:
     """The objects of one configuration, built and checked before any compute is spent."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh | None = None) -> None:
+        """Builds and checks.
+
+        Args:
+          config: what is asked for.
+          mesh: where to evaluate only, which any machine can; None: that of the configuration.
+
+        Raises:
+          InputError: anything in the configuration is wrong, or does not fit together.
+        """
         self.config = config
         # First what costs nothing to check: a large data set takes minutes to read.
-        self.mesh: Mesh = build_mesh(config.mesh)
-        check_sizes(self.mesh, config.pool.members, config.data.batch)
+        self.mesh: Mesh = build_mesh(config.mesh) if mesh is None else mesh
+        if mesh is None:
+            check_sizes(self.mesh, config.pool.members, config.data.batch)
         self.dataset: Dataset = load_dataset(config.data, room_of(self.mesh))
         dataset = self.dataset
         if config.evaluation.full_data and dataset.placement in ("stream", "constant"):
@@ -75,7 +85,9 @@ class Parts:
             )
         # Checks IPC against the classes.
         choose_rows(dataset.train.labels, dataset.num_classes, config.distill.ipc, self._key())
-        self.module: nn.Module = build_net(config.net, dataset.num_classes, dataset.image_shape)
+        self.module: nn.Module = build_net(
+            config.net, dataset.num_classes, dataset.image_shape, self.mesh.shape[DATA] > 1
+        )
         self.evaluation_module: nn.Module = build_net(
             config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
         )
@@ -83,7 +95,7 @@ class Parts:
         self.evaluator = Evaluator(
             self.evaluation_module,
             config.evaluation,
-            AugmentConfig(flip=dataset.spec.augment_flip),
+            augmentation(config, dataset),
             config.distill.seed,
             self.preemption,
         )
@@ -114,6 +126,12 @@ class Parts:
         return key_for(self.config.distill.seed, Purpose.SYNTHETIC_INIT)
 
 
+def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
+    """How the nets of an evaluation see their images."""
+    told = config.evaluation.flip
+    return AugmentConfig(flip=dataset.spec.augment_flip if told is None else told)
+
+
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """What somebody else needs to train nets as the result was measured."""
     size = dataset.num_classes * config.distill.ipc
@@ -130,5 +148,5 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "learning_rate": protocol.learning_rate,
         "schedule": "linear warm-up over min(500, steps/2), cosine to 1 %",
         "loss": "mean over the batch of half the squared error to the labels",
-        "augment": vars(AugmentConfig(flip=dataset.spec.augment_flip)),
+        "augment": vars(augmentation(config, dataset)),
     }

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
+from frepo_scale.models.norm import BatchNorm
 
 NETS: dict[str, type[nn.Module]] = {"convnet": ConvNet}
 
@@ -52,17 +53,21 @@ class NetConfig:
         return replace(self, norm="none") if self.norm == "batch" else self
 
 
-def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...]) -> nn.Module:
+def build_net(
+    config: NetConfig, num_classes: int, image_shape: tuple[int, ...], spread: bool = False
+) -> nn.Module:
     """The module, after a dry run of its shapes.
 
     Args:
       config: which net.
       num_classes: K.
       image_shape: (H, W, C).
+      spread: whether a batch will be spread over several devices.
 
     Raises:
-      InputError: the class cannot be imported, a feature map would vanish, or the module does not
-        return (logits (B, K), features (B, d)).
+      InputError: the class cannot be imported, a feature map would vanish, the module does not
+        return (logits (B, K), features (B, d)), or keeps statistics of a spread batch that are not
+        of the whole batch.
     """
     if config.name == "convnet":
         side = smallest_map(image_shape, config.depth)
@@ -91,6 +96,8 @@ def build_net(config: NetConfig, num_classes: int, image_shape: tuple[int, ...])
         ) from error
     if config.name not in NETS:
         _check_outputs(config.name, module, num_classes, image_shape)
+        if spread:
+            _check_statistics(config.name, module, image_shape)
     return module
 
 
@@ -104,6 +111,31 @@ def _output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Any:
     return jax.eval_shape(
         lambda x: module.init_with_output(jax.random.key(0), x, train=False)[0], images
     )
+
+
+def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """Refuses running statistics that another layer than ours keeps: each device's own."""
+    ours: set[tuple[str, ...]] = set()
+
+    def note(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, BatchNorm):
+            ours.add(context.module.path)
+        return method(*args, **kwargs)
+
+    def variables(x: jax.Array) -> Any:
+        with nn.intercept_methods(note):
+            return module.init(jax.random.key(0), x, train=False)
+
+    found = jax.eval_shape(variables, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
+    for path, _ in jax.tree_util.tree_flatten_with_path(found.get("batch_stats", {}))[0]:
+        layer = tuple(key.key for key in path[:-1])
+        if layer not in ours:
+            raise InputError(
+                f"NET = {name!r}: {'/'.join(layer) or 'it'} keeps batch statistics of each"
+                " device's images alone",
+                "statistics of the whole batch, on every mesh",
+                "take frepo_scale.models.norm.BatchNorm, or one device of the data axis",
+            )
 
 
 def _import_class(path: str) -> type[nn.Module]:

@@ -17,6 +17,7 @@ from frepo_scale.evaluate.protocol import (
     STEPS_BY_SIZE,
     EvaluationConfig,
     Evaluator,
+    is_guessing,
     score,
     steps_by_size,
 )
@@ -152,3 +153,25 @@ def test_nets_that_are_done_are_not_trained_again(evaluator, tmp_path, monkeypat
     assert scores() == first and len(trained) == 8
     trained.clear()
     assert scores("other settings") == first and len(trained) == 8
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "classes", "images", "expected"),
+    [
+        (0.10, 10, 1000, True),
+        (0.128, 10, 1000, True),  # 0.1 + 3 sqrt(0.09 / 1000) = 0.1285
+        (0.130, 10, 1000, False),
+        (0.50, 2, 1000, True),
+        (
+            0.80,
+            2,
+            20,
+            False,
+        ),  # too few to tell
+        (0.50, 2, 8, False),
+        (0.001, 1000, 10_000, True),
+        (0.003, 1000, 10_000, False),
+    ],
+)
+def test_what_guessing_would_give(accuracy, classes, images, expected):
+    assert is_guessing(accuracy, classes, images) is expected

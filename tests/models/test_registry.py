@@ -9,6 +9,7 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.models.convnet import ConvNet
+from frepo_scale.models.norm import BatchNorm
 from frepo_scale.models.registry import NetConfig, build_net, feature_dim
 
 SHAPE = (8, 8, 3)
@@ -30,6 +31,26 @@ class Wrong(nn.Module):
         return jnp.zeros((len(x), 99)), x.reshape(len(x), -1)
 
 
+class Normed(nn.Module):
+    num_classes: int
+    ours: bool
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        theirs = nn.BatchNorm(use_running_average=not train)
+        x = BatchNorm()(x, train) if self.ours else theirs(x)
+        features = x.reshape(len(x), -1)
+        return nn.Dense(self.num_classes)(features), features
+
+
+class OursNormed(Normed):
+    ours: bool = True
+
+
+class FlaxNormed(Normed):
+    ours: bool = False
+
+
 class Failing(nn.Module):
     def __call__(self, x, train=False):
         raise RuntimeError("no luck")
@@ -39,6 +60,7 @@ class Failing(nn.Module):
 def nets(monkeypatch):
     module = types.ModuleType("some_nets")
     module.Own, module.Wrong, module.Failing, module.thing = Own, Wrong, Failing, 3
+    module.OursNormed, module.FlaxNormed = OursNormed, FlaxNormed
     monkeypatch.setitem(sys.modules, "some_nets", module)
 
 
@@ -68,6 +90,15 @@ def test_an_own_net_gets_the_fields_it_has():
 def test_other_nets_are_refused(name, message):
     with pytest.raises(InputError, match=message):
         build_net(NetConfig(name=name), 5, SHAPE)
+
+
+def test_statistics_of_a_spread_batch_are_of_the_whole_batch():
+    for spread in (False, True):
+        build_net(NetConfig(name="some_nets.OursNormed"), 5, SHAPE, spread)
+        build_net(NetConfig(name="some_nets.Own"), 5, SHAPE, spread)
+    build_net(NetConfig(name="some_nets.FlaxNormed"), 5, SHAPE)
+    with pytest.raises(InputError, match=r"BatchNorm_0 keeps .* frepo_scale\.models\.norm"):
+        build_net(NetConfig(name="some_nets.FlaxNormed"), 5, SHAPE, spread=True)
 
 
 def test_a_vanishing_map_is_refused_with_the_deepest_possible():
