@@ -36,7 +36,7 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     if is_local(text):
         if looks_like_url(text):
             raise InputError(f"{text} is a URL with a slash missing", _EXPECTED)
-        return Path(path)
+        return Path(path).expanduser()  # the shell leaves the tilde of --workdir=~/runs alone
     if not isinstance(path, str):
         return path  # type: ignore[return-value]  # an epath.Path
     if not text.startswith(_STORES):

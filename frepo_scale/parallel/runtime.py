@@ -42,7 +42,7 @@ _MESSAGE = 64  # bytes
 # How transports say that another process is gone: gloo (CPU), NCCL (GPU), gRPC. A status word comes
 # first; JAX raises some of these as ValueError.
 _LOST_PEER = re.compile(
-    r"[A-Z_]{5,}: .*(Gloo \w+ failed|(closed|reset) by peer|remote process exited)"
+    r"[A-Z_]{5,}: .*(Gloo [\w ]+ failed|(closed|reset) by peer|remote process exited)"
     r"|(UNAVAILABLE|DEADLINE_EXCEEDED): "
     r"|.*(Barrier (failed because|timed out)|heartbeat timeout|[Cc]oordination service agent)",
     re.DOTALL,

@@ -10,10 +10,15 @@ from frepo_scale.core import places
 from frepo_scale.core.errors import InputError
 
 
-@pytest.mark.parametrize("path", ["runs/a", "/runs/a b", ".", "~/c:d", Path("x")])
+@pytest.mark.parametrize("path", ["runs/a", "/runs/a b", ".", "x/~/c:d", Path("x")])
 def test_a_local_path_is_pathlibs(path: str | Path) -> None:
     assert places.is_local(path)
     assert type(places.to_path(path)) is type(Path()) and places.to_path(path) == Path(path)
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert places.to_path("~/runs/a") == Path("/home/somebody/runs/a")
 
 
 def test_a_url_keeps_its_scheme(store: Any) -> None:

@@ -131,6 +131,7 @@ def test_jax_is_not_imported_before_it_is_needed():
     [
         (ValueError("Connection closed by peer"), 1),
         (ValueError("UNKNOWN: Gloo AllGather failed: [x.cc:5] Connection closed by peer"), 42),
+        (JaxRuntimeError("UNKNOWN: Gloo context initialization failed: timed out"), 42),
         (JaxRuntimeError("INTERNAL: NCCL failed:\nremote process exited or network error"), 42),
         (JaxRuntimeError("UNAVAILABLE: socket closed"), 42),
         (JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: x::0."), 42),

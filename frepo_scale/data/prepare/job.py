@@ -106,6 +106,12 @@ def _already(
     print(f"{config.out} is already prepared")
 
 
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _stem(source: Path) -> str:
     """A file's name without what says its form; a folder's name."""
     # A name that is no UTF-8 could not be printed.
@@ -128,7 +134,7 @@ class _Job:
     ) -> None:
         self._config, self._place, self._preemption = config, place, preemption
         self._listing, self._settings = listing, settings
-        self._workers = config.workers or len(os.sched_getaffinity(0))
+        self._workers = config.workers or _usable_cores()
         self._parts = {name: part.shuffled() for name, part in listing.parts.items()}
         self._shape = (config.resolution, config.resolution, listing.channels)
         self._grid = grids_per_axis(config.resolution)
