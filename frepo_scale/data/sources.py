@@ -13,6 +13,7 @@ import numpy as np
 
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.core.places import looks_like_url
 from frepo_scale.data.archive import damage
 from frepo_scale.data.cifar import archive_holds_batches, find_batches, read_batches
 from frepo_scale.data.decode import FITS, to_square
@@ -168,6 +169,13 @@ def _locate(spec: DatasetSpec, data_dir: str | None) -> tuple[str, Path]:
     if not places:
         raise InputError(
             f"data set {spec.name!r} needs a place", spec.form, "name it with --gin.DATA_DIR=PATH"
+        )
+    if looks_like_url(places[0]):
+        raise InputError(
+            f"DATA_DIR = {data_dir} is a URL",
+            f"a local path: {spec.form}",
+            "mount the bucket, or copy the data, on every machine (a pod's: launch/tpu_pod.sh"
+            " --setup) and name the place with --gin.DATA_DIR=PATH",
         )
     there = [Path(place) for place in places if Path(place).exists()]
     for place in there:

@@ -137,7 +137,7 @@ def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(InputError, match=message):
         load(name, None)
-    with pytest.raises(InputError, match=r"not found at gs://b/x: .*--gin\.DATA_DIR=PATH"):
+    with pytest.raises(InputError, match=r"gs://b/x is a URL: expected a local path.*DATA_DIR"):
         load(name, "gs://b/x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.zip").write_bytes(b"")
