@@ -33,7 +33,8 @@ from frepo_scale.jobs.results import (
 from frepo_scale.jobs.supervision import Supervision
 from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.ops.workdir import Workdir
-from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.parallel.compiled import keep_compiled
+from frepo_scale.parallel.mesh import platform_of, single_device_mesh
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import on_first
 
@@ -83,6 +84,7 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
         parts = Parts(config)
         check_same_data(parts.dataset)
         on_first(lambda: _open(place, supervision, parts, source))
+        keep_compiled(place.compiled, platform_of(parts.mesh))
         parts.preemption.install()
         parts.preemption.on_look = supervision.alive
         try:

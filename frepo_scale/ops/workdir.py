@@ -53,6 +53,7 @@ class Workdir:
         self.finished_nets = self.root / "evaluation_progress.json"
         self.owner = self.root / "owner.json"
         self.ledger = self.root / "attempts"
+        self.compiled = self.root / "compiled"
 
     @property
     def finished(self) -> bool:
