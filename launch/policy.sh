@@ -10,6 +10,11 @@
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
+# Of a worker whose --setup script failed (tpu_pod.sh): no signal's, and restartable as those are, since
+# a mount or a copy may succeed the next time.
+# shellcheck disable=SC2034
+SETUP_FAILED=200
+
 # Wrong input: what it is, what was expected, how to mend it; nothing was changed.
 refuse() {
   say "$*"
@@ -138,6 +143,8 @@ workdir_of() {
     before=$word
   done
   if [[ -n $workdir ]]; then
+    # The shell leaves the tilde of --workdir=~/run alone, the program does not.
+    if [[ $workdir == \~/* ]]; then workdir=$HOME/${workdir:2}; fi
     printf '%s\n' "$workdir"
   elif [[ -n $recipe && $recipe != -* ]]; then
     recipe=${recipe##*/}

@@ -86,11 +86,14 @@ remote() {
   tpu tpu-vm ssh "--worker=$worker" "--command=$(show "$@")"
 }
 
-# The same with launch/tpu_worker.sh.
+# The same with launch/tpu_worker.sh; what installs or starts something gets the variables of --env.
 worker() {
-  local which=$1
+  local which=$1 with=()
   shift
-  remote "$which" bash frepo_scale/code/launch/tpu_worker.sh "$@"
+  case $1 in
+    prepare | start) if ((${#variables[@]})); then with=(env "${variables[@]}"); fi ;;
+  esac
+  remote "$which" ${with[@]+"${with[@]}"} bash frepo_scale/code/launch/tpu_worker.sh "$@"
 }
 
 # Puts what the workers said into `states`, by their number; `heard` is how many spoke.
@@ -170,7 +173,7 @@ delete_pod() {
   return 1
 }
 
-# Copies the code (and the recipe, if it lies elsewhere) to every worker.
+# Copies the code (and the recipe, if it lies elsewhere, and the script of --setup) to every worker.
 ship() {
   local unpack
   say "copying the code to every worker"
@@ -194,6 +197,11 @@ ship() {
     mkdir -p -- "$scratch/launch_recipe"
     cp -- "$recipe_file" "$scratch/launch_recipe/" || return 1
     pack+=(-C "$scratch" launch_recipe)
+  fi
+  if [[ -n $setup ]]; then
+    mkdir -p -- "$scratch/launch_setup"
+    cp -- "$setup" "$scratch/launch_setup/setup.sh" || return 1
+    pack+=(-C "$scratch" launch_setup)
   fi
   if [[ -n $dry ]]; then
     show "${pack[@]}"

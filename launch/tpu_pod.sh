@@ -27,6 +27,13 @@ settings, as an option or in the environment:
   --runtime-version RUNTIME_VERSION     (v2-alpha-tpuv5-lite)
 
 options:
+  --setup SCRIPT        run: a bash script of this machine, run on every worker before the program, in
+                        every attempt and on new machines, too: to mount or copy the data, say. It
+                        must do when run again, and finds DATA_DIR (if given) in its environment.
+                        Where it fails no program starts: 2 stops all, any other code is restarted
+                        like a lost machine.
+  --env NAME=VALUE      run: a variable for the installation, SCRIPT and the program on every worker;
+                        as often as needed. No secrets: it is in the command lines.
   --create              run: ask for the machines if they are not there
   --recreate            run: delete and ask again, as often as they are taken away (and --create)
   --provision KIND      spot, on-demand, or flex-start, which needs --max-hours (default: spot)
@@ -58,7 +65,7 @@ workdir=${WORKDIR:-} data_dir=${DATA_DIR:-}
 accelerator_type=${ACCELERATOR_TYPE:-v5litepod-16}
 runtime_version=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}
 create='' recreate='' delete_when_done='' dry='' provision=spot wait_hours=6 max_seconds=0
-poll=20 grace=150 attempts=$ATTEMPTS which=0 recipe='' recipe_file=''
+poll=20 grace=150 attempts=$ATTEMPTS which=0 recipe='' recipe_file='' setup='' variables=()
 
 read_arguments() {
   command=run
@@ -86,6 +93,19 @@ read_arguments() {
           --project) project=$2 ;;
           --workdir) workdir=$2 ;;
           --data-dir) data_dir=$2 ;;
+          --setup)
+            if [[ ! -f $2 || ! -r $2 ]]; then
+              refuse "--setup '$2' is not there or cannot be read: expected a bash script, as in" \
+                "--setup mount_data.sh"
+            fi
+            setup=$2
+            ;;
+          --env)
+            if [[ ! $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
+              refuse "--env '$2' will not do: expected NAME=VALUE, as in --env TF_CPP_MIN_LOG_LEVEL=0"
+            fi
+            variables+=("$2")
+            ;;
           --accelerator-type) accelerator_type=$2 ;;
           --runtime-version) runtime_version=$2 ;;
           --provision) provision=$2 ;;
@@ -143,6 +163,8 @@ check() {
   esac
   if [[ $command == run ]]; then
     check_run
+  elif [[ -n $setup ]] || ((${#variables[@]})); then
+    refuse "$command starts no program: --setup and --env are for run"
   elif ((${#arguments[@]})); then
     refuse "'${arguments[0]}' is too much: $command takes options only"
   fi
@@ -175,6 +197,9 @@ check_run() {
     recipe=launch_recipe/${recipe##*/}
   else
     refuse "recipe '$recipe' is not there: expected a .gin file, or the name of one under $root/gin"
+  fi
+  if [[ -n $setup && -n $data_dir ]]; then # first: --env may name another
+    variables=("DATA_DIR=$data_dir" ${variables[@]+"${variables[@]}"})
   fi
 }
 

@@ -196,7 +196,7 @@ follow() {
         lost | none) codes+=(137) ;; # its machine was started anew, or does not answer
         *)
           codes+=("$word")
-          if ((word != 0)) && ! restartable "$word"; then fatal=yes; fi
+          if ((word == SETUP_FAILED)) || { ((word != 0)) && ! restartable "$word"; }; then fatal=yes; fi
           ;;
       esac
     done
@@ -209,7 +209,7 @@ follow() {
       ended_at=$SECONDS
     fi
     # The others find out by themselves when a process died, unless they are busy with something
-    # else. What failed will not be started again: they need not go on.
+    # else. What failed will not be started again, or never started: they need not go on.
     if [[ -n $fatal ]] || { [[ -n $ended_at ]] && ((SECONDS - ended_at >= grace)); }; then
       say "a worker ended: stopping the others"
       stop_all 30
@@ -221,11 +221,11 @@ follow() {
   done
 }
 
-show_failure() { # the end of the log of the worker that ended with `code`
+show_failure() { # the end of the log of the first worker that ended with $1
   local number
   for number in "${!states[@]}"; do
-    if [[ ${states[number]} == "$code" ]]; then
-      say "worker $number ended with $code; the end of its log:"
+    if [[ ${states[number]} == "$1" ]]; then
+      say "worker $number ended with $1; the end of its log:"
       if worker "$number" log 1; then tail -n 30 -- "$scratch/out" >&2; fi
       return 0
     fi
@@ -252,6 +252,7 @@ run_pod() {
     attempt=$((attempt + 1))
     if { [[ -n $ready ]] || set_up || set_up_again; } && follow "$id-$attempt"; then
       if [[ -n $dry ]]; then return 0; fi
+      show_failure "$SETUP_FAILED"
     else
       ask_state tpu-vm
       if ! gone; then exit 1; fi
@@ -262,7 +263,7 @@ run_pod() {
     note_step
     say "attempt $attempt: code $code, $(saved_words "$step")${unasked:+ before; now unknown}"
     if ! restartable "$code"; then
-      if ((code != 0)); then show_failure; fi
+      if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
     if ((stalls >= attempts)); then

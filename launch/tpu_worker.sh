@@ -8,7 +8,8 @@ usage() {
 usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
 
   prepare                      makes .venv with the TPU packages
-  start ID WORKDIR ARGS...     starts `frepo-scale distill ARGS...` detached, as the attempt ID
+  start ID WORKDIR ARGS...     starts `frepo-scale distill ARGS...` detached, as the attempt ID, after
+                               launch_setup/setup.sh if that was shipped
   report [ID]                  prints "frepo-worker NUMBER STATE": the exit code of the attempt,
                                running, lost (it ended without a code) or none
   busy                         whether an attempt is running
@@ -127,24 +128,47 @@ upload() {
   esac || printf 'frepo_scale: the log could not be copied to %s\n' "$to"
 }
 
-attempt() { # in a session of its own; $1 the workdir, then the program's arguments
-  local child code seconds=0
-  workdir=$1
-  shift
-  printf '%s %s\n' "$$" "$(boot)" >"$run/pid.new"
-  mv -- "$run/pid.new" "$run/pid"
-  # A stop signals the whole group, the program included: here it only must not end the waiting.
-  trap : TERM INT HUP
-  # Set already only where the workers are told about each other otherwise.
-  if [[ -z ${FREPO_COORDINATOR:-} ]]; then export FREPO_CLUSTER=auto; fi
-  cd -- "$root"
-  "$venv/bin/frepo-scale" distill "$@" &
+# Runs "$@" until it ends, the log uploaded now and then; sets `code`.
+run_child() {
+  local child
+  "$@" &
   child=$!
   while kill -0 "$child" 2>/dev/null; do
     rest 1
     if ((++seconds % 300 == 0)); then upload || true; fi
   done
   if wait "$child"; then code=0; else code=$?; fi
+}
+
+# Runs the script of --setup, if one was shipped; sets `code`, 0 if the program may start.
+run_setup() {
+  local script=$root/launch_setup/setup.sh
+  code=0
+  if [[ ! -e $script ]]; then return 0; fi
+  run_child bash "$script"
+  if [[ -n $stopped ]]; then
+    code=143 # it may have ended well, but nothing must start any more
+  elif ((code == 2)); then
+    say "the setup script ended with 2, wrong input: it is not tried again"
+  elif ((code)); then
+    say "the setup script failed with $code: counted as a lost attempt"
+    code=$SETUP_FAILED
+  fi
+}
+
+attempt() { # in a session of its own; $1 the workdir, then the program's arguments
+  local code seconds=0 stopped=''
+  workdir=$1
+  shift
+  printf '%s %s\n' "$$" "$(boot)" >"$run/pid.new"
+  mv -- "$run/pid.new" "$run/pid"
+  # A stop signals the whole group, the program included: here it only must not end the waiting.
+  trap 'stopped=yes' TERM INT HUP
+  # Set already only where the workers are told about each other otherwise.
+  if [[ -z ${FREPO_COORDINATOR:-} ]]; then export FREPO_CLUSTER=auto; fi
+  cd -- "$root"
+  run_setup
+  if ((code == 0)); then run_child "$venv/bin/frepo-scale" distill "$@"; fi
   mkdir -p -- "$run/new"
   printf '%s\n' "$code" >"$run/new/worker-$number.exit"
   upload "$run/new/worker-$number.exit" || true # first: with the code known, the machine may go

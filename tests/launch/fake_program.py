@@ -46,7 +46,7 @@ else:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 (place / "checkpoints").mkdir(parents=True, exist_ok=True)
-watched = ("FREPO_", "CUDA_VISIBLE", "SLURM_", "JAX_PLATFORMS", "NCCL_")
+watched = ("FREPO_", "CUDA_VISIBLE", "SLURM_", "JAX_", "NCCL_")
 called = {
     "arguments": arguments,
     "environment": {n: v for n, v in os.environ.items() if n.startswith(watched)},

@@ -109,7 +109,7 @@ def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place()
     head = TEXT.split("apiVersion", 1)[0]
     explained = re.findall(r"^#   ([A-Z_]+)  ", head, re.MULTILINE)
     assert sorted(explained) == sorted(
-        ["IMAGE", "SERVICE_ACCOUNT", "WORKDIR", "DATA_FOLDER", "RECIPE", "GPU_MODEL"]
+        ["IMAGE", "SERVICE_ACCOUNT", "WORKDIR", "DATA_BUCKET", "DATA_FOLDER", "RECIPE", "GPU_MODEL"]
     )
     # As the file says to: without g, so a placeholder must be alone and first on its line.
     edits = [f"-es|{name}|{name.lower().replace('_', '-')}-x|" for name in explained]
@@ -124,8 +124,22 @@ def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place()
             "frepo-scale", "distill", "recipe-x", "--workdir", "workdir-x",
             "--gin.DATA_DIR=data-folder-x",
         ]  # fmt: skip
+        [volume] = pod["volumes"]
+        assert volume["csi"]["volumeAttributes"]["bucketName"] == "data-bucket-x"
+        assert container(jobset)["volumeMounts"][0]["mountPath"] == "data-folder-x"
         assert pod["nodeSelector"].get("cloud.google.com/gke-accelerator", "gpu-model-x") \
             == "gpu-model-x"  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_data_are_mounted_where_the_program_looks(jobsets, name):
+    pod = job(jobsets[name])["template"]
+    [volume], [mount] = pod["spec"]["volumes"], container(jobsets[name])["volumeMounts"]
+    assert mount["name"] == volume["name"] and mount["readOnly"] and volume["csi"]["readOnly"]
+    assert f"--gin.DATA_DIR={mount['mountPath']}" in container(jobsets[name])["command"]
+    # Without the annotation GKE adds no container for the driver, and the pod waits for ever.
+    assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -159,6 +159,14 @@ def test_the_workdir_is_taken_from_the_arguments(bench, given, step):
     assert result.code == 3 and f"attempt 1: code 3, saved step {step}\n" in result.err, result
 
 
+def test_a_tilde_in_the_workdir_is_the_home(bench):
+    (bench.cwd / "home/w/checkpoints/12").mkdir(parents=True)
+    result = bench.run(
+        "supervise.sh", "--", "true", "distill", "x", "--workdir=~/w", HOME=str(bench.cwd / "home")
+    )
+    assert "saved step 12" in result.err, result
+
+
 def test_steps_with_leading_zeros_are_decimal(bench):
     (bench.cwd / "w/checkpoints/0089").mkdir(parents=True)
     assert "saved step 89" in bench.run(

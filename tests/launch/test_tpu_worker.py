@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,16 @@ def test_prepare_fetches_a_python_where_there_is_none_and_installs_for_tpus(benc
     ]
     again = bench.run("tpu_worker.sh", "prepare", **environment)
     assert again.code == 0 and len(log.read_text().splitlines()) == 3, again
+
+
+def test_what_it_installs_is_enough_for_a_workdir_on_a_store():
+    """`check_checkpoints` refuses gs:// without google-cloud-storage."""
+    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    wanted, seen = ["frepo-scale[tpu]"], set()
+    while wanted:
+        name, _, extra = wanted.pop().partition("[")
+        seen.add(name.partition(">")[0])
+        if name == "frepo-scale":
+            wanted += extras[extra.rstrip("]")]
+    assert {"jax", "google-cloud-storage", "google-cloud-storage-control"} <= seen
