@@ -51,6 +51,7 @@ WRONG = {
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]},
+    "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
         name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE", "DATA", "DATA_PLACEMENT"]
     },
