@@ -112,6 +112,17 @@ _ALL = (
         "tiny-imagenet-200 unpacked (train/<wnid>/images/*.JPEG, val/images/*.JPEG, "
         f"val/val_annotations.txt) or in a .tar[.gz], or {_ANY}",
     ),
+    *(
+        _colour(
+            name,
+            10,
+            128,
+            f"{name}2 unpacked (train/<wnid>/*.JPEG, val/<wnid>/*.JPEG) or in a .tar[.gz] or .tgz,"
+            f" what frepo-scale prepare makes of it, or {_ANY}",
+            any_size=True,
+        )
+        for name in ("imagenette", "imagewoof")
+    ),
     _colour("imagenet1k", 1000, 64, f"what frepo-scale prepare makes, or {_ANY}", any_size=True),
     DatasetSpec("folder", None, None, None, True, True, (), _ANY, any_size=True),
     DatasetSpec("npz", None, None, None, True, True, (), _ANY, any_size=True),

@@ -37,7 +37,7 @@ class LoopConfig:
         after the last step.
       save_every: a checkpoint is written; also after the last step.
       profile_at: steps after a start or restart at which a profile of a few is taken; 0: none.
-      save_minutes: a checkpoint is also written at the first logged step this long after the last.
+      save_minutes: a checkpoint is also written this long after the last one.
       keep_every: checkpoints at multiples of this are never removed; 0: only the newest are kept.
       watchdog_minutes: without a sign of life for so long the process ends itself; 0: never.
       chance_probes: so many probes in a row at chance end the run; 0: none do.
@@ -126,7 +126,7 @@ def train(
     in_flight: deque[jax.Array] = deque()
     saved = start if start else -1
     shown: dict[str, float] = {}  # of the last probe
-    speed, saving = _Speed(), _Saving(config)
+    speed, saving = _Speed(), _Saving(config, start)
 
     with Progress("distil", steps, start) as progress:
 
@@ -169,7 +169,7 @@ def train(
                 with ledger.during("checkpoint"):
                     job.save(state, done, probed)
                 ledger.saved(done)
-                saving.mark()
+                saving.mark(done)
                 saved = done
             if stop or last:
                 break
@@ -204,24 +204,33 @@ def _rates(row: Metrics | dict[str, float]) -> dict[str, float]:
 
 
 class _Saving:
-    """When a checkpoint is due: by steps, and by process 0's clock at steps that are logged."""
+    """When a checkpoint is due: by steps, and by process 0's clock.
 
-    def __init__(self, config: LoopConfig) -> None:
+    Processes agree when to look at the clock next, so that few steps wait for their word: in half
+    of the steps that fit until it is time, at most `log_every`.
+    """
+
+    def __init__(self, config: LoopConfig, start: int) -> None:
         self._config = config
-        self.mark()
+        self.mark(start)
 
-    def mark(self) -> None:
-        """A checkpoint was written."""
-        self._time = time.monotonic()
+    def mark(self, done: int) -> None:
+        """A checkpoint was written after `done` steps."""
+        self._step, self._time, self._look_at = done, time.monotonic(), done + 1
 
     def due(self, done: int) -> bool:
-        """Whether one is due after `done` steps; collective at steps that are logged."""
+        """Whether one is due after `done` steps; collective where the clock is looked at."""
         config = self._config
-        if done % config.log_every == 0:
-            late = time.monotonic() - self._time >= 60.0 * config.save_minutes
-            if agree(int(late)):
-                return True
-        return done % config.save_every == 0
+        if done % config.save_every == 0:
+            return True
+        if done != self._look_at:
+            return False
+        passed = time.monotonic() - self._time
+        left = 60.0 * config.save_minutes - passed
+        ahead = left / max(passed, 1e-9) * (done - self._step) / 2
+        wait = agree(max(1, int(min(ahead, config.log_every))) if left > 0 else 0)
+        self._look_at = done + wait
+        return wait == 0
 
 
 class _Speed:

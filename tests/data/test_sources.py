@@ -66,6 +66,8 @@ def test_the_specs() -> None:
         "cifar10": (10, 32, 3),
         "cifar100": (100, 32, 3),
         "tiny_imagenet": (200, 64, 3),
+        "imagenette": (10, 128, 3),
+        "imagewoof": (10, 128, 3),
         "imagenet1k": (1000, 64, 3),
         "folder": (None, None, None),
         "npz": (None, None, None),
@@ -129,7 +131,9 @@ def test_the_next_usual_place_is_tried(tmp_path: Path, monkeypatch: pytest.Monke
     assert load("fashion_mnist", None).origin == str(system)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet1k"])
+@pytest.mark.parametrize(
+    "name", ["mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenette", "imagenet1k"]
+)
 def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = (

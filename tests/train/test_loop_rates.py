@@ -65,7 +65,7 @@ def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
     }
 
 
-def test_the_clock_saves_at_logged_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_saves_between_logged_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
     run = Run()
@@ -75,13 +75,36 @@ def test_the_clock_saves_at_logged_steps(monkeypatch: pytest.MonkeyPatch) -> Non
         return run.step(state, batch)
 
     config = LoopConfig(
-        log_every=2, probe_every=100, save_every=1000, profile_at=0, save_minutes=1.0
+        log_every=100, probe_every=100, save_every=1000, profile_at=0, save_minutes=1.0
     )
-    run.train(config, 12, step=step)
-    # 60 seconds after the start, and after each save: three steps, then the next logged one.
-    assert run.numbers("save") == [4, 8, 12]
+    run.train(config, 11, step=step)
+    # The first step that ends 60 seconds after the start, or after a save; and the last step.
+    assert run.numbers("save") == [3, 6, 9, 11]
     clock[0] -= 3600.0  # a clock that jumps back only makes it later
-    assert run.train(config, 12).step == 12
+    assert run.train(config, 11).step == 11
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 7.0])
+def test_few_steps_look_at_the_clock_and_none_looks_late(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, looks = [100.0], []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop, "agree", lambda value: looks.append(value) or value)
+    run = Run()
+
+    def step(state: Any, batch: Any) -> Any:
+        clock[0] += seconds
+        return run.step(state, batch)
+
+    config = LoopConfig(
+        log_every=50, probe_every=10_000, save_every=10_000, profile_at=0, save_minutes=1.0
+    )
+    run.train(config, 400, step=step)
+    between = -(-60.0 // seconds)
+    expected = [step for step in range(1, 400) if step % between == 0]
+    assert run.numbers("save") == [*expected, 400]
+    assert len(looks) <= 400 / 50 + 8 * len(run.numbers("save"))
 
 
 def test_a_line_of_a_log_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
