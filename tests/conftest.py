@@ -32,15 +32,18 @@ EARLY = pytest.StashKey()
 
 
 def pytest_collection_finish(session):
-    """Starts what the `start_early` of a module with slow tests starts; `early` gives it to them.
+    """Starts what a module's `start_early` starts for its slow tests; `early` gives it to them.
 
-    It has a core to itself while the fast tests go on, which come first.
+    It goes on beside the fast tests, which come first and leave a core idle. `start_early` is given
+    the names of the functions that are to run, and returns a process or None.
     """
-    slow = {item.module for item in session.items if item.get_closest_marker("slow")}
-    starts = {module: module.start_early for module in slow if hasattr(module, "start_early")}
+    slow = {}
+    for item in session.items:
+        if item.get_closest_marker("slow") and hasattr(item.module, "start_early"):
+            slow.setdefault(item.module, set()).add(item.function.__name__)
     if session.config.option.collectonly:
-        starts = {}
-    session.stash[EARLY] = {module: begin() for module, begin in starts.items()}
+        slow = {}
+    session.stash[EARLY] = {module: module.start_early(names) for module, names in slow.items()}
     for process in filter(None, session.stash[EARLY].values()):
         session.config.add_cleanup(process.kill)
 

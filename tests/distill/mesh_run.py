@@ -1,7 +1,7 @@
-"""Runs outer steps on given meshes in this process and prints their losses as one JSON line.
+"""Runs outer steps on given meshes in this process and prints their losses, a JSON line a group.
 
-A program of its own: the number of devices is fixed when JAX starts. Arguments: a JSON list of
-cases; then, for several processes, coordinator address, number of processes and own number.
+A program of its own: the number of devices is fixed when JAX starts. Arguments: a JSON object of
+groups of cases; then, for several processes, coordinator address, their number and the own one.
 """
 
 import json
@@ -109,16 +109,16 @@ def losses(case):
 
 
 def main():
-    cases = json.loads(sys.argv[1])
     if len(sys.argv) > 2:
         address, count, own = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
         jax.distributed.initialize(address, count, own, initialization_timeout=60)
-    results = []
-    for case in cases:
-        with jax.enable_x64(case.get("dtype", "float64") == "float64"):
-            results.append(losses(case))
-    # Gloo writes on standard output too: the result has a mark of its own.
-    print("RESULT " + json.dumps(results), flush=True)
+    for group, cases in json.loads(sys.argv[1]).items():
+        results = []
+        for case in cases:
+            with jax.enable_x64(case.get("dtype", "float64") == "float64"):
+                results.append(losses(case))
+        # Gloo writes on standard output too: results have a mark of their own.
+        print("RESULT " + json.dumps({group: results}), flush=True)
 
 
 if __name__ == "__main__":

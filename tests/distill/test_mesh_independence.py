@@ -15,21 +15,64 @@ from processes import finished, free_address, start
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("mesh_run.py")
 
+FOUR = {"members": 4, "steps": 30}
+EIGHT = {"members": 8, "width": 4, "flip": False}
+PRIMAL = {"members": 1, "width": 2, "size": 45, "form": "primal", "online": 11, "ridge": 1e-4}
+FACTORED = {"members": 2, "width": 2, "size": 45, "flip": False, "ridge": 1e-4, "steps": 15}
+BLOCKED = FACTORED | {"factorisation": "blocked", "block": 4}
+SPREAD = BLOCKED | {"distribute_above": 0}
+FLOAT32 = {"members": 2, "dtype": "float32", "ridge": 1e-3}
+
+
+def on_meshes(case, *meshes):
+    return [case | {"mesh": mesh} for mesh in meshes]
+
+
+# What these tests need of one process with eight devices, where the first case is the measure.
+CASES = {
+    "test_pool_axis": on_meshes(FOUR, [1, 1], [2, 2], [4, 2]),
+    "test_pool_axis_alone": on_meshes(EIGHT, [1, 1], [8, 1]),
+    "test_primal_minibatch_and_chunks": [
+        *on_meshes(PRIMAL, [1, 1], [1, 8]),
+        *on_meshes(PRIMAL | {"chunk": 4}, [1, 8]),
+        *on_meshes(PRIMAL | {"chunk": 7}, [1, 1]),
+        *on_meshes(PRIMAL | {"form": "dual"}, [1, 4]),
+    ],
+    "test_spread_factorisation": [
+        *on_meshes(FACTORED, [1, 1]),
+        *on_meshes(BLOCKED, [1, 2]),
+        *on_meshes(SPREAD, [1, 8], [2, 4]),
+        *on_meshes(SPREAD | {"form": "primal"}, [1, 4]),
+    ],
+    "test_float32": on_meshes(FLOAT32, [1, 1], [1, 8], [2, 4]),
+}
+
+
+def start_early(tests):
+    """Runs them beside the fast tests, in the order of the tests; see `conftest`."""
+    wanted = {test: CASES[test] for test in CASES if test in tests}
+    return start(PROGRAM, json.dumps(wanted), devices=8, niceness=19) if wanted else None
+
 
 def result(process):
-    (line,) = [x for x in finished(process).splitlines() if x.startswith("RESULT ")]
-    return json.loads(line.removeprefix("RESULT "))
+    """What it found, by group."""
+    found = {}
+    for line in finished(process).splitlines():
+        if line.startswith("RESULT "):
+            found |= json.loads(line.removeprefix("RESULT "))
+    return found
 
 
-def run(cases, *arguments, devices=8):
-    return result(start(PROGRAM, json.dumps(cases), *arguments, devices=devices))
+@pytest.fixture(scope="module")
+def on_eight_devices(early):
+    return result(early)
 
 
 def run_in_two_processes(cases):
     """What both found: they must agree to the bit."""
-    address, text = free_address(), json.dumps(cases)
+    address, text = free_address(), json.dumps({"": cases})
     pair = [start(PROGRAM, text, address, 2, own, devices=4) for own in (0, 1)]
-    first, second = [result(process) for process in pair]
+    first, second = [result(process)[""] for process in pair]
     assert first == second
     return first
 
@@ -46,10 +89,10 @@ def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
     One run goes on from its checkpoints on 8, 4 and 1 devices and in two processes with 4 each.
     """
     case = {"members": 1}
-    meshes = [case | {"mesh": [1, data]} for data in (1, 2, 4, 8)]
+    meshes = on_meshes(case, [1, 1], [1, 2], [1, 4], [1, 8])
     moving = case | {"checkpoints": str(tmp_path)}
     parts = [moving | {"mesh": [1, data], "steps": to} for data, to in ((8, 7), (4, 15), (1, 22))]
-    found = run([*meshes, *parts])
+    found = result(start(PROGRAM, json.dumps({"": [*meshes, *parts]}), devices=8))[""]
     assert found[0]["resets"] >= 3
     whole, moved = found[: len(meshes)], found[len(meshes) :]
     two, last = run_in_two_processes([case | {"mesh": [1, 8]}, moving | {"mesh": [1, 8]}])
@@ -59,58 +102,35 @@ def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
     assert max(differences(whole)) <= 1e-12, differences(whole)
 
 
-def test_pool_axis():
-    case = {"members": 4, "steps": 30}
-    found = run([case | {"mesh": mesh} for mesh in ([1, 1], [2, 2], [4, 2])])
+def test_pool_axis(on_eight_devices):
+    found = on_eight_devices["test_pool_axis"]
     assert found[0]["resets"] >= 6
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
-def test_pool_axis_alone():
-    case = {"members": 8, "width": 4, "flip": False}
-    found = run([case | {"mesh": mesh} for mesh in ([1, 1], [8, 1])])
+def test_pool_axis_alone(on_eight_devices):
+    found = on_eight_devices["test_pool_axis_alone"]
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
-def test_primal_minibatch_and_chunks():
+def test_primal_minibatch_and_chunks(on_eight_devices):
     """More rows than features, online minibatches that do not divide, chunks of unequal size."""
-    case = {"members": 1, "width": 2, "size": 45, "form": "primal", "online": 11, "ridge": 1e-4}
-    found = run(
-        [
-            case | {"mesh": [1, 1]},
-            case | {"mesh": [1, 8]},
-            case | {"mesh": [1, 8], "chunk": 4},
-            case | {"mesh": [1, 1], "chunk": 7},
-            case | {"mesh": [1, 4], "form": "dual"},
-        ]
-    )
+    found = on_eight_devices["test_primal_minibatch_and_chunks"]
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-def test_spread_factorisation():
+def test_spread_factorisation(on_eight_devices):
     """The blocked factorisation, whole and spread over the axis, in both forms; then two processes.
 
     N = 45, d = 64, blocks of 4: the last block is partly padding and devices hold several.
     """
-    case = {"members": 2, "width": 2, "size": 45, "flip": False, "ridge": 1e-4, "steps": 15}
-    blocked = case | {"factorisation": "blocked", "block": 4}
-    spread = blocked | {"distribute_above": 0}
-    found = run(
-        [
-            case | {"mesh": [1, 1]},
-            blocked | {"mesh": [1, 2]},
-            spread | {"mesh": [1, 8]},
-            spread | {"mesh": [2, 4]},
-            spread | {"mesh": [1, 4], "form": "primal"},
-        ]
-    )
-    found += run_in_two_processes([spread | {"mesh": [2, 4]}])
+    found = on_eight_devices["test_spread_factorisation"]
+    found = [*found, *run_in_two_processes(on_meshes(SPREAD, [2, 4]))]
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-def test_float32():
-    case = {"members": 2, "dtype": "float32", "ridge": 1e-3}
-    found = run([case | {"mesh": mesh} for mesh in ([1, 1], [1, 8], [2, 4])])
+def test_float32(on_eight_devices):
+    found = on_eight_devices["test_float32"]
     raised = np.array([np.array(f["losses"])[:, 2] for f in found])
     assert not raised.any()
     assert max(differences(found)) <= 1e-3, differences(found)

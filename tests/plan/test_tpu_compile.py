@@ -21,8 +21,8 @@ BLOCK_ROW = 256 * 10_240 * 4
 MIB = 2**20
 
 
-def start_early():
-    """Compiles beside the fast tests, which use one core; see `conftest`."""
+def start_early(tests):
+    """Compiles beside the fast tests; see `conftest`."""
     if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
         return None
     return start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART], niceness=19)
