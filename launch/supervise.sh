@@ -148,6 +148,10 @@ while [[ -z $stopping ]]; do
       "($(words)); last code $code"
     exit "$code"
   fi
-  rest $((pause * (11 * stalls + 1)))
+  # In short naps: a signal that comes just before one is noticed after it.
+  for ((naps = pause * (11 * stalls + 1); naps > 0; naps--)); do
+    if [[ -n $stopping ]]; then break; fi
+    rest 1
+  done
 done
 exit "$code"
