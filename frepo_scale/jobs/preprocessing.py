@@ -1,6 +1,7 @@
 """The preprocessing of a run: fitted once, kept in its workdir with the name of its data."""
 
 import contextlib
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,12 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.places import open_to_read
 from frepo_scale.data.dataset import Dataset
-from frepo_scale.data.whitening import Preprocessing, empty_preprocessing
+from frepo_scale.data.whitening import Preprocessing, empty_preprocessing, whitened_size
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.runtime import agree, all_true, process_count
 from frepo_scale.parallel.share import of_first, on_first
+
+_LARGE = 4096  # dimensions whose eigenvectors take a while
 
 # What reading an absent or damaged .npz can raise.
 _DAMAGE: tuple[type[Exception], ...] = (
@@ -52,10 +55,14 @@ def other_data(place: Workdir, dataset: Dataset, there: str) -> InputError:
 
 
 def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
-    """From the workdir, else fitted and left there: a 64 px whitening takes minutes."""
+    """From the workdir, else fitted and left there: a 64 px whitening takes minutes; this is told."""
     # What cannot be read is made again: it is a function of the data.
     with contextlib.suppress(*_DAMAGE), _stored(place) as stored:
         return Preprocessing.from_arrays(dict(stored))
+    size = whitened_size(dataset.image_shape) if dataset.whitened else 0
+    if size >= _LARGE:
+        line = f"frepo-scale: whitening: eigenvectors in {size} dimensions, up to ten minutes, once"
+        print(line, file=sys.stderr, flush=True)
     fitted = dataset.fit_preprocessing()
     with whole_file(place.preprocessing) as file:
         arrays = {"dataset": np.array(dataset.fingerprint)} | fitted.arrays()

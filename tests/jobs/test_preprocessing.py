@@ -1,0 +1,78 @@
+"""The preprocessing of a run: fitted once, kept, made again where it cannot be read."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
+from frepo_scale.jobs import preprocessing
+from frepo_scale.jobs.preprocessing import check_data, stored_preprocessing
+from frepo_scale.ops.workdir import Workdir
+
+RNG = np.random.default_rng(0)
+
+
+class Set(SimpleNamespace):
+    """As much of a data set as is asked here; counts how often it is fitted."""
+
+    fingerprint, origin, fits = "ab" * 32, "here", 0
+
+    def fit_preprocessing(self) -> Preprocessing:
+        self.fits += 1
+        return fit_preprocessing(self.images, self.whitened)
+
+
+@pytest.fixture
+def place(tmp_path) -> Workdir:
+    return Workdir(tmp_path)
+
+
+def made(side=4, channels=3, whitened=True) -> Set:
+    images = RNG.integers(0, 256, (64, side, side, channels)).astype(np.uint8)
+    return Set(images=images, image_shape=images.shape[1:], whitened=whitened)
+
+
+def test_it_is_fitted_once(place):
+    data = made()
+    first, second = (stored_preprocessing(place, data).arrays() for _ in range(2))
+    assert data.fits == 1
+    assert first.keys() == second.keys() and "whitening_matrix" in first
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no more"])
+def test_what_cannot_be_read_is_made_again(place, damage):
+    data = made()
+    first = stored_preprocessing(place, data)
+    place.preprocessing.write_bytes(damage)
+    second = stored_preprocessing(place, data)
+    assert data.fits == 2
+    np.testing.assert_array_equal(first.whitening.matrix, second.whitening.matrix)
+
+
+def test_other_data_are_refused(place):
+    data = made()
+    check_data(place, data)  # nothing there yet
+    stored_preprocessing(place, data)
+    check_data(place, data)
+    data.fingerprint = "cd" * 32
+    with pytest.raises(InputError, match=r"not those .* was started with.*abababababab.*cdcdcd"):
+        check_data(place, data)
+
+
+def test_a_long_wait_is_told_once_and_a_short_one_never(place, monkeypatch, capsys):
+    stored_preprocessing(place, made())
+    assert capsys.readouterr().err == ""
+    place.preprocessing.unlink()
+    monkeypatch.setattr(preprocessing, "_LARGE", 48)
+    data = made()
+    stored_preprocessing(place, data)
+    told = capsys.readouterr().err
+    assert told.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
+    assert told.count("\n") == 1
+    stored_preprocessing(place, data)  # kept
+    place.preprocessing.unlink()
+    stored_preprocessing(place, made(channels=1, whitened=False))
+    assert capsys.readouterr().err == ""
