@@ -55,7 +55,7 @@ def other_data(place: Workdir, dataset: Dataset, there: str) -> InputError:
 
 
 def stored_preprocessing(place: Workdir, dataset: Dataset) -> Preprocessing:
-    """From the workdir, else fitted and left there: a 64 px whitening takes minutes; this is told."""
+    """From the workdir, else fitted and left there; told where it takes minutes, as at 64 px."""
     # What cannot be read is made again: it is a function of the data.
     with contextlib.suppress(*_DAMAGE), _stored(place) as stored:
         return Preprocessing.from_arrays(dict(stored))
