@@ -133,6 +133,8 @@ run_child() {
   local child
   "$@" &
   child=$!
+  # A stop that came just before it was there to be signalled with its group.
+  if [[ -n $stopped ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
   while kill -0 "$child" 2>/dev/null; do
     rest 1
     if ((++seconds % 300 == 0)); then upload || true; fi
