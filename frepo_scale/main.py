@@ -195,7 +195,7 @@ def _code_of(error: Exception, command: str) -> int:
 def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     # Imported late: --help and wrong arguments answer at once.
     from frepo_scale import config, run
-    from frepo_scale.core.places import is_local, to_path
+    from frepo_scale.core.paths import is_local, to_path
     from frepo_scale.ops.workdir import KERNELS
     from frepo_scale.parallel.determinism import make_deterministic
     from frepo_scale.parallel.runtime import initialize

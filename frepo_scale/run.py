@@ -9,7 +9,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.identity import scientific_settings, settings_sha256
-from frepo_scale.core.places import is_file, is_folder, is_local
+from frepo_scale.core.paths import is_file, is_folder, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.prepare.job import prepare as prepare_set
 from frepo_scale.data.prepare.settings import PrepareConfig

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from fake_run import RATES
 
-from frepo_scale.core.places import to_path
+from frepo_scale.core.paths import to_path
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 from frepo_scale.ops import tensorboard
-from frepo_scale.ops.ownership import Ownership
+from frepo_scale.ops.lock import WorkdirLock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
@@ -134,7 +134,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
 
 
 def test_a_second_run_on_the_same_url_is_refused(bucket, capsys):
-    owner = Ownership(to_path(URL) / "owner.json", renew_every=1e6)
+    owner = WorkdirLock(to_path(URL) / "owner.json", renew_every=1e6)
     owner.acquire()
     before = dict(bucket.objects)
     assert main(command(URL)) == 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import is_local, looks_like_url, store_errors, to_path
+from frepo_scale.core.paths import is_local, looks_like_url, store_errors, to_path
 
 _PARTIAL = ".partial-"
 _NAMED = 100  # characters of the target's name: with them a name must not become too long

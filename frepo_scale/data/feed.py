@@ -24,7 +24,7 @@ from frepo_scale.core.types import Batch
 from frepo_scale.data.net_inputs import Constants, to_net_inputs
 from frepo_scale.data.pipeline import GlobalOrder, host_batches, host_rows
 from frepo_scale.data.types import Rows
-from frepo_scale.ops.children import born_deaf
+from frepo_scale.ops.workers import signals_blocked
 from frepo_scale.parallel.mesh import DATA, POOL, over
 
 _AHEAD = 2  # batches on the devices before they are asked for: transfers hide behind the step
@@ -101,7 +101,7 @@ def _ahead(batches: grain.IterDataset) -> "grain.DatasetIterator":
     """What Grain yields, made some batches ahead on a thread of its own."""
     ahead = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_AHEAD)
     iterator = iter(ahead)
-    with born_deaf():  # Grain's workers are started by that thread
+    with signals_blocked():  # Grain's workers are started by that thread
         iterator.start_prefetch()
     return iterator
 

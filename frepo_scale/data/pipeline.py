@@ -18,7 +18,7 @@ from absl import flags
 
 from frepo_scale.core.types import Batch
 from frepo_scale.data.types import Rows, Split
-from frepo_scale.ops.children import leave_signals_to_parent
+from frepo_scale.ops.workers import ignore_signals_end_with_parent
 
 _PREFETCH = 4  # batches
 _THREADS_IN_MEMORY = 1  # gathering is a memory copy: more threads only contend with the step
@@ -135,4 +135,4 @@ def host_batches(
 
 
 def _begin(worker: int, workers: int) -> None:
-    leave_signals_to_parent()
+    ignore_signals_end_with_parent()

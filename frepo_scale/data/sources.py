@@ -13,7 +13,7 @@ import numpy as np
 
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError, nearest
-from frepo_scale.core.places import looks_like_url
+from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.archive import damage
 from frepo_scale.data.cifar import archive_holds_batches, find_batches, read_batches
 from frepo_scale.data.decode import FITS, to_square

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.atomic import whole_file
-from frepo_scale.core.places import read_bytes
+from frepo_scale.core.paths import read_bytes
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.parallel.runtime import agree, is_first
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file, whole_folder
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import open_to_read
+from frepo_scale.core.paths import open_to_read
 from frepo_scale.data.whitening import Preprocessing, whitened_size
 
 FORMAT = "frepo_scale-distilled-1"

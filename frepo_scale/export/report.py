@@ -10,7 +10,7 @@ from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import read_bytes
+from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve
 from frepo_scale.export.page import fill_page

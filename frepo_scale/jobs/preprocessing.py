@@ -10,7 +10,7 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import open_to_read
+from frepo_scale.core.paths import open_to_read
 from frepo_scale.data.dataset import Dataset
 from frepo_scale.data.whitening import Preprocessing, empty_preprocessing, whitened_size
 from frepo_scale.ops.workdir import Workdir

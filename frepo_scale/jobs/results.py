@@ -8,7 +8,7 @@ from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import children, is_file, is_folder, read_bytes
+from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
 from frepo_scale.export.account import account
 from frepo_scale.export.report import format_table, write_report
 from frepo_scale.ops.goodput import read_ledger

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import jax
 
-from frepo_scale.core.places import is_local
+from frepo_scale.core.paths import is_local
 from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, Ledger
-from frepo_scale.ops.ownership import Ownership
+from frepo_scale.ops.lock import WorkdirLock
 from frepo_scale.ops.watchdog import Watchdog
 from frepo_scale.ops.workdir import STUCK, Workdir
 from frepo_scale.parallel.runtime import is_first
@@ -31,7 +31,7 @@ class Supervision:
           watchdog_minutes: silence after which a process is taken for stuck; 0: never.
         """
         self._place = place
-        self._owner = Ownership(place.owner) if is_first() else None
+        self._owner = WorkdirLock(place.owner) if is_first() else None
         self.ledger = Ledger(place.ledger if is_first() else None)
         # Written by a process that hangs: what takes more than the kernel is left out.
         self._stacks: Path | None = None

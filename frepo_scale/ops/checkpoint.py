@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from frepo_scale.core.errors import RunError
-from frepo_scale.core.places import is_local
+from frepo_scale.core.paths import is_local
 from frepo_scale.ops.digest import array_labels, digest_words, digests, labelled
 from frepo_scale.parallel.runtime import all_true
 

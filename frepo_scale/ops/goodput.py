@@ -17,7 +17,7 @@ from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import children, read_bytes
+from frepo_scale.core.paths import children, read_bytes
 
 CATEGORIES = ("compile", "data", "step", "probe", "checkpoint", "evaluation", "other")
 FINISHED, PREEMPTED, DIVERGED = "finished", "preempted", "diverged"

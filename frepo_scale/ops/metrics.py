@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from frepo_scale.core.atomic import whole_file
-from frepo_scale.core.places import is_local, read_bytes
+from frepo_scale.core.paths import is_local, read_bytes
 
 
 class MetricWriter(Protocol):

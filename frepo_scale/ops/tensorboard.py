@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from frepo_scale.core.places import is_local
+from frepo_scale.core.paths import is_local
 
 PROFILED_STEPS = 5
 

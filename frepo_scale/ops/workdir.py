@@ -9,7 +9,7 @@ from typing import Any
 from frepo_scale.core.atomic import remove_leftovers, whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import differences
-from frepo_scale.core.places import (
+from frepo_scale.core.paths import (
     check_checkpoints,
     children,
     is_file,

@@ -10,7 +10,7 @@ import pytest
 
 from frepo_scale.core.atomic import remove_leftovers, whole_file, whole_folder, whole_path
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import to_path
+from frepo_scale.core.paths import to_path
 
 
 def test_file_is_written_with_parents_and_usual_permissions(tmp_path: Path) -> None:

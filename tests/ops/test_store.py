@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.core.places import to_path
+from frepo_scale.core.paths import to_path
 from frepo_scale.ops import tensorboard
 from frepo_scale.ops.goodput import FINISHED, Ledger, read_ledger
+from frepo_scale.ops.lock import WorkdirLock
 from frepo_scale.ops.metrics import JsonlWriter, read_jsonl
-from frepo_scale.ops.ownership import Ownership
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
 
 
@@ -47,7 +47,7 @@ def test_a_resumed_run_goes_on_with_the_rows_up_to_its_step(root):
 
 def test_one_owner_at_a_time(root, store):
     path = root / "owner.json"
-    first, second = (Ownership(path, renew_every=1e6, sleep=lambda s: None) for _ in range(2))
+    first, second = (WorkdirLock(path, renew_every=1e6, sleep=lambda s: None) for _ in range(2))
     first.acquire()
     with pytest.raises(InputError, match=r"workdir gs://bucket/run is in use by process \d+ on"):
         second.acquire()
@@ -67,15 +67,15 @@ def test_one_owner_at_a_time(root, store):
 
 def test_of_two_that_start_at_once_the_last_to_write_wins(root):
     path = root / "owner.json"
-    second = Ownership(path, renew_every=1e6, sleep=lambda s: None)
-    first = Ownership(path, renew_every=1e6, sleep=lambda s: second._replace(path.read_bytes()))
+    second = WorkdirLock(path, renew_every=1e6, sleep=lambda s: None)
+    first = WorkdirLock(path, renew_every=1e6, sleep=lambda s: second._replace(path.read_bytes()))
     with pytest.raises(InputError, match="in use"):
         first.acquire()
     assert json.loads(path.read_bytes())["token"] == second._token
 
 
 def test_a_renewal_that_the_store_fails_is_made_up_for(root, store, monkeypatch):
-    owner = Ownership(root / "owner.json", renew_every=1e6, sleep=lambda s: None)
+    owner = WorkdirLock(root / "owner.json", renew_every=1e6, sleep=lambda s: None)
     owner.acquire()
     before = store.objects["bucket/run/owner.json"]
     with monkeypatch.context() as patch:

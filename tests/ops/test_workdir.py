@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.places import to_path
+from frepo_scale.core.paths import to_path
 from frepo_scale.ops.workdir import Workdir
 
 _SETTINGS: dict[str, Any] = {"distill.ipc": 10, "distill.seed": 0, "net.norm": "batch"}

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.ops.children import born_deaf, leave_signals_to_parent
+from frepo_scale.ops.workers import ignore_signals_end_with_parent, signals_blocked
 
 _POLL_SECONDS = 0.5  # how soon a stop is noticed while no worker reports
 Task = TypeVar("Task")
@@ -23,7 +23,7 @@ Work = Callable[[Any, Callable[[int], None]], Any]
 
 def _serve(work: Work, connection: Connection) -> None:
     """The worker: does what it is sent until there is no more."""
-    leave_signals_to_parent()
+    ignore_signals_end_with_parent()
     try:
         while True:
             number, task = connection.recv()
@@ -96,7 +96,7 @@ class _Pool:
     def __init__(self, work: Work, count: int) -> None:
         context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads
         self._processes: dict[Connection, BaseProcess] = {}
-        with born_deaf():
+        with signals_blocked():
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(work, theirs), daemon=True)

@@ -87,7 +87,7 @@ def test_a_stop_does_not_wait_for_tasks():
 
 
 @pytest.mark.slow
-def test_workers_are_born_deaf_to_stops():
+def test_workers_are_blocked_for_stops():
     """A signal to the whole group must not end a worker that is still importing."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     (mask, _) = run_tasks(work, [("mask", 0), ("square", 1)], 2, lambda images: None)

@@ -6,27 +6,27 @@ from typing import Any
 import fake_store
 import pytest
 
-from frepo_scale.core import places
+from frepo_scale.core import paths
 from frepo_scale.core.errors import InputError
 
 
 @pytest.mark.parametrize("path", ["runs/a", "/runs/a b", ".", "x/~/c:d", Path("x")])
 def test_a_local_path_is_pathlibs(path: str | Path) -> None:
-    assert places.is_local(path)
-    assert type(places.to_path(path)) is type(Path()) and places.to_path(path) == Path(path)
+    assert paths.is_local(path)
+    assert type(paths.to_path(path)) is type(Path()) and paths.to_path(path) == Path(path)
 
 
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert places.to_path("~/runs/a") == Path("/home/somebody/runs/a")
+    assert paths.to_path("~/runs/a") == Path("/home/somebody/runs/a")
 
 
 def test_a_url_keeps_its_scheme(store: Any) -> None:
-    place = places.to_path("gs://bucket/runs/a")
-    assert not places.is_local(place) and not places.is_local("gs://bucket")
+    place = paths.to_path("gs://bucket/runs/a")
+    assert not paths.is_local(place) and not paths.is_local("gs://bucket")
     assert str(place / "b" / "c.txt") == "gs://bucket/runs/a/b/c.txt"
     assert place.name == "a" and str(place.parent) == "gs://bucket/runs"
-    assert places.to_path(place) is place
+    assert paths.to_path(place) is place
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_url_keeps_its_scheme(store: Any) -> None:
 )
 def test_other_urls_are_refused(url: str | Path) -> None:
     with pytest.raises(InputError, match=r"URL.*a local path, or a URL that begins with gs://"):
-        places.to_path(url)
+        paths.to_path(url)
 
 
 @pytest.mark.parametrize("error", [ImportError("no gcsfs"), fake_store.Refused("no\nbucket")])
@@ -46,43 +46,43 @@ def test_a_store_that_does_not_answer_is_one_line(
 
     monkeypatch.setattr(store, "exists", fail)
     with pytest.raises(InputError, match=r"gs://b/x cannot be used \(no .*TensorFlow"):
-        places.to_path("gs://b/x")
+        paths.to_path("gs://b/x")
 
 
 def test_reading_is_the_same_here_and_there(store: Any, tmp_path: Path) -> None:
-    for root in (tmp_path, places.to_path("gs://bucket/run")):
+    for root in (tmp_path, paths.to_path("gs://bucket/run")):
         for name in ("one", "two"):
             (root / name).write_bytes(name.encode())
-        assert sorted(p.name for p in places.children(root)) == ["one", "two"]
-        assert places.read_bytes(root / "one") == b"one"
-        with places.open_to_read(root / "two") as file:
+        assert sorted(p.name for p in paths.children(root)) == ["one", "two"]
+        assert paths.read_bytes(root / "one") == b"one"
+        with paths.open_to_read(root / "two") as file:
             file.seek(1)
             assert file.read() == b"wo"
-        assert places.is_file(root / "one") and not places.is_file(root)
-        assert places.is_folder(root) and not places.is_folder(root / "one")
-        places.remove(root / "one")
-        assert not places.is_file(root / "one")
+        assert paths.is_file(root / "one") and not paths.is_file(root)
+        assert paths.is_folder(root) and not paths.is_folder(root / "one")
+        paths.remove(root / "one")
+        assert not paths.is_file(root / "one")
         with pytest.raises(FileNotFoundError):
-            places.read_bytes(root / "one")
-    assert places.children(places.to_path("gs://bucket/none")) == []
+            paths.read_bytes(root / "one")
+    assert paths.children(paths.to_path("gs://bucket/none")) == []
     store.put("bucket/marked/", b"")
-    assert places.children(places.to_path("gs://bucket/marked")) == []
+    assert paths.children(paths.to_path("gs://bucket/marked")) == []
 
 
 def test_errors_of_a_store_are_those_of_a_file_system(store: Any, tmp_path: Path) -> None:
-    place = places.to_path("gs://bucket/x")
-    with pytest.raises(OSError, match="no permission"), places.store_errors(place):
+    place = paths.to_path("gs://bucket/x")
+    with pytest.raises(OSError, match="no permission"), paths.store_errors(place):
         raise fake_store.Refused("no\n permission")
     for kept in (FileNotFoundError(), InputError("a", "b")):
-        with pytest.raises(type(kept)) as caught, places.store_errors(place):
+        with pytest.raises(type(kept)) as caught, paths.store_errors(place):
             raise kept
         assert caught.value is kept
-    with pytest.raises(fake_store.Refused), places.store_errors(tmp_path):
+    with pytest.raises(fake_store.Refused), paths.store_errors(tmp_path):
         raise fake_store.Refused
 
 
 def test_the_fake_refuses_what_stores_cannot_do(store: Any) -> None:
-    place = places.to_path("gs://bucket/run")
+    place = paths.to_path("gs://bucket/run")
     (place / "a").write_bytes(b"x")
     for act in (
         lambda: (place / "a").open("a"),

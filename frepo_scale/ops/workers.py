@@ -16,7 +16,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def born_deaf() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Processes and threads started in the block, and by those threads, have the signals blocked.
 
     A worker imports for seconds before it can say that it ignores them. What arrives here
@@ -30,7 +30,7 @@ def born_deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals_to_parent() -> None:
+def ignore_signals_end_with_parent() -> None:
     """To be called first thing in a worker: ignores the signals, and ends when its parent does."""
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)

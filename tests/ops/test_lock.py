@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.ops import ownership as module
-from frepo_scale.ops.ownership import Ownership
+from frepo_scale.ops.lock import WorkdirLock
 
-PROGRAM = Path(__file__).with_name("ownership_run.py")
+PROGRAM = Path(__file__).with_name("lock_run.py")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def own(path):
     made = []
 
     def make(**settings):
-        made.append(Ownership(path, renew_every=1e6, **({"sleep": lambda s: None} | settings)))
+        made.append(WorkdirLock(path, renew_every=1e6, **({"sleep": lambda s: None} | settings)))
         return made[-1]
 
     yield make
@@ -182,21 +182,21 @@ def test_the_wait_is_long_against_a_slow_store(own, monkeypatch):
         now[0] += 0.4
         return True
 
-    monkeypatch.setattr(Ownership, "_replace", slow)
+    monkeypatch.setattr(WorkdirLock, "_replace", slow)
     with pytest.raises(InputError):
         own(sleep=waits.append, timer=lambda: now[0]).acquire()
     assert waits == [pytest.approx(4.0)]
 
 
 def test_a_record_that_changes_between_look_and_writing_is_judged_again(own, path, monkeypatch):
-    original, owner = Ownership._replace, own()
+    original, owner = WorkdirLock._replace, own()
 
     def late(self, expected):
         if self is owner and expected is None:
             own().acquire()  # another one of this live process
         return original(self, expected)
 
-    monkeypatch.setattr(Ownership, "_replace", late)
+    monkeypatch.setattr(WorkdirLock, "_replace", late)
     with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
         owner.acquire()
     assert os.listdir(path.parent) == ["owner.json"]
@@ -251,7 +251,7 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_run(own, path):
 
 
 def test_the_thread_renews(path):
-    owner = Ownership(path, renew_every=0.02)
+    owner = WorkdirLock(path, renew_every=0.02)
     owner.acquire()
     deadline = threading.Event()
     for _ in range(500):

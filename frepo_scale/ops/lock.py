@@ -29,14 +29,14 @@ from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.core.places import is_local, read_bytes, remove
+from frepo_scale.core.paths import is_local, read_bytes, remove
 
 _LOOK_EVERY = 1.0  # seconds, while watching a record from elsewhere
 _LEAST_SETTLE = 0.25  # seconds between writing and reading again, at least
 _SETTLE_FACTOR = 10.0  # of the time from the look to the end of the writing
 
 
-class Ownership:
+class WorkdirLock:
     """The right of this process to write a workdir; ends with `release` or the process."""
 
     def __init__(

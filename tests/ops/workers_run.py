@@ -5,11 +5,11 @@ import os
 import signal
 import time
 
-from frepo_scale.ops.children import born_deaf, leave_signals_to_parent
+from frepo_scale.ops.workers import ignore_signals_end_with_parent, signals_blocked
 
 
 def work(pipe):
-    leave_signals_to_parent()
+    ignore_signals_end_with_parent()
     for _ in range(2):
         pipe.send(os.getpid())
         time.sleep(0.5)
@@ -23,7 +23,7 @@ def main():
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     worker = context.Process(target=work, args=(theirs,), daemon=True)
-    with born_deaf():
+    with signals_blocked():
         worker.start()
         theirs.close()
     os.killpg(0, signal.SIGTERM)  # while it imports

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_signals_to_the_group_are_the_parents_and_its_death_is_the_workers_too():
-    program = Path(__file__).with_name("children_run.py")
+    program = Path(__file__).with_name("workers_run.py")
     process = subprocess.Popen(
         [sys.executable, program], stdout=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.ops.ownership import Ownership
+from frepo_scale.ops.lock import WorkdirLock
 
-ownership = Ownership(Path(sys.argv[1]))
+ownership = WorkdirLock(Path(sys.argv[1]))
 print("READY", flush=True)
 sys.stdin.readline()
 try:
