@@ -10,14 +10,14 @@ from pathlib import Path
 from frepo_scale.core.errors import InputError
 from frepo_scale.ops.lock import WorkdirLock
 
-ownership = WorkdirLock(Path(sys.argv[1]))
+lock = WorkdirLock(Path(sys.argv[1]))
 print("READY", flush=True)
 sys.stdin.readline()
 try:
-    ownership.acquire()
+    lock.acquire()
 except InputError as error:
     print("REFUSED", error, flush=True)
 else:
     print("OWNER", flush=True)
     sys.stdin.readline()
-    ownership.release()
+    lock.release()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.ops import ownership as module
+from frepo_scale.ops import lock as module
 from frepo_scale.ops.lock import WorkdirLock
 
 PROGRAM = Path(__file__).with_name("lock_run.py")
