@@ -5,12 +5,12 @@ Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on th
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.data.held_out import held_out_rows
 from frepo_scale.data.noise import noise_set
 from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
@@ -20,48 +20,58 @@ from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
 FITS = ("crop", "squash")
-_OPERATIONAL = {"operational": True}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which real images, and how they arrive.
+    """The real images, and how they reach the devices."""
 
-    Attributes:
-      name: a data set of `frepo_scale.data.sources.SPECS`.
-      directory: where it is, or None for the usual places.
-      resolution: side in pixels images of differing sizes are brought to; None: the data set's.
-      fit: how they become squares, "crop" or "squash".
-      skip_unreadable: how many undecodable images may be left out.
-      batch: target batch, B.
-      images: "real", or "synthetic" for random ones of the same shape.
-      placement: where the target images lie during a run, one of `placement.PLACEMENTS`.
-      workers: processes that read streamed images; 0 reads on threads.
-    """
-
-    name: str
-    directory: str | None = field(default=None, metadata=_OPERATIONAL)
-    resolution: int | None = None
-    fit: str = "crop"
-    skip_unreadable: int = 0
-    batch: int = 1024
-    images: str = "real"
-    placement: str = field(default="auto", metadata=_OPERATIONAL)
-    workers: int = field(default=0, metadata=_OPERATIONAL)
+    name: str = setting(macro="DATASET", help="the data set, such as cifar10")
+    directory: str | None = setting(
+        None,
+        "DATA_DIR",
+        "path of the data set; None: the usual paths, see the README",
+        operational=True,
+    )
+    resolution: int | None = setting(
+        None,
+        "RESOLUTION",
+        "side of the images in pixels; None: as the data set has it",
+        low=1,
+        high=LARGEST_SIDE,
+    )
+    fit: str = setting(
+        "crop", "FIT", "how images of differing sizes become squares: crop | squash", choices=FITS
+    )
+    skip_unreadable: int = setting(
+        0, "SKIP_UNREADABLE", "this many images that cannot be decoded are skipped", low=0
+    )
+    batch: int = setting(1024, "BATCH", "target images per net and outer step", low=1)
+    images: str = setting(
+        "real",
+        "DATA_SOURCE",
+        "real | noise; noise: random pixels, to measure what the input costs",
+        choices=("real", "noise"),
+    )
+    placement: str = setting(
+        "auto",
+        "DATA_PLACEMENT",
+        "where the target images are during a run: memory | device | stream | auto",
+        choices=PLACEMENTS,
+        operational=True,
+    )
+    workers: int = setting(
+        0,
+        "DATA_WORKERS",
+        "processes that read a streamed set; 0: threads",
+        low=0,
+        operational=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuses unknown data sets and impossible values."""
+        """Raises InputError for an unknown data set or a value out of its bounds."""
         spec_for(self.name)
-        if self.directory is not None and not isinstance(self.directory, str):
-            raise InputError(f"DATA_DIR = {self.directory!r}", "a path, or None")
-        if self.resolution is not None:
-            check_int("RESOLUTION", self.resolution, low=1, high=LARGEST_SIDE)
-        check_choice("FIT", self.fit, FITS)
-        check_int("SKIP_UNREADABLE", self.skip_unreadable, low=0)
-        check_int("BATCH", self.batch, low=1)
-        check_choice("DATA", self.images, ("real", "synthetic"))
-        check_choice("DATA_PLACEMENT", self.placement, PLACEMENTS)
-        check_int("DATA_WORKERS", self.workers, low=0)
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
         the recipe wants it.
     """
     spec = spec_for(config.name)
-    if config.images == "synthetic":
+    if config.images == "noise":
         raw, placement = noise_set(spec, config.resolution), "constant"
     else:
         raw, placement = _load(config, room)

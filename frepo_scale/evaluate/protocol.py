@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from frepo_scale.core.checks import check_bool, check_float, check_int
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig
@@ -38,42 +38,33 @@ STEPS_BY_SIZE = (
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How distilled sets are judged.
+    """How distilled sets are judged."""
 
-    Attributes:
-      nets: fresh nets of a final number.
-      steps: Adam steps of each; 0 takes `STEPS_BY_SIZE`.
-      probe_nets: fresh nets of a probe.
-      probe_steps: Adam steps of each.
-      learning_rate: Adam's.
-      batch: at most this many images per step.
-      flip: whether training images may be mirrored; None: as it suits the data set.
-      full_data: whether all training data are a baseline too.
-      full_data_steps: Adam steps there; 0 takes the same as for the distilled set.
-    """
-
-    nets: int = 5
-    steps: int = 0
-    probe_nets: int = 5
-    probe_steps: int = 1_000
-    learning_rate: float = 3e-4
-    batch: int = 500
-    flip: bool | None = None
-    full_data: bool = False
-    full_data_steps: int = 0
+    nets: int = setting(5, "EVAL_NETS", "fresh nets of a final number", low=1)
+    steps: int = setting(
+        0, "EVAL_STEPS", "Adam steps of each; 0: as in the paper, by number of images", low=0
+    )
+    probe_nets: int = setting(5, "PROBE_NETS", "fresh nets of a probe", low=1)
+    probe_steps: int = setting(1_000, "PROBE_STEPS", "Adam steps of each", low=1)
+    learning_rate: float = setting(
+        3e-4, "EVAL_LEARNING_RATE", "Adam, for nets of evaluations and probes", above=0
+    )
+    batch: int = setting(500, "", "largest batch of a step", low=1)
+    flip: bool | None = setting(
+        None,
+        "EVAL_FLIP",
+        "training images may be mirrored; None: as it suits the data set",
+    )
+    full_data: bool = setting(
+        False, "FULL_DATA", "nets are also trained on all real images, for comparison"
+    )
+    full_data_steps: int = setting(
+        0, "FULL_DATA_STEPS", "Adam steps there; 0: as for the distilled set", low=0
+    )
 
     def __post_init__(self) -> None:
-        """Refuses impossible values."""
-        check_int("EVAL_NETS", self.nets, low=1)
-        check_int("EVAL_STEPS", self.steps, low=0)
-        check_int("PROBE_NETS", self.probe_nets, low=1)
-        check_int("PROBE_STEPS", self.probe_steps, low=1)
-        check_float("EVAL_LEARNING_RATE", self.learning_rate, low=0.0, open_low=True)
-        check_int("Evaluation.batch", self.batch, low=1)
-        if self.flip is not None:
-            check_bool("EVAL_FLIP", self.flip)
-        check_bool("FULL_DATA", self.full_data)
-        check_int("FULL_DATA_STEPS", self.full_data_steps, low=0)
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
 
     def steps_for(self, size: int) -> int:
         """Adam steps of the final evaluation of `size` images."""

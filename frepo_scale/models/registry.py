@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
 from frepo_scale.models.norm import BatchNorm
 
@@ -26,22 +26,21 @@ class NetConfig:
         class is built with those of `num_classes, width, depth, norm` it has fields for; its
         `__call__(images, train)` returns (logits (B, K), features (B, d)), and BatchNorm-like
         statistics live in the collection `batch_stats`.
-      width: channels of the first layer.
-      depth: number of convolution blocks.
-      norm: one of batch, layer, group, instance, none.
     """
 
-    name: str = "convnet"
-    width: int = 128
-    depth: int = 3
-    norm: str = "batch"
+    name: str = setting(
+        "convnet", "NET", "convnet, or the dotted path of a flax module of your own"
+    )
+    width: int = setting(
+        128, "WIDTH", "channels of the first layer, doubling per layer", low=1, high=2**20
+    )
+    depth: int = setting(3, "DEPTH", "convolution blocks", low=1)
+    norm: str = setting("batch", "NORM", "batch | layer | group | instance | none", choices=NORMS)
 
     def __post_init__(self) -> None:
-        """Refuses values no net can be built from."""
-        check_int("WIDTH", self.width, low=1, high=2**20)
-        check_int("DEPTH", self.depth, low=1)
-        check_choice("NORM", self.norm, NORMS)
-        if not isinstance(self.name, str) or ("." not in self.name and self.name not in NETS):
+        """Raises InputError for values from which no net can be built."""
+        check_settings(self)
+        if "." not in self.name and self.name not in NETS:
             raise InputError(
                 f"NET = {self.name!r}",
                 "the name of a net or the dotted path of a flax module",

@@ -11,14 +11,9 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from frepo_scale.core.errors import Preempted
 from frepo_scale.parallel import runtime
-
-PREEMPTED_EXIT = runtime.PREEMPTED_EXIT
-INTERRUPTED_EXIT = 130
-
-
-class Preempted(Exception):
-    """Raised in the middle of work that can be repeated, once a stop was asked for."""
+from frepo_scale.parallel.ending import INTERRUPTED_EXIT, PREEMPTED_EXIT
 
 
 class _Several:
@@ -45,25 +40,22 @@ class _Several:
 _SEVERAL = _Several()
 
 
-def _nothing() -> None:
-    """What happens at a look unless somebody wants to know."""
-
-
 class Preemption:
     """A sticky flag set by SIGTERM, or by the first Ctrl-C; a second Ctrl-C stops at once.
 
     With several processes the signal reaches the flag of each at the same look, about a second
     later; see the module.
-
-    Attributes:
-      on_look: called at every look: whoever looks is alive.
     """
 
-    def __init__(self) -> None:
-        """Nothing is installed before `install`."""
+    def __init__(self, on_poll: Callable[[], None] | None = None) -> None:
+        """Installs nothing before `install`.
+
+        Args:
+          on_poll: called at every poll.
+        """
         self._signal: int | None = None
         self._several = False
-        self.on_look: Callable[[], None] = _nothing
+        self._on_poll = on_poll
 
     def install(self) -> None:
         """Takes over SIGTERM and SIGINT; main thread only, after `runtime.initialize`."""
@@ -89,7 +81,8 @@ class Preemption:
         With several processes this is a look that counts (see the module), and the one that finds
         the flag set is collective.
         """
-        self.on_look()
+        if self._on_poll is not None:
+            self._on_poll()
         if self._signal is None and self._several:
             self._signal = _SEVERAL.look()
         return self._signal is not None

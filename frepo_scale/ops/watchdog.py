@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from frepo_scale.ops.preemption import PREEMPTED_EXIT
+from frepo_scale.parallel.ending import PREEMPTED_EXIT
 
 _RECENT = 64  # intervals between signs of life
 _LONGEST_NAP = 5.0  # seconds between looks

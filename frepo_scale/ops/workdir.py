@@ -60,18 +60,24 @@ class Workdir:
         """Whether the run has its result, and nothing of it was removed since."""
         return all(is_file(path) for path in (self.done, self.result, self.distilled))
 
-    def open(self, settings: dict[str, Any], needed_bytes: int) -> None:
+    def open(
+        self,
+        settings: dict[str, Any],
+        needed_bytes: int,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
         """Makes the folder, or checks that the one there is of the same run.
 
         Args:
           settings: the run's scientific settings.
           needed_bytes: what the run will write at least.
+          defaults: see `check_identity`.
 
         Raises:
           InputError: it cannot be written, the disk is too small, it holds something else or the
             run of other settings.
         """
-        self.check_identity(settings)
+        self.check_identity(settings, defaults)
         try:
             if is_local(self.root):
                 # Asked before anything is made: a full disk is left as it is.
@@ -101,10 +107,17 @@ class Workdir:
                 "free some space or choose another with --workdir",
             )
 
-    def check_identity(self, settings: dict[str, Any]) -> None:
-        """Raises InputError if the folder there is not of a run with these settings.
+    def check_identity(
+        self, settings: dict[str, Any], defaults: dict[str, Any] | None = None
+    ) -> None:
+        """Checks that the folder can become, or is, that of a run with these settings.
 
-        Or, on an object store, if no checkpoints can be kept there.
+        Args:
+          settings: the run's scientific settings.
+          defaults: a setting that the run there does not have counts as its default.
+
+        Raises:
+          InputError: it belongs to another run or to nobody, or no checkpoints can be kept there.
         """
         fix = "choose another with --workdir"
         check_checkpoints(self.checkpoints)
@@ -137,7 +150,7 @@ class Workdir:
                 raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
             raise InputError(f"{self.identity} cannot be read ({error})", "JSON", fix) from error
-        changed = differences(there, settings)
+        changed = differences(there, settings, defaults)
         if changed:
             raise InputError(
                 f"workdir {self.root} belongs to another run: " + "; ".join(changed),

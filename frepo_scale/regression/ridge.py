@@ -18,14 +18,14 @@ axis), B target batch, d features, K classes. `f_rd` synthetic features, `y_rK` 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from frepo_scale.core.checks import check_choice, check_float, check_int
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.regression.cholesky import BLOCK, Spread
 from frepo_scale.regression.factorisation import System
 
@@ -39,33 +39,44 @@ _MOST_RAISES = 8
 
 @dataclass(frozen=True)
 class RidgeConfig:
-    """How the regression is regularised and solved.
+    """How the regression is regularised and solved."""
 
-    Attributes:
-      ridge: the multiple of tr(K)/R added to the diagonal; the paper's is 1e-6.
-      form: "dual" factorises R x R, "primal" d x d; "auto" takes the smaller.
-      precision: of Gram matrix and solve; "auto" is float64 where the device has it.
-      factorisation: "library" is LAPACK or the accelerator's; "blocked" is our own, which compiles
-        in seconds on TPUs; "auto" takes it there.
-      block: rows of a block of the blocked factorisation.
-      distribute_above: unknowns above which the blocked factorisation is spread over the mesh axis.
-    """
-
-    ridge: float = 1e-6
-    form: str = "auto"
-    precision: str = "auto"
-    factorisation: str = field(default="auto", metadata={"operational": True})
-    block: int = field(default=BLOCK, metadata={"operational": True})
-    distribute_above: int = field(default=4096, metadata={"operational": True})
+    ridge: float = setting(
+        1e-6, "RIDGE", "multiple of tr(K)/rows added to the diagonal of the Gram matrix K", low=0
+    )
+    form: str = setting(
+        "auto",
+        "",
+        "dual factorises rows x rows, primal features x features; auto: the smaller one",
+        choices=FORMS,
+    )
+    precision: str = setting(
+        "auto",
+        "",
+        "of Gram matrix and solve; auto: float64 where the device has it",
+        choices=PRECISIONS,
+    )
+    factorisation: str = setting(
+        "auto",
+        "",
+        "library: of LAPACK or the accelerator; blocked: our own, which compiles fast on TPUs",
+        choices=FACTORISATIONS,
+        operational=True,
+    )
+    block: int = setting(
+        BLOCK, "", "rows of a block of the blocked factorisation", low=1, operational=True
+    )
+    distribute_above: int = setting(
+        4096,
+        "",
+        "unknowns above which the blocked factorisation is spread over the mesh axis",
+        low=0,
+        operational=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuses a negative ridge, unknown names and empty blocks."""
-        check_float("RIDGE", self.ridge, low=0.0)
-        check_choice("Ridge.form", self.form, FORMS)
-        check_choice("Ridge.precision", self.precision, PRECISIONS)
-        check_choice("Ridge.factorisation", self.factorisation, FACTORISATIONS)
-        check_int("Ridge.block", self.block, low=1)
-        check_int("Ridge.distribute_above", self.distribute_above, low=0)
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
 
     def resolved(self, platform: str) -> "RidgeConfig":
         """With "auto" replaced by what is right on a platform: "cpu", "gpu" or "tpu"."""

@@ -8,7 +8,7 @@ import sys
 import time
 
 from frepo_scale.ops.preemption import Preempted, Preemption
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 
 LOOKS = 7  # of each short loop between the long ones
 
@@ -39,4 +39,4 @@ def main():
             time.sleep(1.5)
 
 
-runtime.run_and_leave(main)
+ending.run_and_leave(main)

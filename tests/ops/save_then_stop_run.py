@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.ops.preemption import Preemption
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 
 
 def main():
@@ -40,4 +40,4 @@ def main():
     return 1
 
 
-runtime.run_and_leave(main)
+ending.run_and_leave(main)

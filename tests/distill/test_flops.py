@@ -2,18 +2,18 @@
 
 import pytest
 
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.flops import forward_flops, outer_step_flops
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import OuterStep
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
-from frepo_scale.plan.flops import forward_flops, outer_step_flops
 from frepo_scale.regression.ridge import RidgeConfig
 
 
 def parts(members=1, flip=False, size=20, batch=16):
     module = ConvNet(num_classes=10, width=8, depth=2, norm="none")
-    return OuterStep(
+    return Problem(
         module,
         DistillConfig(ipc=size // 10, steps=10, flip=flip),
         PoolConfig(size=4, members=members),

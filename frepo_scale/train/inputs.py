@@ -8,7 +8,6 @@ from frepo_scale.data.net_inputs import Constants, NetInputs, replicated
 from frepo_scale.data.pipeline import GlobalOrder
 from frepo_scale.data.types import Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing
-from frepo_scale.jobs.parts import RunConfig
 
 
 class Inputs:
@@ -40,18 +39,21 @@ class Inputs:
             self._constants = constants = replicated(preprocessing, mesh)
             self.train, self.held_out, self.test = (NetInputs(part, constants) for part in parts)
 
-    def feed(self, config: RunConfig) -> Feed:
-        """Where the target batches of a run come from."""
+    def feed(self, batch: int, seed: int, workers: int) -> Feed:
+        """The source of target batches.
+
+        Args:
+          batch: target images per outer step, over all devices.
+          seed: decides their order.
+          workers: processes that read a streamed set; 0 reads on threads.
+        """
         dataset = self._dataset
-        order = GlobalOrder(
-            len(dataset.train), config.data.batch * config.pool.members, config.distill.seed
-        )
         pixels = self._constants is not None
         return Feed(
             dataset.train if pixels else self.train,
-            order,
+            GlobalOrder(len(dataset.train), batch, seed),
             dataset.placement,
             self._constants,
             self._mesh,
-            config.data.workers if dataset.placement == "stream" else 0,
+            workers if dataset.placement == "stream" else 0,
         )
