@@ -1,12 +1,11 @@
-"""The evaluation protocol: several fresh nets, mean and spread, probes and baselines.
+"""The evaluation protocol: settings, scores of several fresh nets, probes.
 
-Source: ALGORITHM.md sections 5 and 6.
+Source: docs/algorithm.md sections 5 and 6.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +18,13 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
-from frepo_scale.evaluate.fit import TOP5_FROM, FitConfig, Fitter
+from frepo_scale.evaluate.fit import FitConfig, Fitter, TrainedNet
+from frepo_scale.evaluate.registry import check_evaluations
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 
-# Steps of the final evaluation by number of synthetic images (ALGORITHM.md section 5).
+TOP5_FROM = 100  # top-5 accuracy is reported from this number of classes on
+# Steps of the final evaluation by number of distilled images (docs/algorithm.md section 5).
 STEPS_BY_SIZE = (
     (10, 1_000),
     (100, 2_000),
@@ -38,18 +39,20 @@ STEPS_BY_SIZE = (
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How distilled sets are judged.
+    """How distilled sets are evaluated.
 
     Attributes:
-      nets: fresh nets of a final number.
+      nets: number of fresh nets of a final score.
       steps: Adam steps of each; 0 takes `STEPS_BY_SIZE`.
-      probe_nets: fresh nets of a probe.
+      probe_nets: number of fresh nets of a probe.
       probe_steps: Adam steps of each.
       learning_rate: Adam's.
       batch: at most this many images per step.
-      flip: whether training images may be mirrored; None: as it suits the data set.
-      full_data: whether all training data are a baseline too.
-      full_data_steps: Adam steps there; 0 takes the same as for the distilled set.
+      flip: whether training images may be mirrored; None: the default of the data set.
+      full_data: whether `accuracy` also trains on all training images.
+      full_data_steps: Adam steps of that; 0 takes the same as for the distilled set.
+      evaluations: which evaluations are run: names in `registry.EVALUATIONS`, or dotted paths of
+        a user's own classes (see `evaluation.Evaluation`). A list, as JSON reads it back.
     """
 
     nets: int = 5
@@ -61,9 +64,10 @@ class EvaluationConfig:
     flip: bool | None = None
     full_data: bool = False
     full_data_steps: int = 0
+    evaluations: list[str] = field(default_factory=lambda: ["accuracy"])
 
     def __post_init__(self) -> None:
-        """Refuses impossible values."""
+        """Raises InputError for impossible values."""
         check_int("EVAL_NETS", self.nets, low=1)
         check_int("EVAL_STEPS", self.steps, low=0)
         check_int("PROBE_NETS", self.probe_nets, low=1)
@@ -74,6 +78,7 @@ class EvaluationConfig:
             check_bool("EVAL_FLIP", self.flip)
         check_bool("FULL_DATA", self.full_data)
         check_int("FULL_DATA_STEPS", self.full_data_steps, low=0)
+        object.__setattr__(self, "evaluations", check_evaluations(self.evaluations))
 
     def steps_for(self, size: int) -> int:
         """Adam steps of the final evaluation of `size` images."""
@@ -81,14 +86,14 @@ class EvaluationConfig:
 
 
 def is_guessing(accuracy: float, classes: int, images: int) -> bool:
-    """Whether nets that guess would be as good, within three standard deviations.
+    """Whether an accuracy is that of guessing, within three standard deviations.
 
-    False where so few images were seen that good nets would not stand out either.
+    False where there are too few images to tell good nets from guessing.
 
     Args:
-      accuracy: the share of the images that were right, in [0, 1].
+      accuracy: the fraction of correct predictions, in [0, 1].
       classes: K.
-      images: how many were seen.
+      images: number of images tested.
     """
     chance = 1.0 / classes
     most = chance + 3.0 * math.sqrt(chance * (1.0 - chance) / images)
@@ -132,7 +137,7 @@ def score(accuracies: list[tuple[float, float]], num_classes: int) -> Score:
 
 
 class Evaluator:
-    """Judges labelled sets with fresh nets; compiled functions are kept between calls."""
+    """Trains and tests fresh nets of one architecture; compiled functions are reused."""
 
     def __init__(
         self,
@@ -142,7 +147,7 @@ class Evaluator:
         seed: int,
         preemption: Preemption,
     ) -> None:
-        """Builds nothing yet.
+        """Compiles nothing yet.
 
         Args:
           module: the evaluation net.
@@ -151,89 +156,81 @@ class Evaluator:
           seed: the run's seed.
           preemption: polled while nets are trained.
         """
-        self._module, self._config, self._augment = module, config, augment
+        self._module, self._config, self.augment = module, config, augment
         self._seed, self._preemption = seed, preemption
         self._fitters: dict[tuple[FitConfig, int], Fitter] = {}
 
-    def probe(self, distilled: DistilledSet, split: Rows, num_classes: int) -> Score:
-        """A quick score on `split`, whose images are float32 net inputs."""
+    def with_net(self, module: nn.Module) -> "Evaluator":
+        """The same for another net."""
+        return Evaluator(module, self._config, self.augment, self._seed, self._preemption)
+
+    def probe(self, distilled: DistilledSet, rows: Rows, num_classes: int) -> Score:
+        """A quick score with few steps, for the choice of the best distilled set.
+
+        Args:
+          distilled: images (N, H, W, C), labels (N, K).
+          rows: float32 net inputs and integer labels to test on.
+          num_classes: K.
+        """
         fit = FitConfig(
             self._config.probe_steps,
             self._config.batch,
             self._config.learning_rate,
             constant=True,
-            augment=self._augment,
+            augment=self.augment,
         )
-        return self._score(
+        values = self.measure(
             "probe",
             fit,
             self._config.probe_nets,
             lambda net: distilled,
-            split,
-            num_classes,
+            lambda trained: trained.accuracy(rows),
             FinishedNets(None, {}, ""),
         )
+        return score([(top1, top5) for top1, top5 in values], num_classes)
 
-    def final(
+    def measure(
         self,
-        what: str,
-        data: Callable[[int], DistilledSet],
-        split: Rows,
-        num_classes: int,
-        steps: int,
-        finished: FinishedNets,
-    ) -> Score:
-        """The score of the protocol.
-
-        Args:
-          what: shown in the progress bar.
-          data: the labelled set net number i trains on.
-          split: test images, float32 net inputs, and labels.
-          num_classes: K.
-          steps: Adam steps per net.
-          finished: nets that are done already, under `what`.
-        """
-        fit = FitConfig(
-            steps,
-            self._config.batch,
-            self._config.learning_rate,
-            constant=False,
-            augment=self._augment,
-        )
-        return self._score(what, fit, self._config.nets, data, split, num_classes, finished)
-
-    def _score(
-        self,
-        what: str,
+        name: str,
         fit: FitConfig,
         nets: int,
-        data: Callable[[int], DistilledSet],
-        split: Rows,
-        num_classes: int,
+        labelled: Callable[[int], DistilledSet],
+        test: Callable[[TrainedNet], Sequence[float]],
         finished: FinishedNets,
-    ) -> Score:
-        accuracies = []
-        with _bar(what, fit.steps * nets) as advance:
+    ) -> list[tuple[float, ...]]:
+        """Trains fresh nets and measures each.
+
+        Args:
+          name: the measurements are stored under it; its last part is shown in the progress bar.
+          fit: how the nets are trained.
+          nets: how many.
+          labelled: the set that net number 0, 1, ... is trained on.
+          test: takes a trained net and returns numbers.
+          finished: measurements of an earlier attempt; completed here.
+
+        Returns:
+          What `test` returned, one tuple per net.
+
+        Raises:
+          Preempted: a stop was requested.
+        """
+        found: list[tuple[float, ...]] = []
+        shown = name.rpartition("/")[2].replace("_", " ")
+        with Progress(shown, fit.steps * nets) as progress:
             for net in range(nets):
-                known = finished.get(what, net)
-                if known is not None:
-                    accuracies.append(known)
-                    advance(fit.steps)
-                    continue
-                labelled = DistilledSet(*(jnp.asarray(x) for x in data(net)))
-                fitter = self._fitter(fit, len(labelled.images))
-                state = fitter.fit(labelled, net, self._preemption, advance)
-                accuracies.append(fitter.test(state, split))
-                finished.put(what, net, accuracies[-1])
-        return score(accuracies, num_classes)
+                values = finished.get(name, net)
+                if values is None:
+                    data = DistilledSet(*(jnp.asarray(x) for x in labelled(net)))
+                    fitter = self._fitter(fit, len(data.images))
+                    state = fitter.fit(data, net, self._preemption, progress.advance)
+                    values = tuple(test(TrainedNet(fitter, state, net)))
+                    finished.put(name, net, values)
+                else:
+                    progress.advance(fit.steps)
+                found.append(values)
+        return found
 
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:
         if (fit, size) not in self._fitters:
             self._fitters[fit, size] = Fitter(self._module, fit, size, self._seed)
         return self._fitters[fit, size]
-
-
-@contextmanager
-def _bar(what: str, steps: int) -> Iterator[Callable[[int], None]]:
-    with Progress(what, steps) as progress:
-        yield progress.advance

@@ -1,0 +1,256 @@
+"""The evaluation seam: the registry, the context, `accuracy`, and what is stored."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.evaluate.accuracy import Accuracy
+from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.evaluation import Measurement
+from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
+from frepo_scale.evaluate.registry import EVALUATIONS, load_evaluations, version_of
+from frepo_scale.evaluate.run import evaluate_sets
+from frepo_scale.models.registry import NetConfig
+
+ACCURACY = {"accuracy": Accuracy()}
+KEYS = ["distilled", "distilled_hard", "random_real", "full_data"]
+
+
+@dataclass
+class Halves:
+    """Trains on one image per class: an evaluation of a test."""
+
+    title: str = "half of the set"
+
+    def run(self, context):
+        half = DistilledSet(*(part[::2] for part in context.distilled))
+        yield Measurement("half", "every other image", context.score("half", half))
+
+
+class Untitled:
+    def run(self, context):
+        return []
+
+
+class NeedsArguments(Halves):
+    def __init__(self, what):
+        raise AssertionError(what)
+
+
+class Broken(Halves):
+    def __init__(self):
+        raise RuntimeError("no luck")
+
+
+def a_function(context):
+    return []
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The numbers of the nets that were trained."""
+    numbers, fit = [], Fitter.fit
+    monkeypatch.setattr(Fitter, "fit", lambda *args: numbers.append(args[2]) or fit(*args))
+    return numbers
+
+
+def test_accuracy_has_every_baseline(context):
+    found = evaluate_sets(ACCURACY, context())
+    (table,) = found["evaluations"]
+    assert (table["name"], table["title"]) == ("accuracy", "test accuracy")
+    assert [row["key"] for row in table["rows"]] == KEYS
+    for row in table["rows"]:
+        assert found[row["key"]] == {name: row[name] for name in ("mean", "std", "n")}
+        assert row["n"] == 2
+    assert found["full_data"]["mean"] > 0.9
+    # The hard labels here are the labels up to their scale.
+    assert found["distilled_hard"]["mean"] > 0.6
+
+
+def test_full_data_is_a_setting(context):
+    given = context(config=replace(context().config, full_data=False))
+    assert [row.key for row in Accuracy().run(given)] == KEYS[:-1]
+
+
+@pytest.mark.parametrize(
+    ("selected_by", "label"),
+    [
+        ("", "distilled set"),
+        ("held-out", "distilled set, best on held-out images"),
+        ("last step", "distilled set, last step"),
+    ],
+)
+def test_the_label_says_how_the_set_was_selected(context, selected_by, label):
+    first = next(iter(Accuracy().run(context(selected_by=selected_by))))
+    assert (first.key, first.label) == ("distilled", label)
+
+
+def test_the_last_set_is_evaluated_once_where_it_is_the_selected_one(context, trained):
+    given = context()
+    same = replace(given, sets=given.sets | {"distilled_last": given.distilled})
+    found = evaluate_sets(ACCURACY, same)
+    assert found["distilled_last"] == found["distilled"]
+    assert len(trained) == 8  # two nets of four sets
+    other = DistilledSet(given.distilled.images, -given.distilled.labels)
+    last = replace(context(), sets=given.sets | {"distilled_last": other})
+    found = evaluate_sets(ACCURACY, last)
+    assert found["distilled_last"]["mean"] < 0.5 < found["distilled"]["mean"]
+
+
+def test_wrong_labels_score_badly(context, blobs):
+    """The number depends on what is evaluated."""
+    train = blobs(20, 0)
+    good = np.eye(2, dtype=np.float32)[train.labels] - 0.5
+    given = context()
+    assert given.score("right", DistilledSet(train.images, good)).mean > 0.9
+    assert given.score("wrong", DistilledSet(train.images, -good)).mean < 0.1
+
+
+def test_a_probe_has_its_own_nets(context, blobs):
+    given = context()
+    assert given.evaluator.probe(given.distilled, blobs(30, 2), 2).n == 3
+
+
+def test_nets_that_are_finished_are_not_trained_again(context, trained, tmp_path):
+    path = tmp_path / "nets.json"
+
+    def scores(settings="a"):
+        trained.clear()
+        return evaluate_sets(ACCURACY, context(path, settings))
+
+    first = scores()
+    assert len(trained) == 8  # two nets of four sets
+    assert scores() == first and not trained
+    content = json.loads(path.read_text())
+    (key,) = (key for key in content["nets"] if key.endswith("/random_real/1"))
+    del content["nets"][key]  # killed while this one was trained
+    path.write_text(json.dumps(content))
+    assert scores() == first and trained == [1]
+    path.write_text("{torn")
+    assert scores() == first and len(trained) == 8
+    assert scores("other settings") == first and len(trained) == 8
+
+
+def test_every_evaluation_resumes_and_keeps_what_another_one_stored(context, trained, tmp_path):
+    path = tmp_path / "nets.json"
+    first = evaluate_sets(ACCURACY, context(path))
+    trained.clear()
+    both = evaluate_sets(ACCURACY | {"my.Halves": Halves()}, context(path))
+    assert len(trained) == 2  # of the new one
+    assert [table["name"] for table in both["evaluations"]] == ["accuracy", "my.Halves"]
+    assert both["evaluations"][0] == first["evaluations"][0]
+    assert "half" not in both  # only `accuracy` has flat keys
+    trained.clear()
+    assert evaluate_sets({"my.Halves": Halves()}, context(path))["evaluations"][0]["rows"]
+    assert not trained
+
+
+def test_what_an_older_version_of_an_evaluation_stored_is_not_used(
+    context, trained, tmp_path, monkeypatch
+):
+    path = tmp_path / "nets.json"
+    evaluate_sets({"my.Halves": Halves()}, context(path))
+    trained.clear()
+    monkeypatch.setattr("frepo_scale.evaluate.run.version_of", lambda evaluation: "edited")
+    evaluate_sets({"my.Halves": Halves()}, context(path))
+    assert trained == [0, 1]
+
+
+def test_the_version_is_that_of_the_source_file():
+    assert version_of(Halves()) == version_of(Untitled()) != version_of(Accuracy())
+    assert len(version_of(Halves())) == 12
+    assert version_of(type("Made", (), {"__module__": "builtins"})()) == ""
+
+
+def test_a_measurement_may_be_anything_and_is_stored_too(context, trained, tmp_path):
+    def looked_at(net):
+        logits, features = net.module.apply(net.variables, np.zeros((3, 8, 8, 1)), train=False)
+        return [float(logits.shape[0]), float(features.shape[1]), float(net.number)]
+
+    for _ in range(2):
+        given = context(tmp_path / "nets.json")
+        assert given.measure("shapes", given.distilled, looked_at) == [(3, 50, 0), (3, 50, 1)]
+    assert trained == [0, 1]
+
+
+def test_a_key_is_used_once_by_an_evaluation(context):
+    given = context().named("x")
+    given.score("a", given.distilled)
+    with pytest.raises(RunError, match="x/a"):
+        given.score("a", given.distilled)
+    context().named("y").score("a", given.distilled)
+
+    class Twice(Halves):
+        def run(self, context):
+            yield from 2 * list(super().run(context))
+
+    with pytest.raises(RunError, match="'half'"):
+        evaluate_sets({"my.Twice": Twice()}, context())
+
+
+def test_choices_see_other_images_and_other_draws_than_the_final_score(context, monkeypatch):
+    drawn, step = [], Fitter._step_fn
+    monkeypatch.setattr(
+        Fitter, "_step_fn", lambda self, *a: drawn.append(self._config.draws) or step(self, *a)
+    )
+    given = context()
+    given = replace(given, evaluator=given.evaluator.with_net(given.evaluator._module))
+    given.score("final", given.distilled)
+    given.score("choice", given.distilled, held_out=True)
+    given.evaluator.probe(given.distilled, given.real.held_out, 2)
+    assert drawn == [FINAL_DRAWS, PROBE_DRAWS, PROBE_DRAWS]
+    assert not set(FINAL_DRAWS) & set(PROBE_DRAWS)
+    seen = []
+    given.measure("n", given.distilled, lambda net: seen.append(1) or [0.0], held_out=True)
+    with pytest.raises(ValueError, match="held-out"):
+        context(real=replace(given.real, held_out=None)).score("h", given.distilled, held_out=True)
+
+
+def test_another_net_rate_length_and_augmentation(context):
+    wider = NetConfig(width=3, depth=2, norm="none")
+    given, seen = context(), {}
+
+    def note(key):
+        def test(net):
+            seen[key] = (net.module.width, net.fitter._config)
+            return [0.0]
+
+        return test
+
+    given.measure("default", given.distilled, note("default"))
+    settings = {"steps": 3, "learning_rate": 0.5, "augment": AugmentConfig(flip=True)}
+    given.measure("other", given.distilled, note("other"), net=wider, **settings)
+    width, config = seen["default"]
+    assert (width, config.steps, config.learning_rate) == (2, 30, 1e-2)
+    assert not config.augment.flip
+    width, config = seen["other"]
+    assert (width, config.steps, config.learning_rate) == (3, 3, 0.5)
+    assert config.augment.flip
+    with pytest.raises(InputError, match="DEPTH"):
+        given.measure("bad", given.distilled, note("bad"), net=replace(wider, depth=9))
+
+
+def test_registered_evaluations_load():
+    loaded = load_evaluations(list(EVALUATIONS))
+    assert list(loaded) == list(EVALUATIONS)
+    assert all(evaluation.title for evaluation in loaded.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["Missing", "Untitled", "NeedsArguments", "Broken", "a_function", "KEYS"]
+)
+def test_what_is_no_evaluation_is_refused(name, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "some_evaluations", sys.modules[__name__])
+    path = f"some_evaluations.{name}"
+    with pytest.raises(InputError) as caught:
+        load_evaluations(["accuracy", path])
+    assert repr(path) in caught.value.what
+    with pytest.raises(InputError) as caught:
+        load_evaluations(["no_such_module.Own"])
+    assert "PYTHONPATH" in caught.value.fix
