@@ -43,8 +43,8 @@ class Draws(NamedTuple):
 
 
 PROBE_DRAWS = Draws(Purpose.EVALUATION_INIT, Purpose.EVALUATION_BATCH, Purpose.EVALUATION_AUGMENT)
-# The exported set is the one with the best probe: it would be judged again by the same draws.
-FINAL_DRAWS = PROBE_DRAWS
+# Others than the probe's: the exported set is the one that was best with those.
+FINAL_DRAWS = Draws(Purpose.FINAL_INIT, Purpose.FINAL_BATCH, Purpose.FINAL_AUGMENT)
 
 
 @dataclass(frozen=True)

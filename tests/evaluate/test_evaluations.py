@@ -1,6 +1,8 @@
 """The evaluation seam: the registry, the context, `accuracy`, and what is stored."""
 
 import json
+import sys
+import types
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from frepo_scale.evaluate.accuracy import Accuracy
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Measurement
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
+from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.evaluate.registry import EVALUATIONS, load_evaluations, version_of
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.models.registry import NetConfig
@@ -168,12 +171,14 @@ def test_the_version_is_that_of_the_source_file():
 
 def test_a_measurement_may_be_anything_and_is_stored_too(context, trained, tmp_path):
     def looked_at(net):
-        logits, features = net.module.apply(net.variables, np.zeros((3, 8, 8, 1)), train=False)
-        return [float(logits.shape[0]), float(features.shape[1]), float(net.number)]
+        logits, features = net.module.apply(
+            net.variables, np.zeros((3, 8, 8, 1), np.float32), train=False
+        )
+        return [logits.shape[0], features.shape[1], net.number]
 
     for _ in range(2):
         given = context(tmp_path / "nets.json")
-        assert given.measure("shapes", given.distilled, looked_at) == [(3, 50, 0), (3, 50, 1)]
+        assert given.measure("shapes", given.distilled, looked_at) == [(3, 72, 0), (3, 72, 1)]
     assert trained == [0, 1]
 
 
@@ -192,46 +197,53 @@ def test_a_key_is_used_once_by_an_evaluation(context):
         evaluate_sets({"my.Twice": Twice()}, context())
 
 
-def test_choices_see_other_images_and_other_draws_than_the_final_score(context, monkeypatch):
-    drawn, step = [], Fitter._step_fn
-    monkeypatch.setattr(
-        Fitter, "_step_fn", lambda self, *a: drawn.append(self._config.draws) or step(self, *a)
-    )
+@pytest.fixture
+def asked(monkeypatch):
+    """What the evaluator was asked for, by name; nothing is trained."""
+    calls = {}
+
+    def measure(self, name, fit, nets, labelled, test, finished):
+        tested = []
+        net = types.SimpleNamespace(accuracy=lambda rows: tested.append(rows) or (0.5, 0.5))
+        values = [tuple(test(net))] * nets
+        calls[name] = types.SimpleNamespace(module=self._module, fit=fit, rows=tested[0])
+        return values
+
+    monkeypatch.setattr(Evaluator, "measure", measure)
+    return calls
+
+
+def test_choices_see_other_images_and_other_draws_than_the_final_score(context, asked):
     given = context()
-    given = replace(given, evaluator=given.evaluator.with_net(given.evaluator._module))
     given.score("final", given.distilled)
     given.score("choice", given.distilled, held_out=True)
     given.evaluator.probe(given.distilled, given.real.held_out, 2)
-    assert drawn == [FINAL_DRAWS, PROBE_DRAWS, PROBE_DRAWS]
+    assert asked["final"].rows is given.real.test
+    assert asked["choice"].rows is given.real.held_out
+    draws = [asked[name].fit.draws for name in ("final", "choice", "probe")]
+    assert draws == [FINAL_DRAWS, PROBE_DRAWS, PROBE_DRAWS]
     assert not set(FINAL_DRAWS) & set(PROBE_DRAWS)
-    seen = []
-    given.measure("n", given.distilled, lambda net: seen.append(1) or [0.0], held_out=True)
+    without = context(real=replace(given.real, held_out=None))
     with pytest.raises(ValueError, match="held-out"):
-        context(real=replace(given.real, held_out=None)).score("h", given.distilled, held_out=True)
+        without.score("choice", given.distilled, held_out=True)
 
 
-def test_another_net_rate_length_and_augmentation(context):
+def test_another_net_rate_length_and_augmentation(context, asked):
     wider = NetConfig(width=3, depth=2, norm="none")
-    given, seen = context(), {}
-
-    def note(key):
-        def test(net):
-            seen[key] = (net.module.width, net.fitter._config)
-            return [0.0]
-
-        return test
-
-    given.measure("default", given.distilled, note("default"))
+    given = context()
+    given.score("default", given.distilled)
     settings = {"steps": 3, "learning_rate": 0.5, "augment": AugmentConfig(flip=True)}
-    given.measure("other", given.distilled, note("other"), net=wider, **settings)
-    width, config = seen["default"]
-    assert (width, config.steps, config.learning_rate) == (2, 30, 1e-2)
-    assert not config.augment.flip
-    width, config = seen["other"]
-    assert (width, config.steps, config.learning_rate) == (3, 3, 0.5)
-    assert config.augment.flip
+    given.score("other", given.distilled, net=wider, **settings)
+    given.score("again", given.distilled, net=wider)
+    default, other = asked["default"], asked["other"]
+    assert (default.module.width, other.module.width) == (2, 3)
+    assert asked["again"].module is other.module  # its compiled functions are reused
+    assert (default.fit.steps, default.fit.learning_rate) == (30, 1e-2)
+    assert (other.fit.steps, other.fit.learning_rate) == (3, 0.5)
+    assert (default.fit.augment.flip, other.fit.augment.flip) == (False, True)
+    assert not default.fit.constant
     with pytest.raises(InputError, match="DEPTH"):
-        given.measure("bad", given.distilled, note("bad"), net=replace(wider, depth=9))
+        given.score("bad", given.distilled, net=replace(wider, depth=9))
 
 
 def test_registered_evaluations_load():
@@ -244,8 +256,6 @@ def test_registered_evaluations_load():
     "name", ["Missing", "Untitled", "NeedsArguments", "Broken", "a_function", "KEYS"]
 )
 def test_what_is_no_evaluation_is_refused(name, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "some_evaluations", sys.modules[__name__])
     path = f"some_evaluations.{name}"
     with pytest.raises(InputError) as caught:
