@@ -108,6 +108,7 @@ class EvaluationContext:
         learning_rate: float | None = None,
         net: NetConfig | None = None,
         augment: AugmentConfig | None = None,
+        rows: Rows | None = None,
         held_out: bool = False,
     ) -> Score:
         """Accuracy of fresh nets trained on a labelled set, mean and spread over the nets.
@@ -123,19 +124,21 @@ class EvaluationContext:
           learning_rate: Adam's; None: `EVAL_LEARNING_RATE`.
           net: the net; None: the default evaluation net.
           augment: the augmentation; None: the default of the data set.
-          held_out: test on the held-out images instead of the test images, with random draws of
-            their own: for choices that must not see the test images.
+          rows: images to test on, as float32 net inputs, with integer labels; None: the test
+            images.
+          held_out: test on the held-out images instead, with other random draws: for choices, which
+            must not see the test images.
 
         Raises:
           InputError: `net` cannot be built.
           Preempted: a stop was requested.
           RunError: `key` was used before.
         """
-        rows = self._held_out() if held_out else self.real.test
+        tested = rows if rows is not None else self._held_out() if held_out else self.real.test
         values = self.measure(
             key,
             labelled,
-            lambda trained: trained.accuracy(rows),
+            lambda net: net.accuracy(tested),
             steps=steps,
             learning_rate=learning_rate,
             net=net,

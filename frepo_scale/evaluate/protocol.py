@@ -113,7 +113,15 @@ def steps_by_size(size: int) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies of several nets; `std` is over the nets (population)."""
+    """Accuracies of several nets.
+
+    Attributes:
+      mean: over the nets, a fraction in [0, 1].
+      std: over the nets (population).
+      n: number of nets.
+      top5_mean: the same of the top-5 accuracy, where it is reported.
+      top5_std: the same.
+    """
 
     mean: float
     std: float
@@ -121,19 +129,23 @@ class Score:
     top5_mean: float | None = None
     top5_std: float | None = None
 
+    @staticmethod
+    def of(values: Sequence[float]) -> "Score":
+        """The score of one number per net."""
+        array = np.array(values)
+        return Score(float(array.mean()), float(array.std()), len(array))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; top-5 only where it is reported."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
 
 def score(accuracies: list[tuple[float, float]], num_classes: int) -> Score:
-    """Summarises (top-1, top-5) accuracies of several nets."""
-    top1, top5 = (np.array(values) for values in zip(*accuracies, strict=True))
+    """Summarises (top-1, top-5) accuracies of several nets; top-5 from 100 classes on."""
+    top1, top5 = (Score.of(values) for values in zip(*accuracies, strict=True))
     if num_classes < TOP5_FROM:
-        return Score(float(top1.mean()), float(top1.std()), len(top1))
-    return Score(
-        float(top1.mean()), float(top1.std()), len(top1), float(top5.mean()), float(top5.std())
-    )
+        return top1
+    return Score(top1.mean, top1.std, top1.n, top5.mean, top5.std)
 
 
 class Evaluator:
