@@ -63,7 +63,7 @@ class Export:
     evaluation: dict[str, Any]
     provenance: dict[str, Any]
 
-    def pixels(self) -> np.ndarray:
+    def to_pixels(self) -> np.ndarray:
         """The images as viewable (N, H, W, C) uint8 pixels, clipped and rounded."""
         return self.preprocessing.to_pixels(self.images)
 
@@ -80,7 +80,7 @@ def write_npz(path: str | Path, export: Export) -> None:
     """
     arrays = _to_arrays(export)
     _check(path, arrays)
-    arrays["images_uint8"] = export.pixels()
+    arrays["images_uint8"] = export.to_pixels()
     with whole_file(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes them for its own keyword
 
@@ -129,7 +129,7 @@ def write_folder(path: str | Path, export: Export) -> None:
             table = csv.writer(file)
             soft = [f"soft_{k}" for k in range(len(classes))]
             table.writerow(["file", "hard_label", *soft])
-            rows = zip(export.pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
+            rows = zip(export.to_pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
             for pixels, label, learned in rows:
                 name = f"{classes[label]}/{counts[label]:04d}.png"
                 counts[label] += 1
