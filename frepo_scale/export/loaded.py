@@ -82,8 +82,8 @@ class LoadedSet(Export):
             raise InputError(
                 "PyTorch is not installed", "the package torch", "pip install torch"
             ) from error
-        # Copies: a tensor may be changed in place. With one channel a transpose alone is a view that
-        # already is contiguous.
+        # Copies, because a tensor may be changed in place. Without one the transpose of images with
+        # one channel would share their memory.
         images = np.array(self.images.transpose(0, 3, 1, 2), order="C")
         return torch.from_numpy(images), torch.from_numpy(self.labels.copy())
 
