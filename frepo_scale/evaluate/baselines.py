@@ -3,7 +3,7 @@
 Source: docs/algorithm.md section 6. Legend: N distilled images, n training images, K classes.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -48,9 +48,10 @@ def final_scores(
     seed: int,
     finished: FinishedNets,
 ) -> dict[str, Any]:
-    """`run.evaluate_sets` for callers that do not build an `EvaluationContext` themselves."""
+    """`run.evaluate_sets` for callers that do not build an `EvaluationContext` yet."""
     from frepo_scale.evaluate.registry import load_evaluations
     from frepo_scale.evaluate.run import evaluate_sets
 
-    context = EvaluationContext(sets, real, ipc, seed, config, evaluator, finished, NetConfig())
+    unknown = cast(NetConfig, None)  # no net of an evaluation is taken for the default one
+    context = EvaluationContext(sets, real, ipc, seed, config, evaluator, finished, unknown)
     return evaluate_sets(load_evaluations(config.evaluations), context)

@@ -151,8 +151,8 @@ def write_report(
         headline=_headline(result, metrics),
         sections=[
             *_result_sections(result),
-            ("The distilled images", _final_gallery(galleries, result.get("selected_step"))),
-            ("On the way", _strip(galleries)),
+            ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
+            ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
             ("Time", _definitions(times)),
             ("Files", _definitions(paths, code=True)),
@@ -160,7 +160,7 @@ def write_report(
         ],
     )
     with whole_file(path) as file:
-        # Names may hold characters of file names that are not UTF-8.
+        # Class names may contain characters of file names that are not UTF-8.
         file.write(page.encode("utf-8", "xmlcharrefreplace"))
 
 
@@ -207,7 +207,7 @@ def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _bars(table: ResultTable) -> str:
     scores = table.rows
-    # From 0 to the best: the lengths stay proportional, also where 7 % is a good result.
+    # Bars start at 0 and the longest is the best score, so lengths are proportional.
     full = max(max(score.mean + (score.std or 0) for score in scores), 1e-9)
     rows = []
     for score in scores:
@@ -252,7 +252,7 @@ def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> s
     if not galleries:
         return '<p class="none">No gallery has been saved yet.</p>'
     steps = dict(sorted(galleries))
-    # What was exported, if it has a picture of its own; the latest otherwise.
+    # The exported step if it has a picture, else the latest.
     step = selected if selected in steps else max(steps)
     what = "The exported set" if step == selected else "The latest picture"
     image = _embed(_read(steps[step]), f"distilled images after {step:,} outer steps")
@@ -270,7 +270,7 @@ def _strip(galleries: list[tuple[int, Path]]) -> str:
         f"<figcaption>step {step:,}</figcaption></figure>"
         for step, file in chosen
     ]
-    # tabindex: whoever has no pointer scrolls with the keyboard.
+    # tabindex lets the keyboard scroll the strip.
     return f'<div class="strip" tabindex="0">{"".join(figures)}</div>'
 
 
@@ -292,7 +292,7 @@ def _thumbnail(file: Path) -> bytes:
     try:
         image = Image.open(io.BytesIO(content))
         image.thumbnail(_THUMBNAIL, Image.Resampling.BOX)
-    except (OSError, SyntaxError) as error:  # Pillow's words for a damaged PNG
+    except (OSError, SyntaxError) as error:  # how Pillow reports a damaged PNG
         raise InputError(f"{file}: damaged ({error})", "a gallery PNG") from error
     small = io.BytesIO()
     image.save(small, format="png", optimize=True)

@@ -13,6 +13,7 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.accuracy import Accuracy
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Measurement
+from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
 from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.evaluate.registry import EVALUATIONS, load_evaluations, version_of
@@ -161,6 +162,15 @@ def test_what_an_older_version_of_an_evaluation_stored_is_not_used(
     monkeypatch.setattr("frepo_scale.evaluate.run.version_of", lambda evaluation: "edited")
     evaluate_sets({"my.Halves": Halves()}, context(path))
     assert trained == [0, 1]
+
+
+def test_every_process_gets_what_process_0_has_stored(context, monkeypatch):
+    answers = iter([2, 0.25, 1.0, 0])
+    monkeypatch.setattr("frepo_scale.evaluate.finished.agree", lambda value: next(answers))
+    monkeypatch.setattr("frepo_scale.evaluate.finished.is_first", lambda: False)
+    other = FinishedNets(None, context().sets, "a")
+    assert other.get("distilled", 0) == (0.25, 1.0)
+    assert other.get("distilled", 1) is None
 
 
 def test_the_version_is_that_of_the_source_file():

@@ -268,14 +268,14 @@ def test_snapshots_are_few_even_small_and_in_order(tmp_path: Path) -> None:
     two = write(tmp_path, galleries=[(s, file) for s in (0, 100)])
     assert len(two.images()) == 3
     one = write(tmp_path, galleries=[(0, file)])
-    assert len(one.images()) == 1 and "On the way" not in one.text
+    assert len(one.images()) == 1 and "During training" not in one.text
 
 
 def test_a_run_that_has_not_finished_says_so(tmp_path: Path) -> None:
     page = write(tmp_path, result={}, paths={}, operative_config="")
     assert "No result yet. This run has not finished: 39 outer steps so far" in page.text
     assert "the probe at step 20 reads 60.0 ± 2.0 %." in page.text
-    for heading in ("Test accuracy", "Files", "Configuration", "On the way"):
+    for heading in ("Test accuracy", "Files", "Configuration", "During training"):
         assert heading not in page.text
     page = write(tmp_path, result={}, metrics=[])
     assert "No result yet. This run has not logged a step." in page.text
