@@ -12,7 +12,9 @@ Importing the package imports neither JAX nor anything else that is large.
 """
 
 import importlib
+import inspect
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,10 +50,18 @@ class _Command(types.ModuleType):
     them binds its name here, so a function of that name could not stay.
     """
 
-    def __call__(self, *args: Any, **knobs: Any) -> dict[str, Any]:
+    def _function(self) -> Callable[..., dict[str, Any]]:
         api = importlib.import_module("frepo_scale.api")
-        result: dict[str, Any] = getattr(api, self.__name__.rpartition(".")[2])(*args, **knobs)
-        return result
+        function: Callable[..., dict[str, Any]] = getattr(api, self.__name__.rpartition(".")[2])
+        return function
+
+    def __call__(self, *args: Any, **knobs: Any) -> dict[str, Any]:
+        """See the function of this name in `frepo_scale.api`."""
+        return self._function()(*args, **knobs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function())
 
 
 for _name in ("distill", "evaluate", "plan"):

@@ -1,6 +1,7 @@
 """The Python API: `import frepo_scale as fs`."""
 
 import doctest
+import inspect
 import json
 import os
 import signal
@@ -62,6 +63,7 @@ def test_the_package_is_light_and_says_what_it_has():
 def test_commands_have_the_names_of_packages(name, monkeypatch):
     """`fs.evaluate(...)` works before and after `import frepo_scale.evaluate.fit`."""
     __import__(f"frepo_scale.{name}")
+    assert inspect.signature(getattr(fs, name)) == inspect.signature(getattr(api, name))
     monkeypatch.setattr(api, name, lambda *args, **knobs: {"args": args, "knobs": knobs})
     assert getattr(fs, name)("a", STEPS=3) == {"args": ("a",), "knobs": {"STEPS": 3}}
     assert getattr(fs, name) is sys.modules[f"frepo_scale.{name}"]

@@ -212,13 +212,11 @@ class EvaluationContext:
 
 
 class Evaluation(Protocol):
-    """What `EVALUATIONS` names.
+    """What `EVALUATIONS` names: a class that is constructed without arguments."""
 
-    Attributes:
-      title: heads its rows in the table, such as "test accuracy".
-    """
-
-    title: str
+    @property
+    def title(self) -> str:
+        """Heads its rows in the table, such as "test accuracy"; a plain attribute will do."""
 
     def run(self, context: EvaluationContext) -> Iterable[Measurement]:
         """Yields the rows of the result, in the order of the table.
