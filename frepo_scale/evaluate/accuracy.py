@@ -47,7 +47,7 @@ class Accuracy:
             "random_real", "random real images", context.score("random_real", random_images)
         )
         if context.config.full_data:
-            steps = context.config.full_data_steps or None
+            steps = context.config.full_data_steps or context.steps
             everything = all_training_images(context)
             yield Measurement(
                 "full_data",

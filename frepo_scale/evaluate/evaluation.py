@@ -10,7 +10,7 @@ Legend: N distilled images, H W height and width in pixels, C channels, K classe
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import DistilledSet
@@ -24,6 +24,27 @@ from frepo_scale.models.registry import NetConfig, build_net
 
 # A labelled set, or a function from the number of a net to the set that net is trained on.
 Labelled = DistilledSet | Callable[[int], DistilledSet]
+
+
+class Training(TypedDict, total=False):
+    """How nets are trained; what is left out is the default of the protocol.
+
+    Attributes:
+      nets: number of fresh nets; default `EVAL_NETS`.
+      steps: Adam steps; default `EVAL_STEPS`, or the paper's for the number of distilled images.
+      learning_rate: Adam's; default `EVAL_LEARNING_RATE`.
+      net: the net; default: the evaluation net of the recipe.
+      augment: the augmentation; default: that of the data set.
+      held_out: use other random draws than those of final scores, and the held-out images where
+        `score` tests on test images: for choices, which must not see the test images.
+    """
+
+    nets: int
+    steps: int
+    learning_rate: float
+    net: NetConfig
+    augment: AugmentConfig
+    held_out: bool
 
 
 class Measurement(NamedTuple):
@@ -99,17 +120,18 @@ class EvaluationContext:
         """The set that is exported."""
         return self.sets["distilled"]
 
+    @property
+    def steps(self) -> int:
+        """The default number of Adam steps."""
+        return self.config.steps_for(len(self.distilled.images))
+
     def score(
         self,
         key: str,
         labelled: Labelled,
         *,
-        steps: int | None = None,
-        learning_rate: float | None = None,
-        net: NetConfig | None = None,
-        augment: AugmentConfig | None = None,
         rows: Rows | None = None,
-        held_out: bool = False,
+        **training: Unpack[Training],
     ) -> Score:
         """Accuracy of fresh nets trained on a labelled set, mean and spread over the nets.
 
@@ -120,31 +142,19 @@ class EvaluationContext:
             same evaluation may use it.
           labelled: images (n, H, W, C) as net inputs and labels (n, K), or a function that gives
             them for net number 0, 1, ...
-          steps: Adam steps; None: those of the protocol for the distilled set (`EVAL_STEPS`).
-          learning_rate: Adam's; None: `EVAL_LEARNING_RATE`.
-          net: the net; None: the default evaluation net.
-          augment: the augmentation; None: the default of the data set.
           rows: images to test on, as float32 net inputs, with integer labels; None: the test
-            images.
-          held_out: test on the held-out images instead, with other random draws: for choices, which
-            must not see the test images.
+            images, or with `held_out` the held-out images.
+          **training: see `Training`.
 
         Raises:
           InputError: `net` cannot be built.
           Preempted: a stop was requested.
           RunError: `key` was used before.
         """
-        tested = rows if rows is not None else self._held_out() if held_out else self.real.test
-        values = self.measure(
-            key,
-            labelled,
-            lambda net: net.accuracy(tested),
-            steps=steps,
-            learning_rate=learning_rate,
-            net=net,
-            augment=augment,
-            held_out=held_out,
-        )
+        if rows is None:
+            rows = self._held_out() if training.get("held_out") else self.real.test
+        tested = rows
+        values = self.measure(key, labelled, lambda net: net.accuracy(tested), **training)
         return score([(top1, top5) for top1, top5 in values], self.real.num_classes)
 
     def measure(
@@ -152,12 +162,7 @@ class EvaluationContext:
         key: str,
         labelled: Labelled,
         test: Callable[[TrainedNet], Sequence[float]],
-        *,
-        steps: int | None = None,
-        learning_rate: float | None = None,
-        net: NetConfig | None = None,
-        augment: AugmentConfig | None = None,
-        held_out: bool = False,
+        **training: Unpack[Training],
     ) -> list[tuple[float, ...]]:
         """Like `score`, for any measurement of a trained net.
 
@@ -165,11 +170,7 @@ class EvaluationContext:
           key: see `score`.
           labelled: see `score`.
           test: takes a trained net and returns numbers, always the same count.
-          steps: see `score`.
-          learning_rate: see `score`.
-          net: see `score`.
-          augment: see `score`.
-          held_out: whether the random draws are those for choices; see `score`.
+          **training: see `Training`.
 
         Returns:
           What `test` returned for each net.
@@ -177,23 +178,41 @@ class EvaluationContext:
         if self._prefix + key in self._used:
             raise RunError(f"{self._prefix}{key}: this key was used before in the evaluation")
         self._used.add(self._prefix + key)
-        evaluator = self._evaluator(net)
-        fit = FitConfig(
-            steps=steps or self.config.steps_for(len(self.distilled.images)),
-            batch=self.config.batch,
-            learning_rate=learning_rate or self.config.learning_rate,
-            constant=False,
-            augment=augment or evaluator.augment,
-            draws=PROBE_DRAWS if held_out else FINAL_DRAWS,
-        )
+        evaluator, fit = self._protocol(training)
         return evaluator.measure(
             self._prefix + key,
             fit,
-            self.config.nets,
-            (lambda net: labelled) if isinstance(labelled, DistilledSet) else labelled,
+            training.get("nets", self.config.nets),
+            _by_net(labelled),
             test,
             self.finished,
         )
+
+    def train(
+        self, key: str, labelled: Labelled, number: int = 0, **training: Unpack[Training]
+    ) -> TrainedNet:
+        """One trained net, such as a teacher. It is not stored: a restart trains it again.
+
+        Args:
+          key: shown in the progress bar.
+          labelled: see `score`.
+          number: the number of the net; it decides its random draws.
+          **training: see `Training`; `nets` is not used.
+        """
+        evaluator, fit = self._protocol(training)
+        return evaluator.train(key, fit, _by_net(labelled)(number), number)
+
+    def _protocol(self, training: Training) -> tuple[Evaluator, FitConfig]:
+        evaluator = self._evaluator(training.get("net"))
+        fit = FitConfig(
+            steps=training.get("steps", self.steps),
+            batch=self.config.batch,
+            learning_rate=training.get("learning_rate", self.config.learning_rate),
+            constant=False,
+            augment=training.get("augment", evaluator.augment),
+            draws=PROBE_DRAWS if training.get("held_out") else FINAL_DRAWS,
+        )
+        return evaluator, fit
 
     def _held_out(self) -> Rows:
         if self.real.held_out is None or not len(self.real.held_out):
@@ -209,6 +228,10 @@ class EvaluationContext:
             module = build_net(net, self.real.num_classes, shape)
             self._evaluators[name] = self.evaluator.with_net(module)
         return self._evaluators[name]
+
+
+def _by_net(labelled: Labelled) -> Callable[[int], DistilledSet]:
+    return (lambda net: labelled) if isinstance(labelled, DistilledSet) else labelled
 
 
 class Evaluation(Protocol):

@@ -213,7 +213,8 @@ class Evaluator:
         """Trains fresh nets and measures each.
 
         Args:
-          name: the measurements are stored under it; its last part is shown in the progress bar.
+          name: the measurements are stored under it; what follows its first "/" is shown in the
+            progress bar.
           fit: how the nets are trained.
           nets: how many.
           labelled: the set that net number 0, 1, ... is trained on.
@@ -227,22 +228,34 @@ class Evaluator:
           Preempted: a stop was requested.
         """
         found: list[tuple[float, ...]] = []
-        shown = name.rpartition("/")[2].replace("_", " ")
-        with Progress(shown, fit.steps * nets) as progress:
+        with Progress(_shown(name), fit.steps * nets) as progress:
             for net in range(nets):
                 values = finished.get(name, net)
                 if values is None:
-                    data = DistilledSet(*(jnp.asarray(x) for x in labelled(net)))
-                    fitter = self._fitter(fit, len(data.images))
-                    state = fitter.fit(data, net, self._preemption, progress.advance)
-                    values = tuple(test(TrainedNet(fitter, state, net)))
+                    values = tuple(test(self._train(fit, labelled(net), net, progress.advance)))
                     finished.put(name, net, values)
                 else:
                     progress.advance(fit.steps)
                 found.append(values)
         return found
 
+    def train(self, name: str, fit: FitConfig, labelled: DistilledSet, net: int) -> TrainedNet:
+        """Trains fresh net number `net` on a labelled set; `name` is shown in the progress bar."""
+        with Progress(_shown(name), fit.steps) as progress:
+            return self._train(fit, labelled, net, progress.advance)
+
+    def _train(
+        self, fit: FitConfig, labelled: DistilledSet, net: int, advance: Callable[[int], None]
+    ) -> TrainedNet:
+        data = DistilledSet(*(jnp.asarray(x) for x in labelled))
+        fitter = self._fitter(fit, len(data.images))
+        return TrainedNet(fitter, fitter.fit(data, net, self._preemption, advance), net)
+
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:
         if (fit, size) not in self._fitters:
             self._fitters[fit, size] = Fitter(self._module, fit, size, self._seed)
         return self._fitters[fit, size]
+
+
+def _shown(name: str) -> str:
+    return (name.partition("/")[2] or name).replace("_", " ")

@@ -192,6 +192,15 @@ def test_a_measurement_may_be_anything_and_is_stored_too(context, trained, tmp_p
     assert trained == [0, 1]
 
 
+def test_one_net_may_be_trained_and_used(context, trained):
+    given = context()
+    teacher = given.train("teacher", given.distilled, 5)
+    assert trained == [5]
+    assert teacher.accuracy(given.real.train)[0] > 0.9
+    logits, _ = teacher.module.apply(teacher.variables, given.real.test.images, train=False)
+    assert logits.shape == (60, 2)
+
+
 def test_a_key_is_used_once_by_an_evaluation(context):
     given = context().named("x")
     given.score("a", given.distilled)
@@ -216,7 +225,7 @@ def asked(monkeypatch):
         tested = []
         net = types.SimpleNamespace(accuracy=lambda rows: tested.append(rows) or (0.5, 0.5))
         values = [tuple(test(net))] * nets
-        calls[name] = types.SimpleNamespace(module=self._module, fit=fit, rows=tested[0])
+        calls[name] = types.SimpleNamespace(module=self._module, fit=fit, rows=tested[0], nets=nets)
         return values
 
     monkeypatch.setattr(Evaluator, "measure", measure)
@@ -242,14 +251,15 @@ def test_another_net_rate_length_and_augmentation(context, asked):
     wider = NetConfig(width=3, depth=2, norm="none")
     given = context()
     given.score("default", given.distilled)
-    settings = {"steps": 3, "learning_rate": 0.5, "augment": AugmentConfig(flip=True)}
+    settings = {"nets": 7, "steps": 3, "learning_rate": 0.5}
+    settings["augment"] = AugmentConfig(flip=True)
     given.score("other", given.distilled, net=wider, **settings)
     given.score("again", given.distilled, net=wider)
     default, other = asked["default"], asked["other"]
     assert (default.module.width, other.module.width) == (2, 3)
     assert asked["again"].module is other.module  # its compiled functions are reused
-    assert (default.fit.steps, default.fit.learning_rate) == (30, 1e-2)
-    assert (other.fit.steps, other.fit.learning_rate) == (3, 0.5)
+    assert (default.fit.steps, default.fit.learning_rate, default.nets) == (30, 1e-2, 2)
+    assert (other.fit.steps, other.fit.learning_rate, other.nets) == (3, 0.5, 7)
     assert (default.fit.augment.flip, other.fit.augment.flip) == (False, True)
     assert not default.fit.constant
     with pytest.raises(InputError, match="DEPTH"):
