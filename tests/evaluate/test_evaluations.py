@@ -105,6 +105,15 @@ def test_the_last_set_is_evaluated_once_where_it_is_the_selected_one(context, tr
     assert found["distilled_last"]["mean"] < 0.5 < found["distilled"]["mean"]
 
 
+def test_the_last_step_has_its_key_where_it_was_selected(context):
+    found = evaluate_sets(ACCURACY, context(selected_by="last step"))
+    assert found["distilled_last"] == found["distilled"]
+    assert [row["key"] for row in found["evaluations"][0]["rows"]] == KEYS
+    assert "distilled_last" not in evaluate_sets(ACCURACY, context())
+    halves = evaluate_sets({"my.Halves": Halves()}, context(selected_by="last step"))
+    assert halves.keys() == {"evaluations"}
+
+
 def test_wrong_labels_score_badly(context, blobs):
     """The number depends on what is evaluated."""
     train = blobs(20, 0)
