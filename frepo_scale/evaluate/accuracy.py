@@ -6,9 +6,10 @@ Source: docs/algorithm.md section 6: the same recipe with hard labels and with r
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.baselines import all_training_images, random_real_images, with_hard_labels
-from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement
+from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Task
 
 _SELECTED = {"held-out": ", best on held-out images", "last step": ", last step"}
 
@@ -22,6 +23,15 @@ class Accuracy:
     """
 
     title: str = "test accuracy"
+
+    def check(self, task: Task) -> None:
+        """Raises InputError if all training images are asked for and not in memory."""
+        if task.config.full_data and not task.in_memory:
+            raise InputError(
+                "FULL_DATA = True with training images that are read during the run",
+                "images in memory",
+                "leave FULL_DATA out, or use --gin.DATA_PLACEMENT=memory",
+            )
 
     def run(self, context: EvaluationContext) -> Iterator[Measurement]:
         """Distilled, last step, hard labels, random real images, all training images."""

@@ -80,6 +80,27 @@ class RealData:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What is known before a run starts; an evaluation may have a method `check(task)`.
+
+    Attributes:
+      config: the settings of evaluations.
+      net: the default evaluation net.
+      image_shape: (H, W, C).
+      num_classes: K.
+      held_out: number of held-out images.
+      in_memory: whether the training images are held in memory as a whole.
+    """
+
+    config: EvaluationConfig
+    net: NetConfig
+    image_shape: tuple[int, ...]
+    num_classes: int
+    held_out: int
+    in_memory: bool
+
+
+@dataclass(frozen=True)
 class EvaluationContext:
     """What an evaluation may use.
 
@@ -235,7 +256,11 @@ def _by_net(labelled: Labelled) -> Callable[[int], DistilledSet]:
 
 
 class Evaluation(Protocol):
-    """What `EVALUATIONS` names: a class that is constructed without arguments."""
+    """What `EVALUATIONS` names: a class that is constructed without arguments.
+
+    It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
+    cannot be done. It is called before the run starts.
+    """
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from frepo_scale.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from frepo_scale.evaluate.evaluation import Evaluation
+    from frepo_scale.evaluate.evaluation import Evaluation, Task
 
 # Name in a recipe: dotted path of the class. A new evaluation is one module and one line here.
 EVALUATIONS = {
@@ -42,17 +42,23 @@ def check_evaluations(names: Any) -> list[str]:
     return list(names)
 
 
-def load_evaluations(names: Sequence[str]) -> dict[str, "Evaluation"]:
+def load_evaluations(names: Sequence[str], task: "Task | None" = None) -> dict[str, "Evaluation"]:
     """The evaluations by name, in order. To be called before a run starts.
 
     Args:
       names: registered names, or dotted paths of classes with a `title` and a method `run` (see
         `evaluation.Evaluation`) that can be constructed without arguments.
+      task: what the evaluations check themselves against; None: no checks.
 
     Raises:
-      InputError: a class cannot be imported or is not an evaluation.
+      InputError: a class cannot be imported, is not an evaluation, or cannot evaluate the task.
     """
-    return {name: _load(name) for name in names}
+    evaluations = {name: _load(name) for name in names}
+    for evaluation in evaluations.values():
+        check = getattr(evaluation, "check", None)
+        if task is not None and check is not None:
+            check(task)
+    return evaluations
 
 
 def _load(name: str) -> "Evaluation":

@@ -12,10 +12,10 @@ from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.accuracy import Accuracy
 from frepo_scale.evaluate.augment import AugmentConfig
-from frepo_scale.evaluate.evaluation import Measurement
+from frepo_scale.evaluate.evaluation import Measurement, Task
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
-from frepo_scale.evaluate.protocol import Evaluator
+from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.evaluate.registry import EVALUATIONS, load_evaluations, version_of
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.models.registry import NetConfig
@@ -279,6 +279,25 @@ def test_registered_evaluations_load():
     loaded = load_evaluations(list(EVALUATIONS))
     assert list(loaded) == list(EVALUATIONS)
     assert all(evaluation.title for evaluation in loaded.values())
+
+
+def test_an_evaluation_may_refuse_a_task_before_the_run():
+    config = EvaluationConfig(full_data=True)
+    task = Task(config, NetConfig(), (8, 8, 1), 10, held_out=30, in_memory=True)
+    streamed = replace(task, in_memory=False)
+    without = replace(streamed, config=EvaluationConfig())
+    for possible in (task, without):
+        assert load_evaluations(["accuracy"], possible).keys() == {"accuracy"}
+    with pytest.raises(InputError) as caught:
+        load_evaluations(["accuracy"], streamed)
+    assert "FULL_DATA" in caught.value.what
+    assert "DATA_PLACEMENT=memory" in caught.value.fix
+
+
+def test_an_evaluation_without_a_check_suits_every_task(monkeypatch):
+    monkeypatch.setitem(sys.modules, "some_evaluations", sys.modules[__name__])
+    task = Task(EvaluationConfig(), NetConfig(), (8, 8, 1), 10, held_out=0, in_memory=True)
+    assert load_evaluations(["some_evaluations.Halves"], task)
 
 
 @pytest.mark.parametrize(
