@@ -212,25 +212,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from frepo_scale import config
-    from frepo_scale.core.identity import default_settings, scientific_settings
-    from frepo_scale.core.paths import is_local, to_path
-    from frepo_scale.jobs.distill import distill
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.distill import distill, start
     from frepo_scale.jobs.plan import dry_run
-    from frepo_scale.ops.workdir import KERNELS, Workdir
-    from frepo_scale.parallel.determinism import make_deterministic
     from frepo_scale.parallel.runtime import initialize
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
-    if recipe.config.mesh.deterministic and not options.dry_run:
-        # Before a folder is made there.
-        settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
-        Workdir(workdir).check_identity(settings, defaults)
-        make_deterministic(workdir / KERNELS if is_local(workdir) else None)
-    initialize()
     if options.dry_run:
-        dry_run(recipe, Workdir(workdir))
+        initialize()
+        dry_run(recipe, workdir)
     else:
+        start(recipe, workdir)
         distill(recipe, workdir)
 
 

@@ -16,14 +16,14 @@ LAYERS = [
     {"train"},
     {"jobs"},
     {"config"},
-    {"main"},
+    {"main", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 ALLOWED = {
     "gin": {"config", "main"},
     "tensorflow": {"ops.tensorboard", "data.tfrecord"},
-    "torch": set(),
+    "torch": {"export.loaded"},
 }
 
 

@@ -69,7 +69,7 @@ def test_from_photographs_to_a_distilled_imagenet(tmp_path):
     assert exported.preprocessing.whitening.matrix.shape == (12288, 12288)
     assert np.isfinite(exported.images).all()
     # Few steps from the photographs they started as: the inverse gives them back.
-    assert exported.pixels().std() > 20
+    assert exported.to_pixels().std() > 20
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) and 0 <= row["input_wait_fraction"] < 1 for row in rows)

@@ -21,6 +21,9 @@ class Purpose(enum.IntEnum):
     EVALUATION_BATCH = 6
     EVALUATION_AUGMENT = 7
     RANDOM_BASELINE = 8
+    FINAL_INIT = 9
+    FINAL_BATCH = 10
+    FINAL_AUGMENT = 11
 
 
 def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.identity import default_settings, scientific_settings
-from frepo_scale.core.paths import is_file
+from frepo_scale.core.paths import is_file, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.feed import target_batches
 from frepo_scale.distill.state import (
@@ -38,16 +38,31 @@ from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import KERNELS, Workdir
 from frepo_scale.parallel.compiled import keep_compiled
+from frepo_scale.parallel.determinism import make_deterministic
 from frepo_scale.parallel.mesh import platform_of
-from frepo_scale.parallel.runtime import agree, is_first
+from frepo_scale.parallel.runtime import agree, initialize, is_first
 from frepo_scale.parallel.share import of_first, on_first
 from frepo_scale.plan.overview import written_bytes
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
 from frepo_scale.train.loop import Hooks, Outcome, train
 from frepo_scale.train.probing import HeldOutProbe
+
+
+def start(recipe: Recipe, root: Path) -> None:
+    """Sets up the compiler and the processes; to be called before any device is used.
+
+    Raises:
+      InputError: the workdir belongs to another run, or the environment is wrong.
+    """
+    if recipe.config.mesh.deterministic:
+        # The check comes before a folder is made there.
+        settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
+        Workdir(root).check_identity(settings, defaults)
+        make_deterministic(root / KERNELS if is_local(root) else None)
+    initialize()
 
 
 def distill(recipe: Recipe, root: Path) -> None:

@@ -1,6 +1,7 @@
 """The outer step of a recipe on devices that are not on this machine; no data are read."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -17,13 +18,13 @@ from frepo_scale.plan.compile import compile_outer_step
 from frepo_scale.plan.overview import overview
 
 
-def dry_run(recipe: Recipe, workdir: Workdir) -> None:
+def dry_run(recipe: Recipe, root: Path) -> None:
     """Builds everything, prints the settings and what they need; trains and writes nothing.
 
     Raises:
       InputError: anything given is wrong.
     """
-    settings = scientific_settings(recipe.config)
+    settings, workdir = scientific_settings(recipe.config), Workdir(root)
     workdir.check_identity(settings, default_settings(recipe.config))
     run = build_run(recipe)
     if is_first():

@@ -10,12 +10,12 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.state import NEVER, TrainState, unpadded
 from frepo_scale.distill.synthetic import hard_labels
-from frepo_scale.evaluate.baselines import RealData, final_scores
-from frepo_scale.evaluate.finished import FinishedNets
+from frepo_scale.evaluate.evaluation import RealData
 from frepo_scale.evaluate.protocol import Evaluator
+from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.run_report import print_result, write_run_report, write_text
-from frepo_scale.jobs.run import Run, evaluation_recipe
+from frepo_scale.jobs.run import Run, evaluation_context, evaluation_recipe
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.share import on_first
@@ -62,16 +62,17 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
         selected, step = unpadded(state.best.distilled, run.size), int(state.best.step)
     on_first(work.supervisor.check_lock)
     on_first(lambda: write_npz(workdir.distilled, _export(work, selected, step)))
+    selected_by = "held-out" if by_held_out else "last step"
     sets = {"distilled": selected}
-    if step != config.distill.steps:
-        sets["distilled_last"] = last
+    if by_held_out:  # the same object, and not evaluated again, if the last step is the best one
+        sets["distilled_last"] = selected if step == config.distill.steps else last
     with work.supervisor.ledger.during("evaluation"):
-        scores = _scores(work, sets)
+        scores = _scores(work, sets, selected_by)
     result = scores | {
         "steps": config.distill.steps,
         "seconds": round(seconds, 1),
         "selected_step": step,
-        "selected_by": "held-out" if by_held_out else "last step",
+        "selected_by": selected_by,
         "held_out_images": len(run.dataset.held_out),
         "config_sha256": settings_sha256(scientific_settings(config)),
     }
@@ -115,20 +116,19 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
     )
 
 
-def _scores(work: Work, sets: dict[str, DistilledSet]) -> dict[str, Any]:
+def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:
     """The final numbers; none where there are no test images."""
-    config, dataset = work.run.config, work.run.dataset
+    inputs, dataset = work.inputs, work.run.dataset
     if not len(dataset.test):
         return {}
-    identity = settings_sha256(scientific_settings(config)) + dataset.fingerprint
-    scores = final_scores(
+    context = evaluation_context(
+        work.run.config,
         work.evaluator,
-        config.evaluation,
-        RealData(work.inputs.train, work.inputs.test, dataset.num_classes),
+        RealData(inputs.train, inputs.test, dataset.num_classes, inputs.held_out),
         sets,
-        config.distill.ipc,
-        config.distill.seed,
-        FinishedNets(work.workdir.finished_nets, sets, identity),
+        work.preprocessing,
+        work.workdir.finished_nets,
+        dataset.fingerprint,
+        selected_by,
     )
-    scores.setdefault("distilled_last", scores["distilled"])
-    return scores
+    return evaluate_sets(work.run.evaluations, context)

@@ -1,23 +1,28 @@
 """One run: its settings, devices, data, nets and algorithm, checked before compute is spent."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import room_of
 from frepo_scale.data.types import Rows
+from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
 from frepo_scale.distill.registry import build_algorithm
 from frepo_scale.distill.synthetic import choose_rows, real_set
 from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
+from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.protocol import Evaluator
+from frepo_scale.evaluate.registry import load_evaluations
 from frepo_scale.jobs.settings import Recipe, RunConfig
 from frepo_scale.models.registry import build_net
 from frepo_scale.ops.preemption import Preemption
@@ -33,12 +38,14 @@ class Run:
       mesh: the devices.
       dataset: the real images.
       algorithm: the distillation algorithm, with the pool's net.
+      evaluations: the evaluations of the result, by name.
     """
 
     recipe: Recipe
     mesh: Mesh
     dataset: Dataset
     algorithm: Algorithm
+    evaluations: dict[str, Evaluation]
 
     @property
     def config(self) -> RunConfig:
@@ -70,12 +77,12 @@ def build_run(recipe: Recipe) -> Run:
     # First what costs nothing to check: a large data set takes minutes to read.
     mesh = build_mesh(config.mesh)
     check_sizes(mesh, config.pool.members, config.data.batch)
-    dataset = load_data(config, mesh)
+    dataset = load_dataset(config.data, room_of(mesh))
     labels, classes = dataset.train.labels, dataset.num_classes
     choose_rows(labels, classes, config.distill.ipc, _start_key(config))  # checks IPC
-    build_net(config.net.for_evaluation(), classes, dataset.image_shape)
     problem = problem_of(config, mesh, classes, dataset.image_shape)
-    return Run(recipe, mesh, dataset, build_algorithm(config.algorithm, problem))
+    algorithm = build_algorithm(config.algorithm, problem)
+    return Run(recipe, mesh, dataset, algorithm, build_evaluations(config, dataset))
 
 
 def problem_of(
@@ -97,20 +104,61 @@ def problem_of(
     return Problem(module, config.distill, config.pool, config.ridge, mesh, size, config.data.batch)
 
 
-def load_data(config: RunConfig, mesh: Mesh) -> Dataset:
-    """The data set of a run.
+def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluation]:
+    """The evaluations of a recipe by name, checked against its data.
 
     Raises:
-      InputError: it cannot be read, or does not suit the settings.
+      InputError: one cannot be imported or done, or no evaluation net exists for such images.
     """
-    dataset = load_dataset(config.data, room_of(mesh))
-    if config.evaluation.full_data and dataset.placement in ("stream", "constant"):
-        raise InputError(
-            f"FULL_DATA = True with images placed as {dataset.placement!r}",
-            "a data set that is held in memory as a whole",
-            "use --gin.FULL_DATA=False or --gin.DATA_PLACEMENT=memory",
-        )
-    return dataset
+    net = config.net.for_evaluation()
+    build_net(net, dataset.num_classes, dataset.image_shape)
+    task = Task(
+        config.evaluation,
+        net,
+        dataset.image_shape,
+        dataset.num_classes,
+        len(dataset.held_out),
+        dataset.placement not in ("stream", "constant"),
+    )
+    return load_evaluations(config.evaluation.evaluations, task)
+
+
+def evaluation_context(
+    config: RunConfig,
+    evaluator: Evaluator,
+    real: RealData,
+    sets: dict[str, DistilledSet],
+    preprocessing: Preprocessing,
+    finished: Path | None,
+    fingerprint: str,
+    selected_by: str,
+) -> EvaluationContext:
+    """What the evaluations of a recipe work on.
+
+    Args:
+      config: the settings.
+      evaluator: trains and tests nets.
+      real: the real images as net inputs.
+      sets: distilled sets by name; "distilled" must be among them.
+      preprocessing: from pixels to net inputs and back.
+      finished: a file for the scores of nets that are done, for a restart; None: no file.
+      fingerprint: of the data.
+      selected_by: how "distilled" was selected: "held-out", "last step", or "" if unknown.
+    """
+    settings = scientific_settings(config)
+    del settings["evaluation.evaluations"]  # another evaluation does not change these nets
+    return EvaluationContext(
+        sets=sets,
+        real=real,
+        ipc=len(sets["distilled"].images) // real.num_classes,
+        seed=config.distill.seed,
+        config=config.evaluation,
+        evaluator=evaluator,
+        finished=FinishedNets(finished, sets, settings_sha256(settings) + fingerprint),
+        net=config.net.for_evaluation(),
+        preprocessing=preprocessing,
+        selected_by=selected_by,
+    )
 
 
 def build_evaluator(config: RunConfig, dataset: Dataset, preemption: Preemption) -> Evaluator:
@@ -142,6 +190,7 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "width": net.width,
         "depth": net.depth,
         "norm": net.norm,
+        "args": net.args,
         "nets": protocol.nets,
         "steps": protocol.steps_for(size),
         "batch": min(size, protocol.batch),

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+import numpy as np
+
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.distill.algorithm import Algorithm
@@ -60,7 +62,8 @@ class HeldOutProbe:
             return state, {}
         score = self._evaluator.probe(distilled, self._held_out, self._num_classes)
         # Of process 0: machines of different kinds may round differently, states may not differ.
-        accuracy = agree(score.mean)
+        # As the state stores it: a tie must not be decided by the rounding to float32.
+        accuracy = float(np.float32(agree(score.mean)))
         self._check_chance(step, accuracy)
         if accuracy > float(state.best.score):
             state = keep_as_best(self._algorithm, state, accuracy)

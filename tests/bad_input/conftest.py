@@ -21,7 +21,7 @@ def place(tmp_path, monkeypatch):
         raise AssertionError("compute was spent on wrong input")
 
     monkeypatch.setattr(distill_job, "_Attempt", spent)
-    monkeypatch.setattr(evaluate_job, "final_scores", spent)
+    monkeypatch.setattr(evaluate_job, "evaluate_sets", spent)
     return tmp_path
 
 

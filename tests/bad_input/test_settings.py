@@ -70,6 +70,8 @@ WRONG = {
     "ALGORITHM_ARGS": ["5", "None", "[1]", "text"],
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
+    "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
+    "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
 }
 
 
