@@ -21,7 +21,7 @@ from frepo_scale.main import main
 from frepo_scale.ops import tensorboard
 from frepo_scale.ops.lock import WorkdirLock
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 URL = "gs://bucket/runs/digits"
 SETTINGS = {

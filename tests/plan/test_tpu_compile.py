@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import finished, start
+from processes import finished, one_at_a_time, start
 
 PROGRAM = Path(__file__).with_name("tpu_compile_run.py")
 # launch/test.sh puts the compiler here: where JAX could find it by itself, every program on a
@@ -21,18 +21,13 @@ BLOCK_ROW = 256 * 10_240 * 4
 MIB = 2**20
 
 
-def start_early(tests):
-    """Compiles beside the fast tests; see `conftest`."""
-    if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
-        return None
-    return start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART], niceness=19)
-
-
 @pytest.fixture(scope="module")
-def compiled(early):
-    if early is None:
+def compiled():
+    if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("no TPU compiler: launch/test.sh, or pip install frepo-scale[tpu]")
-    out = finished(early, timeout=1500)
+    with one_at_a_time("libtpu"):
+        process = start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART])
+        out = finished(process, timeout=1500)
     (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
     return json.loads(line.removeprefix("RESULT "))
 
