@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 
@@ -39,9 +38,8 @@ def free_address():
 
 
 @contextlib.contextmanager
-def one_at_a_time(name):
-    """Waits until no other test process of this user is in a block of the same name."""
-    path = Path(tempfile.gettempdir()) / f"frepo-scale-tests-{os.getuid()}-{name}.lock"
-    with path.open("w") as file:
+def one_at_a_time(lock):
+    """Waits until no other process is in a block with the same lock file."""
+    with Path(lock).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ PROGRAM = Path(__file__).with_name("tpu_compile_run.py")
 # launch/test.sh puts the compiler here: where JAX could find it by itself, every program on a
 # machine without a TPU would try to start one.
 APART = Path(sys.prefix) / "tpu_compiler"
+# Only one process of a machine may load libtpu.
+LOCK = Path(tempfile.gettempdir()) / f"frepo-scale-libtpu-{os.getuid()}.lock"
 
 ROWS, DATA, IMAGE, CLASSES, DIM = 10_000, 4, 64 * 64 * 3, 1000, 16384
 FEATURES = ROWS * DIM * 4
@@ -25,7 +29,7 @@ MIB = 2**20
 def compiled():
     if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("no TPU compiler: launch/test.sh, or pip install frepo-scale[tpu]")
-    with one_at_a_time("libtpu"):
+    with one_at_a_time(LOCK):
         process = start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART])
         out = finished(process, timeout=1500)
     (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
