@@ -80,13 +80,12 @@ def distill(config: RunConfig, source: Source, workdir: Path) -> int:
     with contextlib.closing(supervision):
         supervision.watch()
         # Known to be in use before anything is read; an unused one is made only after all checks.
-        on_first(lambda: supervision.own() if is_file(place.owner) else None)
-        parts = Parts(config)
+        on_first(lambda: supervision.own() if is_file(place.lock) else None)
+        parts = Parts(config, preemption=Preemption(supervision.alive))
         check_same_data(parts.dataset)
         on_first(lambda: _open(place, supervision, parts, source))
         keep_compiled(place.compiled, platform_of(parts.mesh))
         parts.preemption.install()
-        parts.preemption.on_look = supervision.alive
         try:
             with contextlib.closing(Distillation(parts, source, place, supervision)) as job:
                 job.run()

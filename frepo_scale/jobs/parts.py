@@ -60,12 +60,18 @@ class Source:
 class Parts:
     """The objects of one configuration, built and checked before any compute is spent."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        mesh: Mesh | None = None,
+        preemption: Preemption | None = None,
+    ) -> None:
         """Builds and checks.
 
         Args:
           config: what is asked for.
           mesh: where to evaluate only, which any machine can; None: that of the configuration.
+          preemption: the flag to poll; None: a new one.
 
         Raises:
           InputError: anything in the configuration is wrong, or does not fit together.
@@ -91,7 +97,7 @@ class Parts:
         self.evaluation_module: nn.Module = build_net(
             config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
         )
-        self.preemption = Preemption()
+        self.preemption = preemption or Preemption()
         self.evaluator = Evaluator(
             self.evaluation_module,
             config.evaluation,

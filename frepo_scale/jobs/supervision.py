@@ -31,7 +31,7 @@ class Supervision:
           watchdog_minutes: silence after which a process is taken for stuck; 0: never.
         """
         self._place = place
-        self._owner = WorkdirLock(place.owner) if is_first() else None
+        self._owner = WorkdirLock(place.lock) if is_first() else None
         self.ledger = Ledger(place.ledger if is_first() else None)
         # Written by a process that hangs: what takes more than the kernel is left out.
         self._stacks: Path | None = None

@@ -35,7 +35,7 @@ def test_nothing_is_watched_without_a_limit(tmp_path):
 
 
 def test_a_run_is_watched_while_it_reads_its_data(tmp_path, monkeypatch):
-    def parts(config):
+    def parts(config, **more):
         assert watched()
         raise StopIteration
 
@@ -50,7 +50,7 @@ def test_the_owner_removes_what_killed_attempts_left_half_written(tmp_path):
     place.ledger.mkdir()
     for folder in (tmp_path, place.ledger):
         (folder / ".partial-x.json-0").write_text("{")
-    others = tmp_path / f".partial-{place.owner.name}-0"  # who asks for the run just now
+    others = tmp_path / f".partial-{place.lock.name}-0"  # who asks for the run just now
     others.write_text("{")
     with contextlib.closing(Supervision(place, 0.0)) as supervision:
         supervision.own()

@@ -127,7 +127,7 @@ def check_the_same(workdir, undisturbed, resumed_at):
     assert (workdir / "distilled.npz").read_bytes() == (undisturbed / "distilled.npz").read_bytes()
     first, last = attempts(workdir)
     assert first[:2] == (2, 0) and last == (2, resumed_at, "finished")
-    assert not (workdir / "owner.json").exists()
+    assert not (workdir / "lock.json").exists()
 
 
 def started(bench):

@@ -21,7 +21,7 @@ class Made:
 
     def quiet(self, seconds):
         self.now += seconds
-        self.dog.look()
+        self.dog.poll()
         return self.ends
 
 
@@ -44,10 +44,10 @@ def test_silence_beyond_the_limit_ends_with_42_and_leaves_the_stacks(tmp_path, c
     (tmp_path / "stacks.txt").write_text("of before")
     assert made.quiet(101.0) == [42]
     text = (tmp_path / "stacks.txt").read_text()
-    assert "no sign of life for 101 s (100 s are allowed)" in text and "of before" not in text
+    assert "101 s" in text and "100 s" in text and "of before" not in text
     assert "in quiet" in text and "test_watchdog.py" in text
     err = capfd.readouterr().err
-    assert "no sign of life for 101 s" in err and "in quiet" in err
+    assert "101 s" in err and "in quiet" in err
 
 
 def test_a_log_that_cannot_be_written_does_not_matter(tmp_path):
