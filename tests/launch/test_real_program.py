@@ -226,7 +226,7 @@ def test_a_slurm_job_out_of_time_is_requeued_and_ends_with_the_same_bits(
         os.killpg(int(task), signal.SIGTERM)  # every process of every task
     result = real.end(process, 120)
     saved = real.steps()[-1]
-    assert result.code == 0 and "the job is in the queue again" in result.err, result
+    assert result.code == 0 and "requeued" in result.err, result
     assert f"attempt 1: code 42, saved step {saved}\n" in result.err
     assert (state / "requeued").exists() and not any(map(helpers.alive, real.pids()))
     result = real.end(real.start(*given, SLURM_RESTART_COUNT="1", **environment), 300)

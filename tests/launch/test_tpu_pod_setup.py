@@ -64,7 +64,7 @@ def test_a_setup_that_fails_once_is_tried_again(cloud, setup):
     assert result.code == 0 and "attempt 1: code 42" in result.err, result
     assert "worker 1 ended with 200; the end of its log:\nno mount here\n" in result.err
     assert "the setup script failed with 1: counted as a lost attempt" in result.err
-    assert "a worker ended: stopping the others" in result.err  # long before --grace
+    assert "a worker ended: stopping the other" in result.err  # long before --grace
     assert "attempt 2: code 0" in result.err and len(cloud.program(1)) == 1
 
 
