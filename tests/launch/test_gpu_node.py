@@ -71,7 +71,7 @@ def test_one_end_ends_all_and_the_worst_code_counts(bench, helpers, die, code):
     started = time.monotonic()
     result = bench.end(group(bench, 3, "--gin.STEPS=100000", f"--gin.DIE={die}"))
     assert result.code == code and "stopping the other" in result.err, result
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60  # the grace period is longer
     assert len(bench.pids()) == 3 and not any(map(helpers.alive, bench.pids()))
 
 
@@ -109,8 +109,8 @@ def test_killed_itself_it_leaves_no_process(bench, helpers):
     process = group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", options=["--logs", str(logs)])
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1))
     process.kill()
-    helpers.wait_for(lambda: not any(map(helpers.alive, bench.pids())), 5)
-    assert bench.end(process, 5).code == -signal.SIGKILL
+    helpers.wait_for(lambda: not any(map(helpers.alive, bench.pids())))
+    assert bench.end(process).code == -signal.SIGKILL
 
 
 def test_where_setpriv_does_not_do_the_processes_run_all_the_same(bench):

@@ -258,7 +258,7 @@ def test_a_signal_in_the_pause_ends_it_with_the_last_code(bench, helpers):
     helpers.wait_for((bench.top / "p").exists)
     assert "attempt 1" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    assert bench.end(process, 10).code == 42
+    assert bench.end(process, 60).code == 42
     assert len((bench.top / "p").read_text().split()) == 1
 
 

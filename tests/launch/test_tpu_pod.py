@@ -95,7 +95,7 @@ def test_without_recreate_a_preempted_pod_ends_it_with_42(cloud, helpers):
     helpers.wait_for(cloud.running)
     cloud.preempt()
     result = cloud.bench.end(process)
-    assert result.code == 42 and "--recreate asks for new machines" in result.err, result
+    assert result.code == 42 and "--recreate" in result.err, result
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_the_program_and_stop_saves_it(cloud, helpers):
     process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=100000"))
     helpers.wait_for(cloud.running)
     process.send_signal(signal.SIGINT)
-    result = cloud.bench.end(process, 15)
+    result = cloud.bench.end(process, 60)
     assert result.code == 130 and "the program continues" in result.err, result
     assert "stays and costs money" in result.err
     assert all(map(helpers.alive, cloud.bench.pids()))
@@ -203,7 +203,7 @@ def test_a_worker_deaf_to_sigterm_is_killed_in_the_end(cloud, helpers):
     process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=100000", "--gin.DEAF=1"))
     helpers.wait_for(cloud.running)
     process.send_signal(signal.SIGTERM)
-    assert cloud.bench.end(process, 15).code == 143
+    assert cloud.bench.end(process, 60).code == 143
     result = cloud.run("stop", "--grace", "1")
     assert "worker 0: 137" in result.err and "worker 1: 137" in result.err, result
     assert not any(map(helpers.alive, cloud.bench.pids()))

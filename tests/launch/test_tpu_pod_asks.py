@@ -97,7 +97,7 @@ def test_who_does_not_wait_for_machines_is_told_of_the_request(cloud, helpers):
     process = cloud.start("create", "--poll", "60")
     helpers.wait_for(lambda: cloud.calls("queued-resources", "describe"))
     process.send_signal(signal.SIGINT)
-    result = cloud.bench.end(process, 15)
+    result = cloud.bench.end(process)
     assert result.code == 130 and "the request for my-tpu stays open" in result.err, result
     assert cloud.exists
 
