@@ -17,7 +17,7 @@ from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "STEPS": 60,

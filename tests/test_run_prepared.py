@@ -19,7 +19,7 @@ from frepo_scale.data.records import PreparedSet
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
 KNOBS = {

@@ -85,7 +85,7 @@ def distill(recipe: Recipe, root: Path) -> None:
     with contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor:
         supervisor.watch()
         # A workdir in use is refused before data are read; an unused one is made after all checks.
-        on_first(lambda: supervisor.lock() if is_file(workdir.owner) else None)
+        on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
         run = build_run(recipe)
         check_same_data(run.dataset)
         on_first(lambda: _open(workdir, supervisor, run))

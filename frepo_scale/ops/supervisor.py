@@ -31,7 +31,7 @@ class Supervisor:
           watchdog_minutes: minutes without progress after which the process ends; 0: never.
         """
         self._workdir = workdir
-        self._lock = WorkdirLock(workdir.owner) if is_first() else None
+        self._lock = WorkdirLock(workdir.lock) if is_first() else None
         self.ledger = Ledger(workdir.ledger if is_first() else None)
         # A process that hangs writes them, so nothing but the local file system may be needed.
         self._stacks: Path | None = None

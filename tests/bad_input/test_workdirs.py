@@ -17,7 +17,7 @@ def test_a_workdir_that_is_a_file(distill):
 
 
 def test_a_workdir_with_something_else(place, distill):
-    distill(workdir=".", told=["holds something that is not a run"])
+    distill(workdir=".", told=["workdir . "])
 
 
 def test_a_workdir_below_a_file(distill):

@@ -50,7 +50,7 @@ def test_the_lock_removes_files_that_killed_attempts_left_half_written(tmp_path)
     place.ledger.mkdir()
     for folder in (tmp_path, place.ledger):
         (folder / ".partial-x.json-0").write_text("{")
-    others = tmp_path / f".partial-{place.owner.name}-0"  # who asks for the run just now
+    others = tmp_path / f".partial-{place.lock.name}-0"  # who asks for the run just now
     others.write_text("{")
     with contextlib.closing(Supervisor(place, 0.0)) as supervisor:
         supervisor.lock()

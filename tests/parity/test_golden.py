@@ -146,6 +146,7 @@ def test_regression_and_gradients(golden, precision, case, flip):
     compare(golden, precision, name + "grad_y_proto", grads.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "flip"), CASES)
 def test_lamb_steps(golden, precision, case, flip):
     x = inputs(golden, case, precision)
@@ -164,6 +165,7 @@ def test_lamb_steps(golden, precision, case, flip):
     compare(golden, precision, f"{name}x_proto_after3", distilled.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["m28_id", "c32_bn"])
 def test_online_steps(golden, precision, case):
     x = inputs(golden, case, precision)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.algorithm import Problem
@@ -49,6 +50,7 @@ def test_arguments_are_the_state_and_a_batch():
     assert found.operations > 0
 
 
+@pytest.mark.slow
 def test_memory_follows_the_chunk_and_not_the_number_of_images():
     """Compilers like to merge the second forward pass with the first, and to overlap chunks."""
     small, large, whole = cost(64, 8), cost(128, 8), cost(128, 128)
