@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_parts.program import STOPPED, Attempt, attempts, checkpoints, metrics
+from gpu_parts.program import STOPPED, Attempt, attempts, checkpoints, compiled_in, metrics
 from gpu_parts.report import Report
 
 RECIPE = "digits_ipc1.gin"
@@ -33,11 +33,6 @@ SETTINGS: dict[str, Any] = {
     "PROFILE_AT": 0,
 }
 SMOKE = {"WIDTH": 4, "BATCH": 32, "STEPS": 40, "PROBE_EVERY": 20, "SAVE_EVERY": 10}
-# Runs on CPUs keep nothing that was compiled in their workdirs: here they share it.
-CACHED = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-}
 ROUNDING = 1e-2  # median relative difference of the losses, without DETERMINISTIC
 SIGNALS = {
     "undisturbed": None,
@@ -87,8 +82,8 @@ def _run(report: Report, kind: str, fixed: bool) -> None:
     settings = SETTINGS | {"DETERMINISTIC": fixed} | (SMOKE if report.options.smoke else {})
     seen: dict[str, Any] = {"exit_codes": [], "seconds_to_first_loss": []}
     number = SIGNALS[kind]
-    variables = CACHED | {"JAX_COMPILATION_CACHE_DIR": str(report.options.scratch / "compiled")}
-    variables = variables if report.options.smoke else {}
+    # Runs on CPUs keep nothing that was compiled in their workdirs: a smoke test's share it.
+    variables = compiled_in(report.options.scratch / "compiled") if report.options.smoke else {}
     first = Attempt(RECIPE, workdir, settings, variables)
     seen["seconds_to_first_loss"].append(first.first_loss(report.left()))
     last = first

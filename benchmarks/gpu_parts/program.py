@@ -27,6 +27,15 @@ def environment(further: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **shared, "PYTHONPATH": os.pathsep.join(paths), **further}
 
 
+def compiled_in(folder: Path) -> dict[str, str]:
+    """Variables with which JAX keeps everything it compiles in a folder, small programs too."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
 class Attempt:
     """One start of the program on a workdir."""
 
@@ -91,7 +100,7 @@ class Attempt:
 
     def said(self) -> str:
         """The end of what it printed."""
-        return self.log.read_text(errors="replace")[-1500:]
+        return self.log.read_text(errors="replace")[-800:]
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

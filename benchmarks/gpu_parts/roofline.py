@@ -6,7 +6,8 @@ it is a lower bound on the time.
 
 Per image and layer, with `in` and `out` the elements of a convolution's input and output (`out / 4`
 after pooling) and s bytes per element:
-  F   operations of a forward pass: 2 * 9 * channels in * out
+  F   operations of a forward pass: 2 * channels in * channels out * taps, of which a 3 x 3 kernel
+      has (3 side - 2)^2 inside a padded image
   A   bytes of a forward pass: s (in + 2 out + out / 4): the convolution reads `in` and writes `out`
       (bias and ReLU fused), pooling reads it and writes a quarter
   G   bytes of a backward pass to the images: s (out / 4 + 3 out + in): the gradient of the pooled
@@ -19,7 +20,7 @@ after pooling) and s bytes per element:
                       the float64 rate, 8 (4 R d + 4 n^2) bytes
   optimiser           28 bytes for each element of the distilled set: value, gradient and two
                       moments read, value and moments written
-  online step         3 b F operations, b (2 A + 2 G) bytes (BatchNorm's passes among them), and 28
+  online step         3 b (F + 2 d K) operations, b (2 A + 2 G) bytes (BatchNorm's passes among them), and 28
                       bytes for each parameter
 
 Legend: B target batch, R rows of the regression, b online minibatch, d features, K classes.
@@ -54,12 +55,22 @@ class Work(NamedTuple):
     bytes: float
 
 
-def layers(shape: Shape) -> list[tuple[int, int, int]]:
-    """Elements in, elements out and channels in of each convolution, for one image."""
-    found, channels, side = [], shape.channels, shape.side + (4 if shape.channels == 1 else 0)
+class Layer(NamedTuple):
+    """A convolution on one image: operations, and elements of its input, output and kernel."""
+
+    operations: float
+    into: int
+    out: int
+    kernel: int
+
+
+def layers(shape: Shape) -> list[Layer]:
+    """The convolutions of the ConvNet at a shape."""
+    found, channels, side = [], shape.channels, shape.side
     for number in range(shape.depth):
         width = shape.width * 2**number
-        found.append((side * side * channels, side * side * width, channels))
+        operations = 2.0 * channels * width * (3 * side - 2) ** 2
+        found.append(Layer(operations, side**2 * channels, side**2 * width, 9 * channels * width))
         channels, side = width, side // 2
     return found
 
@@ -67,10 +78,10 @@ def layers(shape: Shape) -> list[tuple[int, int, int]]:
 def work(shape: Shape, dtype: str) -> dict[str, Work]:
     """What each phase has to do, by name."""
     convolutions = layers(shape)
-    operations = sum(2.0 * 9 * channels * out for _, out, channels in convolutions)
-    forward = sum(into + 2.25 * out for into, out, _ in convolutions)
-    backward = sum(into + 3.25 * out for into, out, _ in convolutions)
-    parameters = sum(9 * c * shape.width * 2**i for i, (_, _, c) in enumerate(convolutions))
+    operations = sum(layer.operations for layer in convolutions)
+    forward = sum(layer.into + 2.25 * layer.out for layer in convolutions)
+    backward = sum(layer.into + 3.25 * layer.out for layer in convolutions)
+    parameters = sum(layer.kernel for layer in convolutions)
     parameters += dim(shape) * shape.classes
     size, rate = (2, "bfloat16") if dtype == "bfloat16" else (4, "float32_default")
     unknowns = min(shape.rows, dim(shape))
@@ -88,7 +99,7 @@ def work(shape: Shape, dtype: str) -> dict[str, Work]:
         ),
         "optimiser": Work(0.0, rate, 28.0 * elements),
         "online step": Work(
-            3 * shape.online * operations,
+            3 * shape.online * (operations + 2.0 * dim(shape) * shape.classes),
             "float32_default",
             4.0 * shape.online * 2 * (forward + backward) + 28.0 * parameters,
         ),

@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.program import Attempt, attempts, metrics, result
+from gpu_parts.program import Attempt, attempts, compiled_in, metrics, result
 from gpu_parts.report import Report
 
 RECIPE = "fashion_mnist_ipc10.gin"
@@ -43,10 +43,7 @@ def run(report: Report) -> None:
     if options.data_dir:
         settings["DATA_DIR"] = options.data_dir
     # Both runs share what was compiled, where the programs are the same.
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(options.scratch / "useful-compiled"),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
-    }
+    cache = compiled_in(options.scratch / "compiled") | {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
     report.put(recipe=recipe, settings=settings)
     speed = calibrate(report, recipe, settings, cache)
     steps = planned_steps(speed, report.left(), options.smoke)
@@ -108,7 +105,7 @@ def planned_steps(speed: dict[str, Any], left: float, smoke: bool) -> int:
 
 
 def _periods(steps: int, smoke: bool) -> dict[str, Any]:
-    every = max(1, steps // PROBES)
+    every = steps if smoke else max(1, steps // PROBES)
     return {
         "STEPS": steps,
         "PROBE_EVERY": every,
