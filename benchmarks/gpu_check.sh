@@ -66,8 +66,10 @@ if [[ -n $fashion_mnist ]]; then
 fi
 [[ -z $cifar10 || -f $cifar10 ]] || fail "--cifar10 $cifar10: no such file"
 
+[[ ! -e $out || -f $out/made-by-gpu_check ]] || fail "--out $out exists and is not of this script"
 rm -rf -- "$out"
 mkdir -p -- "$out/wheels"
+: >"$out/made-by-gpu_check"
 platforms=()
 for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
   platforms+=(--platform "${platform}_x86_64")

@@ -20,8 +20,8 @@ after pooling) and s bytes per element:
                       the float64 rate, 8 (4 R d + 4 n^2) bytes
   optimiser           28 bytes for each element of the distilled set: value, gradient and two
                       moments read, value and moments written
-  online step         3 b (F + 2 d K) operations, b (2 A + 2 G) bytes (BatchNorm's passes among them), and 28
-                      bytes for each parameter
+  online step         3 b (F + 2 d K) operations, b (2 A + 2 G) bytes (BatchNorm's passes among
+                      them), and 28 bytes for each parameter
 
 Legend: B target batch, R rows of the regression, b online minibatch, d features, K classes.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import gpu_check
 import numpy as np
 import pytest
-from gpu_parts import roofline, step_case
+from gpu_parts import compare, nothing_lost, roofline, step_case, useful
 from gpu_parts.report import Options, Report, read_json
 from gpu_parts.table import failures, table
 
@@ -166,6 +166,48 @@ def _alive(pid):
             return False
         time.sleep(0.05)
     return True
+
+
+def finished_run(folder, images, losses):
+    folder.mkdir()
+    np.savez(folder / "distilled.npz", images=images, labels=np.ones((2, 3), np.float32))
+    rows = [json.dumps({"step": step, "loss": loss}) for step, loss in losses.items()]
+    (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_one_flipped_bit_of_a_distilled_set_is_seen(tmp_path):
+    images = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 2, 2, 3)
+    flipped = images.copy()
+    flipped.view(np.uint32)[1, 0, 1, 2] ^= 1
+    losses = {10: 0.5, 20: 0.25}
+    one = finished_run(tmp_path / "one", images, losses)
+    same = finished_run(tmp_path / "same", images, losses)
+    other = finished_run(tmp_path / "other", flipped, losses | {20: 0.26})
+    assert nothing_lost.compare(one, same) == {
+        "bit_equal": True, "largest_difference": 0.0, "loss_difference": 0.0,
+        "first_step_with_another_loss": None,
+    }  # fmt: skip
+    found = nothing_lost.compare(one, other)
+    assert not found["bit_equal"] and 0 < found["largest_difference"] < 1e-6
+    assert found["first_step_with_another_loss"] == 20
+    assert found["loss_difference"] == pytest.approx(0.02)
+    assert nothing_lost.compare(one, tmp_path / "none") == {"bit_equal": False, "missing": ["none"]}
+
+
+def test_an_error_is_relative_and_nan_never_holds():
+    assert compare.row([1.0, 4.5], [1.0, 5.0], 0.2)["error"] == pytest.approx(0.1)
+    assert compare.row([1.0, 4.5], [1.0, 5.0], 0.2)["ok"]
+    assert not compare.row([1.0, 4.5], [1.0, 5.0], 0.05)["ok"]
+    assert not compare.row([1.0, float("nan")], [1.0, 5.0], 1e9)["ok"]
+
+
+def test_a_whole_run_is_planned_into_the_time_left():
+    speed = {"steps_per_second": 200.0, "start_seconds": 20.0, "probe_seconds": 2.0}
+    steps = useful.planned_steps(speed, 200.0, False)
+    assert steps % 1000 == 0 and steps / 200.0 + 20 + 16 * 2 + useful.RESERVE <= 200
+    assert steps >= 20_000
+    assert useful.planned_steps(speed, 60.0, False) == 0
 
 
 def test_results_are_strict_json_and_written_at_once(tmp_path):
