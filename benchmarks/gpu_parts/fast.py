@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gpu_parts import roofline
 from gpu_parts.report import Report, read_json
@@ -65,12 +66,13 @@ def run(report: Report) -> None:
         for shape in shapes
         for dtype in DTYPES
     }
+    started = {shape: compilers.submit(state_and_batch, shape) for shape in shapes}
     ready = _compiled(jobs, COMPILING * report.left())
     report.put(compile_seconds=report.limit - report.left())
     for shape in shapes:
-        time_steps(report, shape, ready, rates)
+        time_steps(report, shape, started[shape], ready, rates)
     for shape in shapes:
-        time_phases(report, shape, compilers, rates)
+        time_phases(report, shape, started[shape], compilers, rates)
 
 
 def _compiled(jobs: Mapping[str, Future[Any]], seconds: float) -> dict[str, Any]:
@@ -81,9 +83,11 @@ def _compiled(jobs: Mapping[str, Future[Any]], seconds: float) -> dict[str, Any]
     return {name: job.exception() or job.result() for name, job in jobs.items() if job in done}
 
 
-def time_steps(report: Report, shape: Shape, ready: Mapping[str, Any], rates: Any) -> None:
+def time_steps(
+    report: Report, shape: Shape, start: Future[Any], ready: Mapping[str, Any], rates: Any
+) -> None:
     """Times the whole step of a shape in each dtype."""
-    seconds = 0.2 if report.options.smoke else 3.0
+    seconds = 0.2 if report.options.smoke else 2.0
     flops = step_flops(shape)
     for dtype in DTYPES:
         name = f"{shape.name} {dtype}"
@@ -98,17 +102,22 @@ def time_steps(report: Report, shape: Shape, ready: Mapping[str, Any], rates: An
         try:
             if isinstance(ready[name], BaseException):
                 raise ready[name]
-            row |= _time_step(report, name, shape, ready[name], seconds)
+            row |= _time_step(report, name, shape, start, ready[name], seconds)
         except Exception as error:  # out of memory in one shape must not stop the others
             row["error"] = " ".join(str(error).split())[:500]
         report.put(steps=report.found["steps"] | {name: row})
 
 
 def _time_step(
-    report: Report, name: str, shape: Shape, compiled: Any, seconds: float
+    report: Report,
+    name: str,
+    shape: Shape,
+    start: Future[Any],
+    compiled: Any,
+    seconds: float,
 ) -> dict[str, Any]:
-    state, batch = state_and_batch(shape)
-    call = repeated(compiled, state, batch)
+    state, batch = start.result(timeout=max(0.0, report.left()))
+    call = repeated(compiled, jax.tree.map(jnp.copy, state), batch)
     timing = measure(call, seconds)
     if name in PROFILED:
         report.put(profile=_profile(report.options.scratch / "profile", call))
@@ -150,13 +159,19 @@ def _profile(folder: Path, call: Callable[[], Any]) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def time_phases(report: Report, shape: Shape, compilers: ThreadPoolExecutor, rates: Any) -> None:
+def time_phases(
+    report: Report,
+    shape: Shape,
+    start: Future[Any],
+    compilers: ThreadPoolExecutor,
+    rates: Any,
+) -> None:
     """Compiles the phases of a shape side by side and times each alone."""
     smoke = report.options.smoke
     if not report.has(1.0 if smoke else 20.0, f"phases of {shape.name}"):
         return
     try:
-        state, batch = state_and_batch(shape)
+        state, batch = start.result(timeout=max(0.0, report.left()))
         cases = {
             (name, dtype): phase
             for dtype in DTYPES

@@ -47,7 +47,7 @@ def batch_norm(smoke: bool) -> dict[str, Any]:
 
 def whitening(smoke: bool) -> dict[str, Any]:
     """uint8 pixels to whitened net inputs, against NumPy in float64."""
-    side, images = (4, 100) if smoke else (32, 4096)
+    side, images = (4, 100) if smoke else (24, 4096)
     rng = np.random.default_rng(0)
     smooth = rng.normal(size=(images, side, side, 3)).cumsum(axis=1).cumsum(axis=2)
     pixels = np.clip(128 + 20 * smooth / np.sqrt(side), 0, 255).astype(np.uint8)

@@ -38,7 +38,7 @@ from frepo_scale.parallel.mesh import (
     platform_of,
     single_device_mesh,
 )
-from frepo_scale.plan.compile import compile_outer_step
+from frepo_scale.plan.compile import Cost, compile_outer_step, cost_of
 from frepo_scale.plan.flops import outer_step_flops
 from frepo_scale.regression.ridge import RidgeConfig, ridge_weights
 
@@ -113,22 +113,29 @@ class Phase(NamedTuple):
     carries: int
 
 
-def outer_step(shape: Shape, dtype: str = "float32") -> OuterStep:
-    """What the step is made of: the paper's settings at this shape, on the first device."""
+def outer_step(shape: Shape, dtype: str = "float32", device: jax.Device | None = None) -> OuterStep:
+    """What the step is made of: the paper's settings at this shape, on the first device or one."""
     return OuterStep(
         ConvNet(num_classes=shape.classes, width=shape.width, depth=shape.depth),
         DistillConfig(ipc=shape.ipc, flip=shape.flip, feature_dtype=dtype),
         PoolConfig(),
         RidgeConfig(shape.ridge),
-        single_device_mesh(),
+        single_device_mesh() if device is None else build_mesh(MeshConfig(), [device]),
         shape.size,
         shape.batch,
     )
 
 
-def compiled_step(shape: Shape, dtype: str) -> jax.stages.Compiled:
-    """The whole step, compiled from shapes alone."""
-    return compile_outer_step(outer_step(shape, dtype), shape.image, shape.classes)
+def compiled_step(
+    shape: Shape, dtype: str, device: jax.Device | None = None
+) -> jax.stages.Compiled:
+    """The whole step, compiled from shapes alone, also for a device that is not here."""
+    return compile_outer_step(outer_step(shape, dtype, device), shape.image, shape.classes)
+
+
+def memory_of(compiled: jax.stages.Compiled) -> Cost:
+    """Bytes of arguments, and of temporaries with the program's code."""
+    return cost_of(compiled)
 
 
 def step_flops(shape: Shape) -> float:
@@ -276,8 +283,7 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
     targets = rng.normal(size=(1, shape.batch, *shape.image)).astype(np.float32)
     classes = rng.integers(0, shape.classes, (1, shape.batch)).astype(np.int32)
     with jax.enable_x64(wide), jax.default_device(device):
-        mesh = build_mesh(MeshConfig(), [device])
-        parts = outer_step(shape, dtype)._replace(mesh=mesh, pool=PoolConfig(size=1))
+        parts = outer_step(shape, dtype, device)._replace(pool=PoolConfig(size=1))
         pool = jax.tree.map(
             lambda x: jnp.asarray(x, kind if np.issubdtype(x.dtype, np.floating) else x.dtype),
             _fresh_pool(shape),

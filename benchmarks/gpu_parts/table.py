@@ -101,13 +101,12 @@ def right(found: Found) -> list[str]:
         errors = (_number(row[name], ".1e") for name in ("prediction", "d features", "d labels"))
         lines.append(head + "".join(f" {text:>10}" for text in errors) + f" {_verdict(row)}")
     for name, row in found.get("parity", {}).items():
-        if "failure" in row:
-            lines.append(f"parity, {name}: {row['failure']} {_verdict(row)}")
-            continue
         lines.append(
             f"parity, {name}: {row['passed']} passed, {len(row['failed'])} failed {_verdict(row)}"
         )
         lines += [f"  {test}: {why[:140]}" for test, why in row["failed"].items()]
+        if "incomplete" in row:
+            lines.append("  (stopped before its end)")
     return lines
 
 
