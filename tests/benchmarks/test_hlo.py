@@ -36,8 +36,8 @@ ENTRY %main (a: f64[4,4]) -> f64[4,4] {
   %kernel = f32[3,3,4,8]{3,2,1,0} transpose(%k), dimensions={1,2,3,0}
   %c = (f32[2,8,8,4]{3,2,1,0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$convForward"
   %f = f32[2,4,8,8]{3,2,1,0} fusion(%c), kind=kLoop, calls=%fused
-  %solved = f64[4,4]{1,0} custom-call(%a), custom_call_target="cusolver_potrf", metadata={stack_frame_id=2}
-  %dot = f64[4,4]{1,0} dot(%solved, %solved), metadata={op_name="jit(step)/dot" stack_frame_id=3}
+  %l = f64[4,4]{1,0} custom-call(%a), custom_call_target="potrf", metadata={stack_frame_id=2}
+  %dot = f64[4,4]{1,0} dot(%l, %l), metadata={op_name="jit(step)/dot" stack_frame_id=3}
   %wide = f64[4]{0} convert(%x), metadata={op_name="jit(step)/convert" stack_frame_id=5}
   %sent = (f32[4]{0}, u32[], token[]) send(%x, %token), channel_id=1
   ROOT %sum = f64[4,4]{1,0} add(%dot, %dot), metadata={op_name="jit(step)/add" stack_frame_id=1}
@@ -57,4 +57,4 @@ def test_counts():
     assert found.transposes == 1  # that of the kernel is not of activations
     assert found.float64_in_nets == 1
     assert found.host == 1
-    assert found.calls == {"__cudnn$convForward": 1, "cusolver_potrf": 1}
+    assert found.calls == {"__cudnn$convForward": 1, "potrf": 1}
