@@ -79,7 +79,8 @@ def make_outer_step(
     The batch is the global one on the host: (M B, H, W, C) images and (M B,) labels, rows m B to
     (m + 1) B for member m. The state is donated: the one passed in must not be used again. Metrics
     are scalars on the device: loss, regression_loss, label_loss, target_accuracy, online_loss,
-    ridge_raised, grad_norm_images, grad_norm_labels, learning_rate; means over the members.
+    ridge_raised, ridge_in_force, grad_norm_images, grad_norm_labels, learning_rate; means over the
+    members.
 
     Args:
       parts: what the step is made of.
@@ -215,7 +216,7 @@ def _member_gradient(
 ) -> tuple[jax.Array, jax.Array, Metrics]:
     """One member's regression on this device's rows: gradients and metrics (section 4, 2 to 4)."""
     config, module, platform = parts.config, parts.module, platform_of(parts.mesh)
-    ridge = parts.ridge.resolved(platform)
+    ridge = parts.ridge.resolved(parts.mesh.devices.flat[0])
     rows = 2 * parts.size if config.flip else parts.size
     if config.flip:
         seen = jnp.concatenate([images, images[:, :, ::-1]])
@@ -226,7 +227,7 @@ def _member_gradient(
     f_bd = chunked_features(module, member, batch.images, config, platform)
     f_rd = chunked_features(module, member, seen, config, platform) * weight
     weights = partial(ridge_weights, rows=rows, config=ridge, axis=DATA)
-    w_dK, pull_back, raised = jax.vjp(weights, f_rd, y_rK, has_aux=True)
+    w_dK, pull_back, guard = jax.vjp(weights, f_rd, y_rK, has_aux=True)
     targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
     with jax.default_matmul_precision("highest"):
         pred_bK = f_bd @ w_dK
@@ -244,7 +245,8 @@ def _member_gradient(
     metrics = {
         "regression_loss": jax.lax.psum(jnp.sum(half_squared_errors(error_bK)), DATA) / parts.batch,
         "target_accuracy": jax.lax.psum(hits, DATA) / parts.batch,
-        "ridge_raised": raised.astype(labels.dtype),
+        "ridge_raised": guard.raised.astype(labels.dtype),
+        "ridge_in_force": guard.ridge,
     }
     return d_images, d_labels, metrics
 
