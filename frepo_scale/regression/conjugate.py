@@ -6,11 +6,13 @@ takes products with G and Gᵀ only. Its condition number is the square root of 
 so float32 has digits to spare: `eps sqrt(R / ridge)` is 1e-3 at 288 rows and a ridge of 1e-6.
 
 The iteration is CGLS (Björck, Numerical Methods for Least Squares Problems, SIAM 1996, section
-7.4) with the preconditioner `P = GᵀG + shift I`, shift >= rho. P is at least the system matrix and
-at most `shift / rho` times it, so the residual r bounds the error of x without an estimate of a
-condition number:
+7.4) with the preconditioner `P = GᵀG + shift I`, shift >= rho. P has the eigenvectors of the system
+and at most `shift / rho` times its eigenvalues, so the residual r bounds the errors of x and of
+`v = G x - c` without an estimate of a condition number:
 
-    ‖x - x*‖² in the norm of the system <= (shift / rho) rᵀP⁻¹r.
+    ‖v - v*‖² + rho ‖x - x*‖² <= (shift / rho) rᵀP⁻¹r,    ‖x - x*‖ <= (shift / rho) ‖P⁻¹r‖.
+
+What is not in the bound is the rounding of P, G x and the residual, a small multiple of it.
 
 Legend: n unknowns, m rows of G, K right-hand sides. Both may be spread over a mesh axis: the
 products are functions of the caller.
@@ -55,8 +57,8 @@ class Minimum(NamedTuple):
     Attributes:
       x_nK: the solution.
       v_mK: `G x - c`, more accurate than that product.
-      error: a bound of the relative error of `(v, sqrt(rho) x)` in the 2-norm, the largest of the
-        columns; inf where the preconditioner is not a number.
+      error: a bound of the relative errors of x and of v in the 2-norm, the largest of the columns;
+        inf where the preconditioner is not a number.
     """
 
     x_nK: jax.Array
@@ -65,7 +67,7 @@ class Minimum(NamedTuple):
 
 
 class _Iteration(NamedTuple):
-    count: jax.Array
+    number: jax.Array
     stalled: jax.Array  # iterations since the bound of any column fell to half
     x: jax.Array
     v: jax.Array
@@ -98,7 +100,7 @@ def minimise(
     ratio = shift / rho
 
     def unfinished(state: _Iteration) -> jax.Array:
-        hopeless = state.broken | (state.count >= longest)
+        hopeless = state.broken | (state.number >= longest)
         enough = (state.stalled > PATIENCE) & jnp.all(state.best <= ACCEPTABLE**2)
         return ~hopeless & ~enough & ~jnp.all(state.best <= TARGET**2)
 
@@ -107,10 +109,7 @@ def minimise(
         r = e_nK - rho * state.x - products.transpose(state.v)
         z = products.precondition(r)
         gamma = jnp.sum(r * z, 0)
-        size = products.squares(state.v) + rho * jnp.sum(jnp.square(state.x), 0)
-        # A residual that is not zero with a gamma that is not positive: the factor is of no use.
-        undefined = jnp.where(jnp.any(r != 0, 0), jnp.inf, 0.0)
-        bound = products.agree(jnp.where(gamma <= 0, undefined, ratio * gamma / size))
+        bound = products.agree(_bound(products, state, r, z, gamma, e_nK, rho, ratio))
         better, halved = bound < state.best, bound < 0.25 * state.best
         conjugate = jnp.where(state.gamma > 0, gamma / state.gamma, 0.0)
         direction = z + conjugate * state.direction
@@ -119,7 +118,7 @@ def minimise(
         active = (curvature > 0) & (bound > TARGET**2)
         length = jnp.where(active, gamma / curvature, 0.0)
         return _Iteration(
-            count=state.count + 1,
+            number=state.number + 1,
             stalled=jnp.where(jnp.any(halved), 0, state.stalled + 1),
             x=state.x + length * direction,
             v=state.v + length * g,
@@ -134,7 +133,7 @@ def minimise(
     zero, v = jnp.zeros_like(e_nK), -c_mK
     columns = jnp.zeros_like(e_nK[0])
     start = _Iteration(
-        count=jnp.int32(0),
+        number=jnp.int32(0),
         stalled=jnp.int32(0),
         x=zero,
         v=v,
@@ -147,3 +146,32 @@ def minimise(
     )
     end = jax.lax.while_loop(unfinished, iterate, start)
     return Minimum(end.best_x, end.best_v, jnp.sqrt(jnp.max(end.best)))
+
+
+def _bound(
+    products: Products,
+    state: _Iteration,
+    r: jax.Array,
+    z: jax.Array,
+    gamma: jax.Array,
+    e_nK: jax.Array,
+    rho: jax.Array,
+    ratio: jax.Array,
+) -> jax.Array:
+    """The square of the error bound of each column: the largest of three.
+
+    That of v relative to v, that of x relative to x, and the residual relative to e. The last is
+    what bounds `Gᵀ(v - v*)`, in the dual form the predictions for the rows of the regression.
+    """
+
+    def squares(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(x), 0)
+
+    of_v = ratio * gamma / products.squares(state.v)
+    of_x = ratio * jnp.minimum(ratio * squares(z), gamma / rho) / squares(state.x)
+    e = squares(e_nK)
+    of_e = jnp.where(e > 0, squares(r) / e, 0.0)
+    # A residual that is not zero with a gamma that is not positive: the factor is of no use.
+    undefined = jnp.where(jnp.any(r != 0, 0), jnp.inf, 0.0)
+    bound = jnp.maximum(jnp.maximum(of_v, of_x), of_e)
+    return jnp.where(gamma <= 0, undefined, bound)

@@ -36,7 +36,7 @@ def solve(problem: Problem, matrix: jax.Array, y_rK: jax.Array, ridge: float) ->
     f_rd, system, rows = problem.f_rd, problem.system, problem.rows
     right = rows.gather(y_rK) if problem.dual else rows.sum(f_rd.T @ y_rK)
     unit, dtype = problem.mean_square(), f_rd.dtype
-    least = least_ridge(problem.count)
+    least = least_ridge(problem.size)
 
     Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 

@@ -64,7 +64,7 @@ def solve(problem: Problem, matrix: jax.Array, y_rK: jax.Array, ridge: float) ->
         )
         return ridge, shift, factor, a, u, error, tries + 1
 
-    shift = SHIFT * float(jnp.finfo(dtype).epsneg) * problem.count
+    shift = SHIFT * float(jnp.finfo(dtype).epsneg) * problem.size
     factor = jax.eval_shape(system.factorise, matrix)
     alpha = jax.eval_shape(rows.gather, y_rK) if problem.dual else y_rK
     start = (

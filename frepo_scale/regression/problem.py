@@ -48,21 +48,21 @@ class Problem(NamedTuple):
 
     Attributes:
       f_rd: this device's features, in the precision of the solve.
-      count: R, without padding.
+      size: R, without padding.
       dual: whether the R x R system is solved; else the d x d system.
       system: how it is stored and factorised.
       rows: the axis that the rows are spread over.
     """
 
     f_rd: jax.Array
-    count: int
+    size: int
     dual: bool
     system: System
     rows: Rows
 
     def mean_square(self) -> jax.Array:
         """`tr(F Fᵀ) / R`, the unit of the ridge."""
-        return self.rows.sum(jnp.sum(jnp.square(self.f_rd))) / self.count
+        return self.rows.sum(jnp.sum(jnp.square(self.f_rd))) / self.size
 
 
 class Solution(NamedTuple):

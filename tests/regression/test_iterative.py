@@ -50,14 +50,13 @@ def solved(g, e, c, rho, shift, longest=100):
     return minimiser(longest)(*arguments), x, g @ x - c
 
 
-def relative(found, x, v, rho):
-    """The error that is bounded: of (v, sqrt(rho) x), the largest of the columns."""
-    off = np.square(found.v_mK - v).sum(0) + rho * np.square(found.x_nK - x).sum(0)
-    size = np.square(v).sum(0) + rho * np.square(x).sum(0)
-    return np.sqrt((off / size).max())
+def relative(found, x, v):
+    """The error that is bounded: of v and of x, the largest of the columns."""
+    pairs = ((found.v_mK, v), (found.x_nK, x))
+    return max((np.linalg.norm(a - b, axis=0) / np.linalg.norm(b, axis=0)).max() for a, b in pairs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.floats(0, 3),
     st.floats(-6, -1),
@@ -72,7 +71,7 @@ def test_the_bound_holds_and_the_target_is_reached(condition, rho, ratio, kind, 
     rho = 10**rho
     found, x, v = solved(g, e, c, rho, rho * 10**ratio)
     assert found.error <= 10 * TARGET
-    assert relative(found, x, v, rho) <= 2 * found.error + TARGET
+    assert relative(found, x, v) <= 2 * found.error + TARGET
 
 
 def test_the_bound_holds_before_convergence():
@@ -81,7 +80,7 @@ def test_the_bound_holds_before_convergence():
         g, e, c = problem(1e3, 0)
         found, x, v = solved(g, 0 * e, c, 1e-5, 1e-2, longest)
         assert found.error > 100 * TARGET
-        assert relative(found, x, v, 1e-5) <= 1.01 * found.error
+        assert relative(found, x, v) <= 1.01 * found.error
 
 
 def test_columns_of_zeros_are_solved_by_zeros():
