@@ -13,8 +13,8 @@ is the features (dual form) or d x d and d x K sums (primal form), and where the
 spread too, its block rows; never images or activations.
 
 Legend: R rows of the regression (N, or 2N with flip), r of them on this device (r = R without an
-axis), B target batch, d features, K classes. `f_rd` synthetic features, `y_rK` synthetic labels,
-`w_dK` the solution.
+axis), B target batch, d features, K classes. `f_rd` features of the synthetic images, `y_rK` their
+labels, `w_dK` the solution.
 """
 
 from collections.abc import Iterator
