@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frepo_scale.regression.conjugate import ACCEPTABLE, TARGET, Products, minimise
+from frepo_scale.regression.conjugate import TARGET, Products, minimise
 from frepo_scale.regression.ridge import RidgeConfig, adjoint, solve
 
 ROWS, DIM, CLASSES = 24, 16, 3
@@ -74,13 +74,13 @@ def test_the_bound_holds_and_the_target_is_reached(condition, rho, ratio, kind, 
     assert relative(found, x, v) <= 2 * found.error + TARGET
 
 
-def test_the_bound_holds_before_convergence():
-    """Cut off after few iterations, where the error is large."""
-    for longest in (2, 4, 6):
-        g, e, c = problem(1e3, 0)
-        found, x, v = solved(g, 0 * e, c, 1e-5, 1e-2, longest)
-        assert found.error > 100 * TARGET
-        assert relative(found, x, v) <= 1.01 * found.error
+def test_the_bound_holds_before_convergence_and_is_not_vacuous():
+    """Cut off after few iterations, where the error is large: within a factor of 5."""
+    for longest in (3, 4, 5):
+        g, e, c = problem(10, 0)
+        found, x, v = solved(g, 0 * e, c, 1e-2, 5e-2, longest)
+        assert found.error > 10 * TARGET
+        assert relative(found, x, v) <= 1.01 * found.error <= 5 * relative(found, x, v)
 
 
 def test_columns_of_zeros_are_solved_by_zeros():
@@ -137,7 +137,7 @@ def test_a_ridge_out_of_reach_is_raised_to_one_that_is_accurate(form):
     exact, (df_exact, dy_exact) = value_and_gradient(f, y, dw, RidgeConfig(used, form, "float64"))
     for pair in ((solution.w_dK, exact.w_dK), (dy, dy_exact)):
         ours, theirs = map(np.asarray, pair)
-        assert np.abs(ours - theirs).max() <= 20 * ACCEPTABLE * np.abs(theirs).max()
+        assert np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
     assert np.isfinite(df).all() and df_exact.shape == df.shape
 
 
