@@ -32,12 +32,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
 
 import numpy as np
 
-from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import ShardTask, make_shard, shard_name, shard_size
 from frepo_scale.data.prepare.workers import run_tasks
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.ops.preemption import Preemption
 
 BATCH, BATCHES = 1024, 40
@@ -71,7 +71,7 @@ def shard_tasks(source: Path, out: Path, side: int) -> list[ShardTask]:
         rows = np.arange(number * size, min((number + 1) * size, len(part)))
         file = out / shard_name("train", number, count)
         note = file.with_suffix(".json")
-        tasks.append(ShardTask(file, note, part.take(rows), side, 3, "crop", "area", "full"))
+        tasks.append(ShardTask(file, note, part.take(rows), (side, side, 3), "crop", "area"))
     return tasks
 
 

@@ -93,12 +93,6 @@ def parser() -> argparse.ArgumentParser:
         help="how images become squares (default: crop, the centre)",
     )
     prepare.add_argument(
-        "--decode",
-        choices=("full", "reduced"),
-        default="full",
-        help="reduced: large JPEGs faster, with slightly different pixels (default: full)",
-    )
-    prepare.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
     prepare.add_argument(
@@ -109,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
         help="how many undecodable images may be left out (default: 0)",
     )
     prepare.add_argument("--name", metavar="NAME", help="what to call it (default: as the source)")
+    prepare.add_argument(
+        "--source-class",
+        metavar="MODULE.CLASS",
+        help="a source class of your own (docs/how-to/data-source.md)",
+    )
 
     report = commands.add_parser(
         "report",
@@ -226,10 +225,10 @@ def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
                     resolution=options.resolution,
                     filter=options.filter,
                     fit=options.fit,
-                    decode=options.decode,
                     workers=options.workers,
                     skip_bad=options.skip_bad,
                     name=options.name,
+                    source_class=options.source_class,
                 )
             )
         case "report":

@@ -16,6 +16,9 @@ from typing import IO, cast
 
 from frepo_scale.core.errors import InputError
 
+TARS = (".tar", ".tar.gz", ".tgz")
+ARCHIVES = (*TARS, ".npz")
+
 _BLOCK = 512
 _CHUNK = 1 << 22
 # What reading a damaged gzip, zip or tar can raise, besides what is said on purpose.
@@ -39,14 +42,14 @@ def damage(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise InputError(
-            f"{path} cannot be read ({reason})", "an intact file", "fetch or copy it again"
+            f"{path} cannot be read ({reason})", "an intact file", "download or copy it again"
         ) from error
 
 
 def truncated(path: Path, detail: str) -> InputError:
     """The error for a file that ends too early or contradicts its own header."""
     return InputError(
-        f"{path} is cut off or damaged ({detail})", "an intact file", "fetch or copy it again"
+        f"{path} is cut off or damaged ({detail})", "an intact file", "download or copy it again"
     )
 
 

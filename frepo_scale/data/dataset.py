@@ -1,6 +1,6 @@
-"""The three parts of a data set a run uses, and where they lie.
+"""The three parts of a data set that a run uses.
 
-Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on the test set).
+Source: docs/algorithm.md sections 1 and 6 (the held-out part replaces selection on the test set).
 """
 
 import hashlib
@@ -11,15 +11,17 @@ import numpy as np
 
 from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.decode import FITS
 from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.loading import load
 from frepo_scale.data.noise import noise_set
 from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
-from frepo_scale.data.sources import DatasetSpec, load, spec_for
+from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import Chosen, RawDataset, Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
-FITS = ("crop", "squash")
+_IMAGES = ("real", "synthetic")
 _OPERATIONAL = {"operational": True}
 
 
@@ -29,13 +31,14 @@ class DataConfig:
 
     Attributes:
       name: a data set of `frepo_scale.data.sources.SPECS`.
-      directory: where it is, or None for the usual places.
+      directory: its path, or None for the default paths of the data set.
       resolution: side in pixels images of differing sizes are brought to; None: the data set's.
       fit: how they become squares, "crop" or "squash".
       skip_unreadable: how many undecodable images may be left out.
       batch: target batch, B.
-      images: "real", or "synthetic" for random ones of the same shape.
-      placement: where the target images lie during a run, one of `placement.PLACEMENTS`.
+      images: "real", "synthetic" for random ones of the same shape, or the dotted path of a source
+        class of the user's own (`sources.listing.Source`).
+      placement: where the target images are held during a run, one of `placement.PLACEMENTS`.
       workers: processes that read streamed images; 0 reads on threads.
     """
 
@@ -59,7 +62,8 @@ class DataConfig:
         check_choice("FIT", self.fit, FITS)
         check_int("SKIP_UNREADABLE", self.skip_unreadable, low=0)
         check_int("BATCH", self.batch, low=1)
-        check_choice("DATA", self.images, ("real", "synthetic"))
+        if not isinstance(self.images, str) or "." not in self.images:
+            check_choice("DATA", self.images, (*_IMAGES, "a dotted path module.Class"))
         check_choice("DATA_PLACEMENT", self.placement, PLACEMENTS)
         check_int("DATA_WORKERS", self.workers, low=0)
 
@@ -118,11 +122,11 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
 
     Args:
       config: which one.
-      room: what the devices have for images.
+      room: the memory of the devices.
 
     Raises:
-      InputError: it is not there, is damaged, has fewer images than a batch, or cannot lie where
-        the recipe wants it.
+      InputError: it is missing, damaged, has fewer images than a batch, or cannot be placed as the
+        recipe asks.
     """
     spec = spec_for(config.name)
     if config.images == "synthetic":
@@ -155,7 +159,7 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
 
 
 def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
-    """The data set and where its target part is to lie."""
+    """The data set and the placement of its target part."""
 
     def on_disk(pixels: int) -> bool:
         return choose_placement(config.placement, pixels, True, room) != "memory"
@@ -167,6 +171,7 @@ def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
         config.fit,
         config.skip_unreadable,
         on_disk,
+        config.images if config.images not in _IMAGES else None,
     )
     pixels = int(np.prod(raw.image_shape)) * (len(raw.train) + len(raw.test))
     prepared = raw.fingerprint is not None

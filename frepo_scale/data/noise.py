@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.sources import DatasetSpec
+from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.types import RawDataset
 from frepo_scale.data.whitening import Preprocessing, Whitening, whitened_size
 

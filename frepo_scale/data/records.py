@@ -3,8 +3,6 @@
 Legend: n images of a part, b images asked for, R resolution, C channels, K classes.
 """
 
-import hashlib
-import io
 import sys
 import threading
 import zipfile
@@ -17,16 +15,16 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import (
+    FITTED,
     LABEL_BYTES,
     LABELS,
     WHITENING,
     Description,
     Shard,
-    fingerprint,
+    file_sha256,
     read_description,
 )
 from frepo_scale.data.held_out import held_out_rows
-from frepo_scale.data.prepare.shards import file_sha256
 from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
 from frepo_scale.parallel.runtime import is_first
 
@@ -204,36 +202,43 @@ class PreparedSet:
             print(line, file=sys.stderr, flush=True)
         for shard in shards:
             _check_shard(self.folder / shard.file, shard, True)
-        _checked(self.folder, WHITENING, self.description)
+        _check_file(self.folder / WHITENING, self.description.files.get(WHITENING))
+        if self.description.fitted is not None:
+            _check_file(self.folder / FITTED, self.description.fitted)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of everything the set is, its pixels and labels included."""
-        return fingerprint(self.description)
-
-    def held_out(self) -> np.ndarray:
-        """Which training images select the best distilled set: (n,) bool."""
-        return held_out_rows(self.train.labels, len(self.description.class_names))
+        return self.description.fingerprint
 
     def preprocessing(self, whiten: bool) -> Preprocessing:
         """Normalisation and whitening from the training images that are not held out.
 
         Raises:
-          InputError: the statistics are damaged, or there are none for whitening this size.
+          InputError: the statistics are damaged, of other held-out images than this version
+            selects, or there are none for whitening this size.
         """
-        mean, std = (
-            np.array(values, np.float32)
-            for values in (self.description.channel_mean, self.description.channel_std)
-        )
+        described = self.description
+        rows = held_out_rows(self.train.labels, len(described.class_names))
+        if int(rows.sum()) != described.held_out:
+            raise InputError(
+                f"{self.folder} holds out {described.held_out} images",
+                f"{int(rows.sum())}, as this version does",
+                "prepare it again with this version",
+            )
+        mean = np.array(described.channel_mean, np.float32)
+        std = np.array(described.channel_std, np.float32)
         if not whiten:
             return Preprocessing(mean, std, None)
-        arrays = _load(self.folder / WHITENING, _checked(self.folder, WHITENING, self.description))
+        if described.fitted is not None:
+            return Preprocessing.from_arrays(_arrays(self.folder / FITTED, described.fitted))
+        arrays = _arrays(self.folder / WHITENING, described.files[WHITENING])
         if int(arrays["grid"]) == 0:
             raise InputError(
-                f"{self.folder} has images of {self.description.resolution} pixels, which cannot be"
+                f"{self.folder} has images of {described.resolution} pixels, which cannot be"
                 " whitened",
-                "at most 64 pixels, or such as split evenly into grids of 33 to 64",
-                "prepare it at 64, 96 or 128 pixels, say",
+                "at most 64 pixels, or a size that splits evenly into grids of 33 to 64",
+                "prepare it at 64, 96 or 128 pixels, for example",
             )
         return moments_preprocessing(
             mean, std, arrays["mean"], arrays["covariance"], int(arrays["count"])
@@ -258,25 +263,23 @@ def _check_shard(path: Path, shard: Shard, verify: bool) -> None:
         raise InputError(f"shard {path} is damaged ({detail})", "as prepared", _AGAIN)
 
 
-def _checked(folder: Path, name: str, description: Description) -> bytes:
-    """A whole file of the set, with the right checksum."""
-
+def _check_file(path: Path, sha256: str | None) -> None:
+    """Compares the checksum of a file of the set."""
     try:
-        data = (folder / name).read_bytes()
+        found = file_sha256(path)
     except OSError as error:
         raise InputError(
-            f"{folder / name} cannot be read ({error.strerror})", "the whole set", _AGAIN
+            f"{path} cannot be read ({error.strerror})", "the whole set", _AGAIN
         ) from error
-    if hashlib.sha256(data).hexdigest() != description.files.get(name):
-        raise InputError(
-            f"{folder / name} is damaged (its checksum differs)", "as prepared", _AGAIN
-        )
-    return data
+    if found != sha256:
+        raise InputError(f"{path} is damaged (its checksum differs)", "as prepared", _AGAIN)
 
 
-def _load(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _arrays(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a file of the set, whose checksum is right."""
+    _check_file(path, sha256)
     try:
-        with np.load(io.BytesIO(data)) as arrays:
+        with np.load(path) as arrays:
             return dict(arrays)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error})", "as prepared", _AGAIN) from error
@@ -285,7 +288,7 @@ def _load(path: Path, data: bytes) -> dict[str, np.ndarray]:
 def _labels(folder: Path, description: Description) -> dict[str, np.ndarray]:
     """Labels (n,) int32 by part, of the right number and in [0, K)."""
     path = folder / LABELS
-    arrays = _load(path, _checked(folder, LABELS, description))
+    arrays = _arrays(path, description.files.get(LABELS))
     classes = len(description.class_names)
     if arrays.keys() != description.shards.keys() or "train" not in arrays:
         raise InputError(f"{path} has the parts {sorted(arrays)}", "those of the shards", _AGAIN)

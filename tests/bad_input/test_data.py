@@ -164,5 +164,7 @@ def test_a_place_without_data(data):
 
 def test_other_data_than_the_name_says(data):
     np.savez("d.npz", **arrays())
+    data("d.npz", dataset="mnist", told=["all 10 classes"])
+    np.savez("d.npz", **arrays(classes=10))
     data("d.npz", dataset="mnist", told=["8x8", "28x28"])
     data("d.npz", dataset="cifar10", told=["1 channels"])

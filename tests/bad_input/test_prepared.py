@@ -76,8 +76,9 @@ def mislabel(place):
     value = json.loads((place / FILE).read_text())
     value["files"][LABELS] = hashlib.sha256((place / LABELS).read_bytes()).hexdigest()
     del value["sha256"]
+    fitted = value.pop("fitted")
     value["sha256"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    (place / FILE).write_text(json.dumps(value))
+    (place / FILE).write_text(json.dumps(value | {"fitted": fitted}))
 
 
 def nothing(place):

@@ -1,6 +1,7 @@
 """The file that says what a prepared set is."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,6 @@ from frepo_scale.data.description import (
     UNFINISHED,
     Description,
     Shard,
-    fingerprint,
     read_description,
     write_description,
 )
@@ -23,7 +23,6 @@ ONE = Description(
     channels=3,
     fit="crop",
     filter="area",
-    decode="full",
     class_names=("ü", "\udcff"),
     wnids=None,
     counts={"train": (2, 1), "test": (0, 1)},
@@ -38,16 +37,30 @@ ONE = Description(
 
 
 def test_what_is_written_is_read(tmp_path):
-    write_description(tmp_path, ONE)
+    written = write_description(tmp_path, ONE)
     found = read_description(tmp_path)
-    assert found == ONE and fingerprint(found) == fingerprint(ONE)
+    assert found == ONE and found.fingerprint == written.fingerprint
     assert (found.size("train"), found.size("test"), found.size("val")) == (3, 0, 0)
     assert found.image_shape == (8, 8, 3) and found.record_bytes == 196
 
 
 @pytest.mark.parametrize("change", [{"name": "y"}, {"class_names": ("b", "a")}, {"skipped": ()}])
-def test_the_fingerprint_covers_everything(change):
-    assert fingerprint(dataclasses.replace(ONE, **change)) != fingerprint(ONE)
+def test_the_fingerprint_covers_what_a_set_is(tmp_path, change):
+    one = write_description(tmp_path, ONE).fingerprint
+    assert write_description(tmp_path, dataclasses.replace(ONE, **change)).fingerprint != one
+    assert write_description(tmp_path, dataclasses.replace(ONE, fitted="x")).fingerprint == one
+    assert read_description(tmp_path).fitted == "x"
+
+
+def test_a_description_of_an_older_version_is_read(tmp_path):
+    """It says how JPEGs were decoded, and has no fitted whitening."""
+    write_description(tmp_path, ONE)
+    value = json.loads((tmp_path / FILE).read_text()) | {"decode": "full"}
+    del value["fitted"], value["sha256"]
+    sha256 = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    (tmp_path / FILE).write_text(json.dumps(value | {"sha256": sha256}))
+    found = read_description(tmp_path)
+    assert found == ONE and found.fingerprint == sha256
 
 
 def test_what_is_no_description(tmp_path):

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data import held_out
 from frepo_scale.data.description import (
     FILE,
+    FITTED,
     FORMAT,
     LABELS,
     UNFINISHED,
     WHITENING,
-    fingerprint,
     read_description,
 )
 from frepo_scale.data.held_out import held_out_rows
@@ -86,10 +87,9 @@ def test_indices_out_of_range(made):
             found.train.__getitems__(wrong)
 
 
-def test_held_out_rows_follow_the_one_rule(made):
+def test_held_out_rows_are_counted(made):
     found = PreparedSet.open(made)
-    np.testing.assert_array_equal(found.held_out(), held_out_rows(found.train.labels, 3))
-    assert found.held_out().sum() == found.description.held_out == 3
+    assert held_out_rows(found.train.labels, 3).sum() == found.description.held_out == 3
 
 
 def test_threads_and_pickles_read_alike(made):
@@ -157,17 +157,49 @@ def edit(place, **values):
     (place / FILE).write_text(json.dumps(value))
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_the_whitening_is_checked_when_used(copy):
-    cut(copy / WHITENING)
-    found = PreparedSet.open(copy)
-    with pytest.raises(InputError, match=r"whitening.npz is damaged"):
-        found.preprocessing(whiten=True)
-    with pytest.raises(InputError, match=r"whitening.npz is damaged"):
+@pytest.mark.parametrize("name", [WHITENING, FITTED])
+def test_the_statistics_are_checked_by_verify(copy, name):
+    cut(copy / name)
+    with pytest.raises(InputError, match=rf"{name} is damaged"):
         PreparedSet.open(copy, verify=True)
+
+
+@pytest.mark.parametrize("harm", [cut, Path.unlink, lambda path: flip(path)])
+def test_the_fitted_whitening_is_checked_when_used(copy, harm):
+    found = PreparedSet.open(copy)
+    harm(copy / FITTED)
+    assert found.preprocessing(whiten=False).whitening is None
+    with pytest.raises(InputError) as caught:
+        found.preprocessing(whiten=True)
+    assert str(copy / FITTED) in caught.value.what and "\n" not in str(caught.value)
+
+
+def test_a_set_of_an_older_version_has_its_whitening_fitted_anew(copy):
+    want = PreparedSet.open(copy).preprocessing(whiten=True).arrays()
+    edit(copy, fitted=None)
+    (copy / FITTED).unlink()
+    got = PreparedSet.open(copy, verify=True).preprocessing(whiten=True).arrays()
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
+
+
+def test_other_held_out_images_have_other_statistics(copy, monkeypatch):
+    found = PreparedSet.open(copy)
+    monkeypatch.setattr(held_out, "HELD_OUT_DIVISOR", 5)
+    with pytest.raises(InputError) as caught:
+        found.preprocessing(whiten=True)
+    assert "3" in caught.value.what and "12" in caught.value.expected
 
 
 def test_a_flip_is_seen_with_and_without_verify(copy):
@@ -207,12 +239,12 @@ def resign(folder):
         except InputError:
             import hashlib
 
-            body = {k: v for k, v in value.items() if k != "sha256"}
+            body = {k: v for k, v in value.items() if k not in ("sha256", "fitted")}
             text = json.dumps(body, sort_keys=True)
             value["sha256"] = hashlib.sha256(text.encode()).hexdigest()
             (folder / FILE).write_text(json.dumps(value))
         else:
-            assert fingerprint(fine) == value["sha256"]
+            assert fine.fingerprint == value["sha256"]
 
 
 def test_records_of_another_set(copy):

@@ -12,15 +12,17 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.data.description import (
+    FITTED,
     LABELS,
     MADE_FIT,
     WHITENING,
     Description,
     Shard,
+    file_sha256,
     write_description,
 )
 from frepo_scale.data.held_out import held_out_rows
-from frepo_scale.data.prepare.listing import Listing, check_classes
+from frepo_scale.data.prepare.fit import FitTask, fit_whitening
 from frepo_scale.data.prepare.moments import (
     Moments,
     MomentsTask,
@@ -28,12 +30,15 @@ from frepo_scale.data.prepare.moments import (
     make_moments,
     row_blocks,
 )
-from frepo_scale.data.prepare.place import Place
+from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
-from frepo_scale.data.prepare.shards import ShardResult, ShardTask, file_sha256
+from frepo_scale.data.prepare.shards import ShardResult, ShardTask
+from frepo_scale.data.sources.listing import Listing, check_classes
 from frepo_scale.data.whitening import histogram_statistics
 from frepo_scale.data.whitening_grid import grids_per_axis
 
+COLOUR = 3  # channels
+_LARGE = 1024  # dimensions whose eigenvectors take more than a second
 _COVERS = "names, labels and sizes of all images; not their content"
 Tasks = dict[str, list[ShardTask]]
 Results = dict[str, list[ShardResult]]
@@ -49,7 +54,7 @@ class RunAll(Protocol):
 
 def finish(
     config: PrepareConfig,
-    place: Place,
+    place: OutputFolder,
     listing: Listing,
     settings: dict[str, Any],
     tasks: Tasks,
@@ -74,11 +79,12 @@ def finish(
       InputError: a class has no readable training image; a file cannot be written.
     """
     labels, skipped = part_labels(tasks, results)
-    check_classes(labels["train"], listing.class_names, str(config.source))
+    names, channels = listing.class_names or (), listing.channels or 3
+    check_classes(labels["train"], names, str(config.source))
     with whole_file(place.root / LABELS) as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
-    held_out = held_out_rows(labels["train"], len(listing.class_names))
-    shape = (config.resolution, config.resolution, listing.channels)
+    held_out = held_out_rows(labels["train"], len(names))
+    shape = (config.resolution, config.resolution, channels)
     moments = _moments(shape, place.work, tasks["train"], results["train"], ~held_out, run_all)
     with whole_file(place.root / WHITENING) as file:
         np.savez(
@@ -90,16 +96,18 @@ def finish(
             grid=np.int64(grids_per_axis(config.resolution) or 0),
         )
     mean, std = histogram_statistics(moments.histogram)
-    classes = len(listing.class_names)
+    fitted = None
+    if whitens(shape) and np.trace(moments.covariance) > 0:  # else all images are equal
+        fitted = _fit(place.root, mean, std, moments, run_all)
+    classes = len(names)
     description = Description(
         name=settings["name"],
         tool=importlib.metadata.version("frepo-scale"),
         resolution=config.resolution,
-        channels=listing.channels,
+        channels=channels,
         fit=listing.fit or config.fit,
         filter=config.filter,
-        decode=config.decode,
-        class_names=listing.class_names,
+        class_names=names,
         wnids=listing.wnids,
         counts={
             name: tuple(np.bincount(part, minlength=classes).tolist())
@@ -124,9 +132,25 @@ def finish(
         }
         | ({MADE_FIT: listing.fit} if listing.fit is not None else {}),
         skipped=tuple(skipped),
+        fitted=fitted,
     )
-    write_description(place.root, description)
-    return description
+    return write_description(place.root, description)
+
+
+def whitens(shape: tuple[int, int, int]) -> bool:
+    """Whether runs on images (H, W, C) whiten them: those in colour that split into grids."""
+    return shape[2] == COLOUR and grids_per_axis(shape[0]) is not None
+
+
+def _fit(root: Path, mean: np.ndarray, std: np.ndarray, moments: Moments, run_all: RunAll) -> str:
+    """Fits the whitening; returns the sha256 of its file."""
+    task = FitTask(root, mean, std, file_sha256(root / WHITENING))
+    size = len(moments.covariance)
+    if size < _LARGE:
+        fit_whitening(task, lambda images: None)
+    else:  # by a worker, which can be stopped
+        run_all(f"eigenvectors in {size} dimensions", 1, fit_whitening, [task])
+    return file_sha256(root / FITTED)
 
 
 def part_labels(
@@ -140,7 +164,7 @@ def part_labels(
             rows = [row for row, _ in result.bad]
             kept.append(np.delete(task.images.labels, rows))
             skipped += [(task.images.names[row], reason) for row, reason in result.bad]
-        labels[name] = np.concatenate(kept)
+        labels[name] = np.concatenate(kept).astype(np.int32)
     return labels, sorted(skipped)
 
 

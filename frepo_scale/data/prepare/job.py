@@ -15,12 +15,12 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import ARCHIVES
 from frepo_scale.data.description import LABEL_BYTES, MADE_FIT, read_description
-from frepo_scale.data.prepare.finish import finish
-from frepo_scale.data.prepare.inputs import list_source
-from frepo_scale.data.prepare.listing import COPY, NAME_ERRORS, Listing, Part
+from frepo_scale.data.prepare.copies import with_copy
+from frepo_scale.data.prepare.finish import finish, whitens
 from frepo_scale.data.prepare.moments import row_blocks
-from frepo_scale.data.prepare.place import Place
+from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import (
     RECORD_OVERHEAD,
@@ -33,6 +33,8 @@ from frepo_scale.data.prepare.shards import (
 )
 from frepo_scale.data.prepare.workers import run_tasks
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.sources.listing import NAME_ERRORS, Listing, Part
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.data.whitening_grid import grids_per_axis
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
@@ -48,19 +50,18 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
       RunError: there is too little memory, or a worker died.
       Preempted: a stop was asked for; what is finished is kept.
     """
-    place = Place(config.out)
+    place = OutputFolder(config.out)
     place.check_free()
     settings: dict[str, Any] = {
         "resolution": config.resolution,
         "filter": config.filter,
         "fit": config.fit,
-        "decode": config.decode,
     } | ({"name": config.name} if config.name is not None else {})
     if place.finished:
         _already(config, place, preemption, settings)
         return
-    if not config.source.exists():
-        list_source(config.source)  # tells what is expected
+    if config.source_class is None and not config.source.exists():
+        list_source(config.source)  # raises
     begun = place.begun
     try:
         if begun:  # told before the source is read, which may take minutes
@@ -69,7 +70,7 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
                 _already(config, place, preemption, settings)
                 return
             place.check_same(settings, place.noted())
-        listing = list_source(config.source, preemption.check)
+        listing = list_source(config.source, preemption.check, config.source_class)
         name = config.name or listing.name or _stem(config.source)
         settings |= {"name": name, "images": listing.fingerprint()}
         attempt = _Job(config, place, preemption, listing, settings)
@@ -85,7 +86,7 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
 
 
 def _already(
-    config: PrepareConfig, place: Place, preemption: Preemption, settings: dict[str, Any]
+    config: PrepareConfig, place: OutputFolder, preemption: Preemption, settings: dict[str, Any]
 ) -> None:
     """Says that nothing is to be done.
 
@@ -94,12 +95,12 @@ def _already(
       Preempted: a stop was asked for.
     """
     there = read_description(config.out)
-    known = {key: getattr(there, key) for key in ("resolution", "filter", "fit", "decode", "name")}
+    known = {key: getattr(there, key) for key in ("resolution", "filter", "fit", "name")}
     if MADE_FIT in there.source:  # not what was asked for, which had nothing to fit
         del known["fit"]
     place.check_same(settings, known)
     if config.source.exists():
-        images = list_source(config.source, preemption.check).fingerprint()
+        images = list_source(config.source, preemption.check, config.source_class).fingerprint()
         place.check_images(images, there.source["fingerprint"], config.source)
     PreparedSet.open(config.out, verify=True)
     place.clean()  # a kill between the description and this
@@ -116,7 +117,7 @@ def _stem(source: Path) -> str:
     """A file's name without what says its form; a folder's name."""
     # A name that is no UTF-8 could not be printed.
     name = source.resolve().name.encode(errors=NAME_ERRORS).decode(errors="replace")
-    for ending in (".tar.gz", ".tgz", ".tar", ".npz"):
+    for ending in sorted(ARCHIVES, key=len, reverse=True):
         name = name.removesuffix(ending)
     return name or "images"
 
@@ -127,16 +128,17 @@ class _Job:
     def __init__(
         self,
         config: PrepareConfig,
-        place: Place,
+        place: OutputFolder,
         preemption: Preemption,
         listing: Listing,
         settings: dict[str, Any],
     ) -> None:
         self._config, self._place, self._preemption = config, place, preemption
         self._listing, self._settings = listing, settings
+        stored, self._copy = with_copy(listing, place.copy)
         self._workers = config.workers or _usable_cores()
-        self._parts = {name: part.shuffled() for name, part in listing.parts.items()}
-        self._shape = (config.resolution, config.resolution, listing.channels)
+        self._parts = {name: part.shuffled() for name, part in stored.parts.items()}
+        self._shape = (config.resolution, config.resolution, listing.channels or 3)
         self._grid = grids_per_axis(config.resolution)
 
     def shard_tasks(self) -> dict[str, list[ShardTask]]:
@@ -155,9 +157,9 @@ class _Job:
             print(f"{listing.form}: {note}")
         with place.room():
             place.claim(self._settings)
-            if listing.copy is not None and not place.copy.exists():
+            if self._copy.blocks and not place.copy.exists():
                 with whole_file(place.copy) as file:
-                    listing.copy(file)
+                    self._copy.write(file, self._preemption.check)
         results = self._make_shards(tasks)
         with place.room():
             finished = finish(config, place, listing, self._settings, tasks, results, self._all)
@@ -165,7 +167,7 @@ class _Job:
         counts = ", ".join(f"{sum(n):,} {part}" for part, n in finished.counts.items())
         left_out = len(finished.skipped)
         print(
-            f"{finished.name}: {len(listing.class_names)} classes, {counts} images of"
+            f"{finished.name}: {len(finished.class_names)} classes, {counts} images of"
             f" {config.resolution}x{config.resolution} in {config.out}"
             + (f"; {left_out} undecodable ones left out" if left_out else "")
         )
@@ -193,20 +195,16 @@ class _Job:
         count = -(-len(part) // size)
         tasks = []
         for number in range(count):
-            images = part.take(np.arange(number * size, min((number + 1) * size, len(part))))
-            # Only now is it known where the copy lies.
-            paths = [str(place.copy) if path == COPY else path for path in images.paths]
+            rows = np.arange(number * size, min((number + 1) * size, len(part)))
             file = shard_name(name, number, count)
             tasks.append(
                 ShardTask(
                     shard=place.root / file,
                     note=place.work / f"{file}.json",
-                    images=Part(**{**images.__dict__, "paths": paths}),
-                    resolution=config.resolution,
-                    channels=self._listing.channels,
+                    images=part.take(rows),
+                    shape=self._shape,
                     fit=config.fit,
                     kernel=config.filter,
-                    decode=config.decode,
                 )
             )
         return tasks
@@ -219,7 +217,9 @@ class _Job:
         if self._grid is not None:
             blocks = row_blocks(self._shape, self._grid)
             sums = 8 * (sum((high - low) * high for low, high in blocks) + blocks[-1][1] ** 2)
-        return images * (record + 4) + shards * SHARD_OVERHEAD + sums + self._listing.copy_bytes
+            if whitens(self._shape):  # a matrix and its inverse in float32
+                sums += 8 * blocks[-1][1] ** 2
+        return images * (record + 4) + shards * SHARD_OVERHEAD + sums + self._copy.size
 
     def _make_shards(self, tasks: dict[str, list[ShardTask]]) -> dict[str, list[ShardResult]]:
         """Makes the shards of all parts; refuses more undecodable images than allowed."""

@@ -3,23 +3,20 @@
 Legend: n images of the shard, R resolution, C channels.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from frepo_scale.core.atomic import whole_file, whole_path
-from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import damage
-from frepo_scale.data.decode import MAX_BYTES, UnreadableImage, decode_image, to_square
-from frepo_scale.data.prepare.listing import Part
+from frepo_scale.data.decode import UnreadableImage
+from frepo_scale.data.description import file_sha256
+from frepo_scale.data.images import Target, decode_rows, in_file_order
+from frepo_scale.data.sources.listing import Part
 
 # Uncompressed: on noise-like 64 px images zstd saved 41 % of the space, and reading was 2.4 times
 # slower (BUILD_NOTES.md). Each record is a chunk with a checksum of its own either way.
@@ -30,7 +27,6 @@ _LARGEST_SHARD = 8192  # images: a kill loses a minute of one worker's work
 _LARGEST_BYTES = 128 << 20  # a worker holds one shard
 _SMALLEST_SHARD = 64
 _SHARDS = 32  # of a small set, so that several workers have something to do
-_CHUNK = 1 << 22
 _REPORT = 16  # images between two reports
 
 
@@ -53,21 +49,17 @@ class ShardTask:
       shard: the file to make.
       note: where to leave the `ShardResult`, which says that the shard is finished.
       images: n images in the order of their records.
-      resolution: R.
-      channels: C.
+      shape: (R, R, C).
       fit: "crop" or "squash".
       kernel: "area" or "lanczos".
-      decode: "full" or "reduced".
     """
 
     shard: Path
     note: Path
     images: Part
-    resolution: int
-    channels: int
+    shape: tuple[int, int, int]
     fit: str
     kernel: str
-    decode: str
 
 
 @dataclass(frozen=True)
@@ -129,12 +121,6 @@ def finished_shard(task: ShardTask) -> ShardResult | None:
     return result if intact else None
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
     """Writes records of labels (n,) and pixels (n, R, R, C) and looks whether all are there."""
     prefixes = labels.astype("<u4")
@@ -158,79 +144,21 @@ def _decode(
     """Pixels (n, R, R, C) uint8, which rows of them are good (n,) bool, and what is wrong."""
     cv2.setNumThreads(1)  # the workers are the threads; more of them only contend
     images = task.images
-    pixels = np.empty((len(images), task.resolution, task.resolution, task.channels), np.uint8)
+    side, _, channels = task.shape
+    target = Target(channels, side, task.fit, task.kernel)
+    pixels = np.empty((len(images), *task.shape), np.uint8)
     good = np.ones(len(images), bool)
     bad: list[tuple[int, str]] = []
-    # Read in the order of the source, not of the records: disks like to go one way.
-    order = np.lexsort((images.offsets, images.files))
-    source = _Files(images.paths)
     pending = 0
-    try:
-        for row in order.tolist():
-            try:
-                data = source.read(
-                    int(images.files[row]), int(images.offsets[row]), int(images.sizes[row])
-                )
-                pixels[row] = _square(task, data, images.names[row])
-            except UnreadableImage as error:
-                good[row] = False
-                bad.append((row, error.reason))
-            pending += 1
-            if pending == _REPORT:
-                report(pending)
-                pending = 0
-    finally:
-        source.close()
+    for row, result in decode_rows(images, in_file_order(images).tolist(), target):
+        if isinstance(result, UnreadableImage):
+            good[row] = False
+            bad.append((row, result.reason))
+        else:
+            pixels[row] = result.pixels
+        pending += 1
+        if pending == _REPORT:
+            report(pending)
+            pending = 0
     report(pending)
     return pixels, good, tuple(sorted(bad))
-
-
-def _square(task: ShardTask, data: bytes, name: str) -> np.ndarray:
-    """The bytes of one image as (R, R, C) uint8."""
-    if task.images.shape is not None:
-        image = np.frombuffer(data, np.uint8).reshape(task.images.shape)
-        return to_square(image, task.resolution, task.fit, task.kernel)
-    return decode_image(
-        data, name, task.channels, task.resolution, task.fit, task.kernel, task.decode
-    ).pixels
-
-
-class _Files:
-    """Ranges of bytes of a few files, the last one kept open."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
-        self._number = -1
-        self._stream: BinaryIO | None = None
-
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        """`size` bytes of file number `file`; `UnreadableImage` where it does not have them."""
-        path = self._paths[file]
-        if size > MAX_BYTES:
-            raise UnreadableImage(path, f"{size} bytes are too many")
-        if file != self._number:
-            self.close()
-            if not os.path.isfile(path):
-                if os.path.islink(path):  # one image of a folder, not a lost archive
-                    raise UnreadableImage(path, "a link to nothing")
-                if os.path.exists(path):  # opening a pipe would wait for its other end
-                    raise UnreadableImage(path, "not a plain file")
-                raise InputError(f"{path} is gone", "the source as it was", "bring it back")
-            try:
-                self._stream = open(path, "rb")  # noqa: SIM115  # kept for the next image
-            except OSError as error:
-                raise UnreadableImage(path, str(error.strerror)) from error
-            self._number = file
-        assert self._stream is not None
-        with damage(Path(path)):
-            self._stream.seek(offset)
-            data = self._stream.read(size)
-        if len(data) < size:
-            raise UnreadableImage(path, f"the file ends after {len(data)} of {size} bytes")
-        return data
-
-    def close(self) -> None:
-        """Closes the open file."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream, self._number = None, -1

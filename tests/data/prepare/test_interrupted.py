@@ -13,7 +13,7 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import job, place, shards
+from frepo_scale.data.prepare import job, output, shards
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
@@ -26,7 +26,6 @@ from frepo_scale.ops.preemption import Preempted, Preemption
         ({"resolution": 9}, "resolution is 8 there and 9 here"),
         ({"fit": "squash"}, "fit is 'crop' there"),
         ({"filter": "lanczos"}, "filter is 'area' there"),
-        ({"decode": "reduced"}, "decode is 'full' there"),
         ({"name": "other"}, "name is 'photos' there"),
     ],
 )
@@ -108,7 +107,7 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
 
 
 def test_two_at_once(source, tmp_path, run):
-    ours = place.Place(tmp_path / "out")
+    ours = output.OutputFolder(tmp_path / "out")
     ours.begin()
     with pytest.raises(InputError, match=rf"being prepared by process {os.getpid()} on"):
         run(source, tmp_path / "out")
@@ -182,18 +181,18 @@ def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monk
     """Between our first look and our lock: it must not be made again, least of all otherwise."""
     want = run(source, tmp_path / "whole")
     out = tmp_path / "out"
-    real = place.Place.begin
+    real = output.OutputFolder.begin
 
     def begin(self):
         with monkeypatch.context() as patch:
-            patch.setattr(place.Place, "begin", real)
+            patch.setattr(output.OutputFolder, "begin", real)
             (out / UNFINISHED / "lock").unlink(missing_ok=True)
             run(source, out)
         real(self)
 
     if begun:
         (out / UNFINISHED).mkdir(parents=True)
-    monkeypatch.setattr(place.Place, "begin", begin)
+    monkeypatch.setattr(output.OutputFolder, "begin", begin)
     with pytest.raises(InputError, match="other settings"):
         run(source, out, fit="squash")
     monkeypatch.undo()

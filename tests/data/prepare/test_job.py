@@ -12,10 +12,11 @@ import pytest
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import finish, job, place, shards
-from frepo_scale.data.prepare.inputs import list_source
+from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.prepare import finish, job, output, shards
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.main import main
 from frepo_scale.ops.preemption import Preempted
@@ -30,11 +31,12 @@ def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
         "train-00000-of-00002.array_record",
         "train-00001-of-00002.array_record",
         "whitening.npz",
+        "whitening_matrix.npz",
     ]
     told = json.loads(files["dataset.json"])
     assert told["format"] == 1
     assert (told["name"], told["resolution"], told["channels"]) == ("photos", 8, 3)
-    assert (told["fit"], told["filter"], told["decode"]) == ("squash", "lanczos", "full")
+    assert (told["fit"], told["filter"]) == ("squash", "lanczos")
     assert told["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
     assert told["wnids"] == list(images.wnids)
     assert [shard["records"] for shard in told["shards"]["train"]] == [64, 11]
@@ -50,7 +52,7 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
     run(tmp_path / "x.npz", tmp_path / "out", resolution=4)
     found = PreparedSet.open(tmp_path / "out")
-    held = found.held_out()
+    held = held_out_rows(found.train.labels, 4)
     assert held.sum() == 20
     kept, _ = found.train.__getitems__(np.flatnonzero(~held))
     for whiten in (False, True):
@@ -74,7 +76,7 @@ def test_large_images_have_grids(tmp_path, run):
     with np.load(tmp_path / "out" / "whitening.npz") as found:
         assert found["grid"] == 2 and found["covariance"].shape == (1296, 1296)
     prepared = PreparedSet.open(tmp_path / "out")
-    kept = prepared.train.at(np.flatnonzero(~prepared.held_out()))
+    kept = prepared.train.at(np.flatnonzero(~held_out_rows(prepared.train.labels, 2)))
     here, there = fit_preprocessing(kept, True), prepared.preprocessing(whiten=True)
     np.testing.assert_allclose(here.apply(kept), there.apply(kept), rtol=1e-3, atol=1e-3)
 
@@ -176,8 +178,8 @@ def test_a_class_of_undecodable_images(source, tmp_path, run):
 
 
 def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch):
-    usage = place.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage)
+    usage = output.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         InputError, match=r"has 1,000 bytes free: expected at least [\d,]+ bytes free"
     ):
@@ -187,9 +189,9 @@ def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch)
 
 def test_the_estimate_of_room_is_above_and_not_far(source, tmp_path, run, monkeypatch):
     seen = []
-    real = place.Place.check_room
+    real = output.OutputFolder.check_room
     monkeypatch.setattr(
-        place.Place, "check_room", lambda self, need: (seen.append(need), real(self, need))
+        output.OutputFolder, "check_room", lambda self, need: (seen.append(need), real(self, need))
     )
     files = run(source, tmp_path / "out", resolution=32)
     used = sum(map(len, files.values()))
@@ -213,7 +215,6 @@ def test_a_folder_of_something_else(source, tmp_path, run, images):
         {"resolution": 5000},
         {"filter": "cubic"},
         {"fit": "pad"},
-        {"decode": "fast"},
         {"workers": 0},
         {"skip_bad": -1},
         {"name": " "},
