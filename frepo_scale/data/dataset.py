@@ -85,6 +85,7 @@ class Dataset:
       skipped: undecodable images left out.
       fingerprint: of a prepared set its own, else sha256 of every pixel and label in order.
       statistics: of the source, see `RawDataset`.
+      fitted: likewise.
     """
 
     spec: DatasetSpec
@@ -99,6 +100,7 @@ class Dataset:
     skipped: int
     fingerprint: str
     statistics: Callable[[bool], Preprocessing] | None = None
+    fitted: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -155,6 +157,7 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
         skipped=raw.skipped,
         fingerprint=raw.fingerprint or _fingerprint(raw),
         statistics=raw.statistics,
+        fitted=raw.fitted,
     )
 
 

@@ -69,5 +69,6 @@ def noise_set(spec: DatasetSpec, resolution: int | None) -> RawDataset:
         skipped=0,
         origin="random numbers",
         statistics=statistics,
+        fitted=True,
         fingerprint=hashlib.sha256(repr((spec.name, size, shape)).encode()).hexdigest(),
     )

@@ -89,6 +89,7 @@ def read_prepared(
         skipped=len(described.skipped),
         origin=str(place),
         statistics=found.preprocessing,
+        fitted=described.fitted is not None,
         fingerprint=found.fingerprint,
     )
 

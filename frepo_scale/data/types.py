@@ -88,6 +88,7 @@ class RawDataset:
       origin: where it was read from, for messages and provenance.
       statistics: whether to whiten -> the preprocessing fitted to the images that are not held out,
         where the source knows it; None: to be fitted.
+      fitted: whether `statistics` need no computing.
       fingerprint: sha256 of all that it is, where the source knows it; None: to be computed.
     """
 
@@ -100,4 +101,5 @@ class RawDataset:
     skipped: int
     origin: str
     statistics: Callable[[bool], Preprocessing] | None = None
+    fitted: bool = False
     fingerprint: str | None = None

@@ -41,13 +41,17 @@ def fit_whitening(task: FitTask, report: Callable[[int], None]) -> None:
 
     Args:
       task: what to fit.
-      report: not called; there is nothing to count.
+      report: called once, at the end.
 
     Raises:
       InputError: the result cannot be written.
     """
-    if _is_made(task):
-        return
+    if not _is_made(task):
+        _fit(task)
+    report(1)
+
+
+def _fit(task: FitTask) -> None:
     with np.load(task.folder / WHITENING) as found:
         mean, covariance, count = found["mean"], found["covariance"], int(found["count"])
     with threadpool_limits(1):
