@@ -9,9 +9,8 @@ from typing import Any
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 FILE, LABELS, WHITENING = "dataset.json", "labels.npz", "whitening.npz"
-FITTED = "whitening_matrix.npz"  # fitted to the moments in `WHITENING`; of sets in colour
 UNFINISHED = ".unfinished"  # the folder of what is needed only until the set is finished
 MADE_FIT = "fit"  # in `source`: how its makers made squares, whatever --fit says
 LABEL_BYTES = 4  # before the pixels of a record: its label, little-endian
@@ -52,11 +51,11 @@ class Description:
       channel_mean: of the other training images, pixels in [0, 1].
       channel_std: likewise.
       shards: the files of each part, in order.
-      files: sha256 of `LABELS` and `WHITENING`.
+      files: sha256 of `LABELS`.
       source: form, fingerprint and what that covers; `MADE_FIT` where its images were squares.
       skipped: names and reasons of the images left out because they cannot be decoded.
-      fitted: sha256 of `FITTED`; None where there is none. Not part of the fingerprint:
-        eigenvectors differ in their last bits between machines.
+      fitted: sha256 of `WHITENING`; None for grey images, and where whitening is not possible.
+        Not part of the fingerprint: eigenvectors differ between machines in their last bits.
       fingerprint: sha256 of everything else, the checksums of the records included.
     """
 
@@ -145,7 +144,7 @@ def read_description(folder: Path) -> Description:
             "prepare the set again with this version, or use the version that made it",
         )
     try:
-        sha256, fitted = value.pop("sha256"), value.pop("fitted", None)
+        sha256, fitted = value.pop("sha256"), value.pop("fitted")
         if _fingerprint(value) != sha256:
             raise ValueError("its checksum differs")
         return _description(value, fitted, sha256)
@@ -156,9 +155,7 @@ def read_description(folder: Path) -> Description:
 
 
 def _description(content: dict[str, Any], fitted: str | None, sha256: str) -> Description:
-    simple = {name: _frozen(value) for name, value in content.items()}
-    for name in ("format", "decode"):  # older versions wrote how JPEGs were decoded
-        simple.pop(name, None)
+    simple = {name: _frozen(value) for name, value in content.items() if name != "format"}
     simple |= {
         "counts": {part: tuple(counts) for part, counts in content["counts"].items()},
         "shards": {

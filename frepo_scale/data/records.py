@@ -15,7 +15,6 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import (
-    FITTED,
     LABEL_BYTES,
     LABELS,
     WHITENING,
@@ -25,7 +24,7 @@ from frepo_scale.data.description import (
     read_description,
 )
 from frepo_scale.data.held_out import held_out_rows
-from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
+from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.parallel.runtime import is_first
 
 _AGAIN = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
@@ -202,9 +201,8 @@ class PreparedSet:
             print(line, file=sys.stderr, flush=True)
         for shard in shards:
             _check_shard(self.folder / shard.file, shard, True)
-        _check_file(self.folder / WHITENING, self.description.files.get(WHITENING))
         if self.description.fitted is not None:
-            _check_file(self.folder / FITTED, self.description.fitted)
+            _check_file(self.folder / WHITENING, self.description.fitted)
 
     @property
     def fingerprint(self) -> str:
@@ -230,18 +228,16 @@ class PreparedSet:
         std = np.array(described.channel_std, np.float32)
         if not whiten:
             return Preprocessing(mean, std, None)
-        if described.fitted is not None:
-            return Preprocessing.from_arrays(_arrays(self.folder / FITTED, described.fitted))
-        arrays = _arrays(self.folder / WHITENING, described.files[WHITENING])
-        if int(arrays["grid"]) == 0:
+        if described.fitted is None:
             raise InputError(
-                f"{self.folder} has images of {described.resolution} pixels, which cannot be"
-                " whitened",
-                "at most 64 pixels, or a size that splits evenly into grids of 33 to 64",
+                f"{self.folder} has no whitening for its images of {described.resolution} pixels",
+                "differing images in colour of at most 64 pixels, or of a size that splits evenly"
+                " into grids of 33 to 64",
                 "prepare it at 64, 96 or 128 pixels, for example",
             )
-        return moments_preprocessing(
-            mean, std, arrays["mean"], arrays["covariance"], int(arrays["count"])
+        return Preprocessing.from_arrays(
+            {"channel_mean": mean, "channel_std": std}
+            | _arrays(self.folder / WHITENING, described.fitted)
         )
 
 

@@ -1,7 +1,6 @@
 """The file that says what a prepared set is."""
 
 import dataclasses
-import hashlib
 import json
 
 import pytest
@@ -52,17 +51,6 @@ def test_the_fingerprint_covers_what_a_set_is(tmp_path, change):
     assert read_description(tmp_path).fitted == "x"
 
 
-def test_a_description_of_an_older_version_is_read(tmp_path):
-    """It says how JPEGs were decoded, and has no fitted whitening."""
-    write_description(tmp_path, ONE)
-    value = json.loads((tmp_path / FILE).read_text()) | {"decode": "full"}
-    del value["fitted"], value["sha256"]
-    sha256 = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    (tmp_path / FILE).write_text(json.dumps(value | {"sha256": sha256}))
-    found = read_description(tmp_path)
-    assert found == ONE and found.fingerprint == sha256
-
-
 def test_what_is_no_description(tmp_path):
     with pytest.raises(InputError, match=r"has no dataset\.json"):
         read_description(tmp_path)
@@ -72,11 +60,11 @@ def test_what_is_no_description(tmp_path):
     write_description(tmp_path, ONE)
     good = json.loads((tmp_path / FILE).read_text())
     for value, told in (
-        ({**good, "format": 2}, "is of format 2: expected format 1"),
-        ({"format": 2, "records": []}, "is of format 2: expected format 1"),
+        ({**good, "format": 3}, "is of format 3: expected format 2"),
+        ({"format": 3, "records": []}, "is of format 3: expected format 2"),
         ({**good, "resolution": 9}, "checksum differs"),
         ({**good, "more": 1}, "is damaged"),
-        ({"format": 1, "sha256": "x"}, "is damaged"),
+        ({"format": 2, "sha256": "x"}, "is damaged"),
         ([], "is damaged"),
     ):
         (tmp_path / FILE).write_text(json.dumps(value))

@@ -17,7 +17,6 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.data import held_out
 from frepo_scale.data.description import (
     FILE,
-    FITTED,
     FORMAT,
     LABELS,
     UNFINISHED,
@@ -134,10 +133,10 @@ def shard(place, number=1):
         (lambda p: (p / FILE).rename(p / "x") and (p / UNFINISHED).mkdir(), "is not finished"),
         (lambda p: (p / FILE).write_text("{"), "damaged"),
         (lambda p: (p / FILE).write_text("[]"), "damaged"),
-        (lambda p: (p / FILE).write_text('{"format": 1}'), "damaged"),
-        (lambda p: (p / FILE).write_text('{"format": 1, "sha256": "x", "shards": 3}'), "damaged"),
+        (lambda p: (p / FILE).write_text('{"format": 2}'), "damaged"),
+        (lambda p: (p / FILE).write_text('{"format": 2, "sha256": "x", "shards": 3}'), "damaged"),
         (lambda p: (p / FILE).write_bytes(b"\xff\xfe"), "damaged"),
-        (lambda p: edit(p, format=FORMAT + 1), r"of format 2: expected format 1"),
+        (lambda p: edit(p, format=FORMAT + 1), r"of format 3: expected format 2"),
         (lambda p: edit(p, name="other"), "damaged or was changed"),
         (lambda p: edit(p, more=1), "damaged"),
         (lambda p: shard(p).unlink(), r"train-00001-of-00003.array_record is missing"),
@@ -167,31 +166,20 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("name", [WHITENING, FITTED])
-def test_the_statistics_are_checked_by_verify(copy, name):
-    cut(copy / name)
-    with pytest.raises(InputError, match=rf"{name} is damaged"):
+def test_the_whitening_is_checked_by_verify(copy):
+    cut(copy / WHITENING)
+    with pytest.raises(InputError, match=rf"{WHITENING} is damaged"):
         PreparedSet.open(copy, verify=True)
 
 
 @pytest.mark.parametrize("harm", [cut, Path.unlink, lambda path: flip(path)])
 def test_the_fitted_whitening_is_checked_when_used(copy, harm):
     found = PreparedSet.open(copy)
-    harm(copy / FITTED)
+    harm(copy / WHITENING)
     assert found.preprocessing(whiten=False).whitening is None
     with pytest.raises(InputError) as caught:
         found.preprocessing(whiten=True)
-    assert str(copy / FITTED) in caught.value.what and "\n" not in str(caught.value)
-
-
-def test_a_set_of_an_older_version_has_its_whitening_fitted_anew(copy):
-    want = PreparedSet.open(copy).preprocessing(whiten=True).arrays()
-    edit(copy, fitted=None)
-    (copy / FITTED).unlink()
-    got = PreparedSet.open(copy, verify=True).preprocessing(whiten=True).arrays()
-    assert got.keys() == want.keys()
-    for name in want:
-        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
+    assert str(copy / WHITENING) in caught.value.what and "\n" not in str(caught.value)
 
 
 def test_other_held_out_images_have_other_statistics(copy, monkeypatch):

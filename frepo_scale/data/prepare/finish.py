@@ -5,14 +5,12 @@ The description comes last: it makes the set finished.
 
 import hashlib
 import importlib.metadata
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.data.description import (
-    FITTED,
     LABELS,
     MADE_FIT,
     WHITENING,
@@ -24,9 +22,7 @@ from frepo_scale.data.description import (
 from frepo_scale.data.held_out import held_out_rows
 from frepo_scale.data.prepare.fit import FitTask, fit_whitening
 from frepo_scale.data.prepare.moments import (
-    Moments,
     MomentsTask,
-    join_moments,
     make_moments,
     row_blocks,
 )
@@ -85,20 +81,7 @@ def finish(
         np.savez(file, **labels)  # type: ignore[arg-type]
     held_out = held_out_rows(labels["train"], len(names))
     shape = (config.resolution, config.resolution, channels)
-    moments = _moments(shape, place.work, tasks["train"], results["train"], ~held_out, run_all)
-    with whole_file(place.root / WHITENING) as file:
-        np.savez(
-            file,
-            count=np.int64(moments.count),
-            histogram=moments.histogram,
-            mean=moments.mean,
-            covariance=moments.covariance,
-            grid=np.int64(grids_per_axis(config.resolution) or 0),
-        )
-    mean, std = histogram_statistics(moments.histogram)
-    fitted = None
-    if whitens(shape) and np.trace(moments.covariance) > 0:  # else all images are equal
-        fitted = _fit(place.root, mean, std, moments, run_all)
+    statistics = _statistics(shape, place, tasks["train"], results["train"], ~held_out, run_all)
     classes = len(names)
     description = Description(
         name=settings["name"],
@@ -114,8 +97,8 @@ def finish(
             for name, part in labels.items()
         },
         held_out=int(held_out.sum()),
-        channel_mean=tuple(mean.tolist()),
-        channel_std=tuple(std.tolist()),
+        channel_mean=tuple(statistics.mean.tolist()),
+        channel_std=tuple(statistics.std.tolist()),
         shards={
             name: tuple(
                 Shard(task.shard.name, result.records, result.bytes, result.sha256)
@@ -123,7 +106,7 @@ def finish(
             )
             for name in tasks
         },
-        files={name: file_sha256(place.root / name) for name in (LABELS, WHITENING)},
+        files={LABELS: file_sha256(place.root / LABELS)},
         source={
             "form": listing.form,
             "name": config.source.resolve().name,
@@ -132,7 +115,7 @@ def finish(
         }
         | ({MADE_FIT: listing.fit} if listing.fit is not None else {}),
         skipped=tuple(skipped),
-        fitted=fitted,
+        fitted=statistics.fitted,
     )
     return write_description(place.root, description)
 
@@ -140,17 +123,6 @@ def finish(
 def whitens(shape: tuple[int, int, int]) -> bool:
     """Whether runs on images (H, W, C) whiten them: those in colour that split into grids."""
     return shape[2] == COLOUR and grids_per_axis(shape[0]) is not None
-
-
-def _fit(root: Path, mean: np.ndarray, std: np.ndarray, moments: Moments, run_all: RunAll) -> str:
-    """Fits the whitening; returns the sha256 of its file."""
-    task = FitTask(root, mean, std, file_sha256(root / WHITENING))
-    size = len(moments.covariance)
-    if size < _LARGE:
-        fit_whitening(task, lambda images: None)
-    else:  # by a worker, which can be stopped
-        run_all(f"eigenvectors in {size} dimensions", 1, fit_whitening, [task])
-    return file_sha256(root / FITTED)
 
 
 def part_labels(
@@ -168,24 +140,33 @@ def part_labels(
     return labels, sorted(skipped)
 
 
-def _moments(
+class _Statistics(NamedTuple):
+    """Channel mean and std (C,) float32, and sha256 of the fitted whitening or None."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    fitted: str | None
+
+
+def _statistics(
     shape: tuple[int, int, int],
-    work: Path,
+    place: OutputFolder,
     tasks: list[ShardTask],
     results: list[ShardResult],
     counts: np.ndarray,
     run_all: RunAll,
-) -> Moments:
-    """The moments of those training images of which `counts` (n,) bool is true."""
-    grid = grids_per_axis(shape[0])
-    if grid is None:
-        print(f"no whitening statistics: {shape[0]} pixels cannot be split into grids")
+) -> _Statistics:
+    """The statistics of those training images of which `counts` (n,) bool is true."""
+    grid = grids_per_axis(shape[0]) if whitens(shape) else None
+    if grid is None and shape[2] == COLOUR:
+        print(f"no whitening: {shape[0]} pixels cannot be split into grids")
     ends = np.cumsum([result.records for result in results])
-    keep = np.split(counts, ends[:-1])
-    shards = tuple((task.shard, rows) for task, rows in zip(tasks, keep, strict=True))
-    identity = hashlib.sha256(counts.tobytes())
+    rows = np.split(counts, ends[:-1])
+    shards = tuple((task.shard, keep) for task, keep in zip(tasks, rows, strict=True))
+    digest = hashlib.sha256(counts.tobytes())
     for result in results:
-        identity.update(result.sha256.encode())
+        digest.update(result.sha256.encode())
+    identity = digest.hexdigest()
     moments = [
         MomentsTask(
             shards=shards,
@@ -193,13 +174,22 @@ def _moments(
             grid=grid,
             low=low,
             high=high,
-            result=work / f"moments-{low:05}.npz",
-            identity=identity.hexdigest(),
+            result=place.work / f"moments-{low:05}.npz",
+            identity=identity,
         )
         for low, high in row_blocks(shape, grid)
     ]
     # Largest first: the last rows of the triangle are twice the average block and should not be
     # what all others wait for.
     run_all("moments", len(counts) * len(moments), make_moments, moments[::-1])
-    files = [task.result for task in moments]
-    return join_moments(files, shape, grid, int(counts.sum()))
+    files = tuple(task.result for task in moments)
+    with np.load(files[0]) as first:
+        mean, std = histogram_statistics(first["histogram"])
+    if grid is None:
+        return _Statistics(mean, std, None)
+    fit = FitTask(files, shape, grid, int(counts.sum()), place.root / WHITENING, identity)
+    if (size := moments[-1].high) < _LARGE:
+        return _Statistics(mean, std, fit_whitening(fit, lambda done: None))
+    # By a worker, which can be stopped.
+    (fitted,) = run_all(f"eigenvectors in {size} dimensions", 1, fit_whitening, [fit])
+    return _Statistics(mean, std, fitted)

@@ -139,7 +139,6 @@ class _Job:
         self._workers = config.workers or _usable_cores()
         self._parts = {name: part.shuffled() for name, part in stored.parts.items()}
         self._shape = (config.resolution, config.resolution, listing.channels or 3)
-        self._grid = grids_per_axis(config.resolution)
 
     def shard_tasks(self) -> dict[str, list[ShardTask]]:
         """The shards of each part, after a look whether there is room for them."""
@@ -214,11 +213,10 @@ class _Job:
         images = sum(map(len, self._parts.values()))
         record = LABEL_BYTES + int(np.prod(self._shape)) + RECORD_OVERHEAD
         sums = 0
-        if self._grid is not None:
-            blocks = row_blocks(self._shape, self._grid)
+        if whitens(self._shape):
+            blocks = row_blocks(self._shape, grids_per_axis(self._shape[0]))
+            # The moments in int64, a matrix and its inverse in float32.
             sums = 8 * (sum((high - low) * high for low, high in blocks) + blocks[-1][1] ** 2)
-            if whitens(self._shape):  # a matrix and its inverse in float32
-                sums += 8 * blocks[-1][1] ** 2
         return images * (record + 4) + shards * SHARD_OVERHEAD + sums + self._copy.size
 
     def _make_shards(self, tasks: dict[str, list[ShardTask]]) -> dict[str, list[ShardResult]]:

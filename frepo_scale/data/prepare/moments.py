@@ -5,7 +5,7 @@ which float32 holds exactly: a float32 matrix product over 1024 images is exact 
 it sums, and int64 adds the rest. So every number of workers gives the same bits.
 
 Images of more than 64 px are taken as g x g interleaved grids (every g-th pixel), all with one
-covariance, the mean of the grids' (ALGORITHM.md section 1).
+covariance, the mean of the grids' (docs/algorithm.md section 1).
 
 Legend: n images, H W height and width, C channels, D = H*W*C, g grids per axis, E = D / g^2 values
 of one grid, [lo, hi) the rows of the second moment that a task is about.
@@ -13,9 +13,10 @@ of one grid, [lo, hi) the rows of the second moment that a task is about.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -75,7 +76,7 @@ def make_moments(task: MomentsTask, report: Callable[[int], None]) -> None:
     Raises:
       InputError: a shard cannot be read, or the result cannot be written.
     """
-    if _is_made(task):
+    if read_result(task.result, task.identity) is not None:
         report(sum(len(keep) for _, keep in task.shards))
         return
     channels = task.shape[2]
@@ -100,20 +101,14 @@ def make_moments(task: MomentsTask, report: Callable[[int], None]) -> None:
         np.savez(file, **values)  # type: ignore[arg-type]
 
 
-def _is_made(task: MomentsTask) -> bool:
-    """Whether the result is there, intact and of the same images."""
+def read_result(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """The arrays of an earlier result, if it is intact and of the same images; else None."""
     try:
-        with np.load(task.result) as found:
+        with np.load(path) as found:
             arrays = dict(found)  # reading them to their ends compares their checksums
+        return arrays if str(arrays["identity"]) == identity else None
     except (*DAMAGE, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile):
-        return False
-    wanted = {"products", "identity"} | ({"sums", "histogram"} if task.low == 0 else set())
-    shape = (task.high - task.low, task.high)
-    return (
-        arrays.keys() == wanted
-        and str(arrays["identity"]) == task.identity
-        and arrays["products"].shape == shape
-    )
+        return None
 
 
 def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.ndarray]:
@@ -139,27 +134,24 @@ def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.nda
             ) from error
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """What whitening needs.
 
     Attributes:
-      count: n, images without the held-out ones.
       histogram: (C, 256) int64.
       mean: (D,) float64, of pixels in [0, 255].
-      covariance: (E, E) float64, biased; (0, 0) where none was wanted.
+      covariance: (E, E) float64, biased; (0, 0) where no second moment was summed.
     """
 
-    count: int
     histogram: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
 
 
 def join_moments(
-    results: list[Path], shape: tuple[int, int, int], grid: int | None, count: int
+    results: Sequence[Path], shape: tuple[int, int, int], grid: int | None, count: int
 ) -> Moments:
-    """Mean and covariance from the blocks, each element by the same few float64 operations."""
+    """Mean and covariance of `count` images from the blocks, in a fixed order of operations."""
     with np.load(results[0]) as first:
         sums, histogram = first["sums"], first["histogram"]
     grids = split_grids(sums.reshape(1, *shape), grid or 1).astype(np.float64)  # (g^2, E)
@@ -173,4 +165,4 @@ def join_moments(
         block /= count * len(grids)
         covariance[low:high, :high] = block
         covariance[:low, low:high] = block[:, :low].T
-    return Moments(count, histogram, sums / count + SHIFT, covariance)
+    return Moments(histogram, sums / count + SHIFT, covariance)

@@ -1,36 +1,43 @@
 """The whitening of a prepared set is fitted once, and again only where that is needed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from frepo_scale.data.dataset import DataConfig, load_dataset
-from frepo_scale.data.description import FITTED, WHITENING, read_description
-from frepo_scale.data.prepare import fit
-from frepo_scale.data.prepare.fit import FitTask, fit_whitening
+from frepo_scale.data.description import WHITENING, read_description
+from frepo_scale.data.prepare import finish
+from frepo_scale.data.prepare.fit import fit_whitening
+from frepo_scale.data.prepare.job import prepare
+from frepo_scale.data.prepare.output import OutputFolder
+from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.types import everything
 from frepo_scale.data.whitening import fit_preprocessing
+from frepo_scale.ops.preemption import Preemption
 
 
 @pytest.fixture
-def made(tmp_path, run):
+def made(tmp_path, monkeypatch):
     """A set in colour with more images than pixels, and the task that fitted it."""
     x = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3)).astype(np.uint8)
     y = np.arange(300) % 2
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
-    run(tmp_path / "x.npz", tmp_path / "out", resolution=6)
-    described = read_description(tmp_path / "out")
-    mean, std = described.channel_mean, described.channel_std
-    task = FitTask(
-        tmp_path / "out",
-        np.array(mean, np.float32),
-        np.array(std, np.float32),
-        described.files[WHITENING],
-    )
-    return task
+    tasks = []
+
+    def noted(task, report):
+        tasks.append(task)
+        return fit_whitening(task, report)
+
+    monkeypatch.setattr(finish, "fit_whitening", noted)
+    monkeypatch.setattr(OutputFolder, "clean", lambda self: None)  # the moments stay
+    config = PrepareConfig(tmp_path / "x.npz", tmp_path / "out", 6, workers=1)
+    prepare(config, Preemption())
+    return tasks[0]
 
 
 def test_a_run_reads_it_and_it_equals_fitting_anew(made, monkeypatch):
-    dataset = load_dataset(DataConfig("npz", str(made.folder), batch=8))
+    dataset = load_dataset(DataConfig("npz", str(made.result.parent), batch=8))
 
     def eigenvectors(*arguments):
         raise AssertionError("eigenvectors were computed by a run")
@@ -46,7 +53,7 @@ def test_a_run_reads_it_and_it_equals_fitting_anew(made, monkeypatch):
 
 
 def test_it_is_fitted_again_only_if_it_is_damaged_or_of_other_moments(made, monkeypatch):
-    path = made.folder / FITTED
+    path = made.result
     good, stamp = path.read_bytes(), path.stat().st_mtime_ns
     fit_whitening(made, lambda images: None)
     assert path.stat().st_mtime_ns == stamp
@@ -54,11 +61,9 @@ def test_it_is_fitted_again_only_if_it_is_damaged_or_of_other_moments(made, monk
         path.write_bytes(bad)
         fit_whitening(made, lambda images: None)
         assert path.read_bytes() == good
-    calls = []
-    monkeypatch.setattr(fit, "moments_preprocessing", lambda *given: calls.append(given))
-    with pytest.raises(AttributeError):
-        fit_whitening(FitTask(made.folder, made.channel_mean, made.channel_std, "other"), print)
-    assert len(calls) == 1
+    other = dataclasses.replace(made, identity="other")
+    fit_whitening(other, lambda images: None)
+    assert path.read_bytes() != good
 
 
 def test_grey_sets_have_none(tmp_path, run):
@@ -66,4 +71,4 @@ def test_grey_sets_have_none(tmp_path, run):
     y = np.arange(40) % 2
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
     files = run(tmp_path / "x.npz", tmp_path / "out", resolution=6)
-    assert FITTED not in files and read_description(tmp_path / "out").fitted is None
+    assert WHITENING not in files and read_description(tmp_path / "out").fitted is None

@@ -94,7 +94,7 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
             real_save = np.savez
 
             def save(file, **arrays):
-                if {"moments": "products", "whitening": "covariance"}[where] in arrays:
+                if {"moments": "products", "whitening": "whitening_matrix"}[where] in arrays:
                     raise full
                 real_save(file, **arrays)
 

@@ -31,10 +31,9 @@ def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
         "train-00000-of-00002.array_record",
         "train-00001-of-00002.array_record",
         "whitening.npz",
-        "whitening_matrix.npz",
     ]
     told = json.loads(files["dataset.json"])
-    assert told["format"] == 1
+    assert told["format"] == 2
     assert (told["name"], told["resolution"], told["channels"]) == ("photos", 8, 3)
     assert (told["fit"], told["filter"]) == ("squash", "lanczos")
     assert told["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
@@ -65,7 +64,7 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
 
 
 def large_set(path, side):
-    x = np.random.default_rng(0).integers(0, 256, (12, side, side, 1)).astype(np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (12, side, side, 3)).astype(np.uint8)
     y = np.arange(12) % 2
     np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
 
@@ -74,7 +73,7 @@ def test_large_images_have_grids(tmp_path, run):
     large_set(tmp_path / "x.npz", 72)
     run(tmp_path / "x.npz", tmp_path / "out", resolution=72)
     with np.load(tmp_path / "out" / "whitening.npz") as found:
-        assert found["grid"] == 2 and found["covariance"].shape == (1296, 1296)
+        assert found["whitening_matrix"].shape == (3888, 3888)
     prepared = PreparedSet.open(tmp_path / "out")
     kept = prepared.train.at(np.flatnonzero(~held_out_rows(prepared.train.labels, 2)))
     here, there = fit_preprocessing(kept, True), prepared.preprocessing(whiten=True)
@@ -84,7 +83,7 @@ def test_large_images_have_grids(tmp_path, run):
 def test_sizes_that_cannot_be_whitened_are_refused_when_they_are_to_be(tmp_path, run):
     large_set(tmp_path / "x.npz", 67)
     run(tmp_path / "x.npz", tmp_path / "out", resolution=67)
-    with pytest.raises(InputError, match="67 pixels, which cannot be whitened"):
+    with pytest.raises(InputError, match="images of 67 pixels"):
         PreparedSet.open(tmp_path / "out").preprocessing(whiten=True)
     assert PreparedSet.open(tmp_path / "out").preprocessing(whiten=False).whitening is None
 
