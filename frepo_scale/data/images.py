@@ -101,10 +101,8 @@ def in_file_order(part: Part) -> np.ndarray:
     return np.lexsort((part.offsets, part.files))
 
 
-def decode_rows(
-    part: Part, rows: Iterable[int], target: Target
-) -> Iterator[tuple[int, Decoded | UnreadableImage]]:
-    """The images of a part at `rows`, in that order; one that is unreadable is a result too.
+def read_rows(part: Part, rows: Iterable[int]) -> Iterator[tuple[int, bytes | UnreadableImage]]:
+    """The bytes of the images at `rows`, in that order; one that cannot be read is a result too.
 
     Raises:
       InputError: a file of several images is gone or damaged.
@@ -112,22 +110,29 @@ def decode_rows(
     with RangeReader(part) as reader:
         for row in rows:
             try:
-                yield row, decode_row(part, row, reader.read(row), target)
+                yield row, reader.read(row)
             except UnreadableImage as error:
                 yield row, error
 
 
-def decode_row(part: Part, row: int, data: bytes | np.ndarray, target: Target) -> Decoded:
-    """One image of a part from its bytes, or from its row of an array (H, W, C).
-
-    Raises:
-      UnreadableImage: the bytes are not an image.
-    """
+def decode_row(
+    part: Part, row: int, data: bytes | np.ndarray | UnreadableImage, target: Target
+) -> Decoded | UnreadableImage:
+    """One image of a part from what was read: its bytes, or its row of an array (H, W, C)."""
+    if isinstance(data, UnreadableImage):
+        return data
     if part.shape is None:
-        name, encoded = part.describe(row), bytes(data)
-        return decode_image(
-            encoded, name, target.channels, target.resolution, target.fit, target.kernel
-        )
+        try:
+            return decode_image(
+                bytes(data),
+                part.describe(row),
+                target.channels,
+                target.resolution,
+                target.fit,
+                target.kernel,
+            )
+        except UnreadableImage as error:
+            return error
     height, width, channels = part.shape
     pixels = np.frombuffer(data, np.uint8).reshape(part.shape)
     if target.resolution is not None:

@@ -10,12 +10,13 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.decode import Decoded, UnreadableImage
-from frepo_scale.data.images import RangeReader, Target, decode_row, decode_rows, in_file_order
+from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
 from frepo_scale.data.sources.listing import Listing, Part, check_classes
 from frepo_scale.data.types import Split
 
@@ -170,46 +171,25 @@ def _check_size(name: str, size: tuple[int, int], side: int, want: Wanted) -> No
 
 
 def _results(part: Part, want: Wanted) -> Generator[Result, None, None]:
-    """Every image of a part, decoded; few images are in flight at any time."""
+    """Every image of a part: read by this thread in file order, decoded by others.
+
+    Few images are in flight at any time.
+    """
     target = Target(want.channels, want.resolution, want.fit)
     if part.pixels is not None:
         for row, image in enumerate(part.pixels):
             yield row, decode_row(part, row, image, target)
         return
-    rows = in_file_order(part).tolist()
+
+    def decode(group: list[tuple[int, bytes | UnreadableImage]]) -> list[Result]:
+        return [(row, decode_row(part, row, data, target)) for row, data in group]
+
     flying: deque[Future[list[Result]]] = deque()
-    with ThreadPoolExecutor(_THREADS, "decode") as threads, RangeReader(part) as reader:
-        for start in range(0, len(rows), _GROUP):
-            group = rows[start : start + _GROUP]
-            if part.compressed:  # read once from front to back, by this thread alone
-                data = [_read(reader, row) for row in group]
-                flying.append(threads.submit(_decode_group, part, group, data, target))
-            else:
-                flying.append(threads.submit(lambda g: list(decode_rows(part, g, target)), group))
+    with ThreadPoolExecutor(_THREADS, "decode") as threads:
+        read = read_rows(part, in_file_order(part).tolist())
+        while group := list(islice(read, _GROUP)):
+            flying.append(threads.submit(decode, group))
             if len(flying) > 2 * _THREADS:
                 yield from flying.popleft().result()
         while flying:
             yield from flying.popleft().result()
-
-
-def _read(reader: RangeReader, row: int) -> bytes | UnreadableImage:
-    try:
-        return reader.read(row)
-    except UnreadableImage as error:
-        return error
-
-
-def _decode_group(
-    part: Part, rows: list[int], data: list[bytes | UnreadableImage], target: Target
-) -> list[Result]:
-    """Images whose bytes were read."""
-    results: list[Result] = []
-    for row, found in zip(rows, data, strict=True):
-        if isinstance(found, bytes):
-            try:
-                results.append((row, decode_row(part, row, found, target)))
-            except UnreadableImage as error:
-                results.append((row, error))
-        else:
-            results.append((row, found))
-    return results

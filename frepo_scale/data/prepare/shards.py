@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from frepo_scale.core.atomic import whole_file, whole_path
 from frepo_scale.data.decode import UnreadableImage
 from frepo_scale.data.description import file_sha256
-from frepo_scale.data.images import Target, decode_rows, in_file_order
+from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
 from frepo_scale.data.sources.listing import Part
 
 # Uncompressed: on noise-like 64 px images zstd saved 41 % of the space, and reading was 2.4 times
@@ -150,7 +150,8 @@ def _decode(
     good = np.ones(len(images), bool)
     bad: list[tuple[int, str]] = []
     pending = 0
-    for row, result in decode_rows(images, in_file_order(images).tolist(), target):
+    for row, data in read_rows(images, in_file_order(images).tolist()):
+        result = decode_row(images, row, data, target)
         if isinstance(result, UnreadableImage):
             good[row] = False
             bad.append((row, result.reason))
