@@ -1,7 +1,4 @@
-"""What follows from finished shards: labels, whitening statistics, and the description.
-
-The description comes last: it makes the set finished.
-"""
+"""The files of a set besides its shards: labels, whitening, and last the description."""
 
 import hashlib
 import importlib.metadata
@@ -41,7 +38,7 @@ Results = dict[str, list[ShardResult]]
 
 
 class RunAll(Protocol):
-    """Runs tasks in worker processes under a progress bar over so many images."""
+    """Runs tasks in worker processes, with a progress bar over `images`."""
 
     def __call__(self, what: str, images: int, work: Any, tasks: Any) -> list[Any]:
         """The results in order."""
@@ -50,26 +47,23 @@ class RunAll(Protocol):
 
 def finish(
     config: PrepareConfig,
-    place: OutputFolder,
+    out: OutputFolder,
     listing: Listing,
     settings: dict[str, Any],
     tasks: Tasks,
     results: Results,
     run_all: RunAll,
 ) -> Description:
-    """Writes all that belongs to a set besides its shards.
+    """Writes the files of a set besides its shards, and returns its description.
 
     Args:
-      config: what was asked for.
-      place: where the shards lie.
+      config: of the command.
+      out: has the shards.
       listing: the images of the source.
-      settings: name and images as noted when the set was begun.
+      settings: name and fingerprint of the images, as written when the set was begun.
       tasks: the shards of each part.
-      results: what became of them.
-      run_all: how the moments are summed.
-
-    Returns:
-      The description written.
+      results: their results.
+      run_all: runs the tasks of the moments and of the whitening.
 
     Raises:
       InputError: a class has no readable training image; a file cannot be written.
@@ -77,11 +71,11 @@ def finish(
     labels, skipped = part_labels(tasks, results)
     names, channels = listing.class_names or (), listing.channels or 3
     check_classes(labels["train"], names, str(config.source))
-    with whole_file(place.root / LABELS) as file:
+    with whole_file(out.root / LABELS) as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
     held_out = held_out_rows(labels["train"], len(names))
     shape = (config.resolution, config.resolution, channels)
-    statistics = _statistics(shape, place, tasks["train"], results["train"], ~held_out, run_all)
+    statistics = _statistics(shape, out, tasks["train"], results["train"], ~held_out, run_all)
     classes = len(names)
     description = Description(
         name=settings["name"],
@@ -106,7 +100,7 @@ def finish(
             )
             for name in tasks
         },
-        files={LABELS: file_sha256(place.root / LABELS)},
+        files={LABELS: file_sha256(out.root / LABELS)},
         source={
             "form": listing.form,
             "name": config.source.resolve().name,
@@ -117,26 +111,34 @@ def finish(
         skipped=tuple(skipped),
         fitted=statistics.fitted,
     )
-    return write_description(place.root, description)
+    return write_description(out.root, description)
 
 
 def whitens(shape: tuple[int, int, int]) -> bool:
-    """Whether runs on images (H, W, C) whiten them: those in colour that split into grids."""
+    """Whether runs whiten images (H, W, C): those in colour that split into grids."""
     return shape[2] == COLOUR and grids_per_axis(shape[0]) is not None
+
+
+def moments_bytes(shape: tuple[int, int, int]) -> int:
+    """Disk space of the moments in int64 and of a matrix and its inverse in float32."""
+    if not whitens(shape):
+        return 0
+    blocks = row_blocks(shape, grids_per_axis(shape[0]))
+    return 8 * (sum((high - low) * high for low, high in blocks) + blocks[-1][1] ** 2)
 
 
 def part_labels(
     tasks: Tasks, results: Results
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Labels (n,) int32 of each part in record order, and name and reason of what was left out."""
+    """Labels (n,) int32 of each part in record order; names and reasons of images left out."""
     labels, skipped = {}, []
     for name in tasks:
-        kept = []
+        good = []
         for task, result in zip(tasks[name], results[name], strict=True):
             rows = [row for row, _ in result.bad]
-            kept.append(np.delete(task.images.labels, rows))
+            good.append(np.delete(task.images.labels, rows))
             skipped += [(task.images.names[row], reason) for row, reason in result.bad]
-        labels[name] = np.concatenate(kept).astype(np.int32)
+        labels[name] = np.concatenate(good).astype(np.int32)
     return labels, sorted(skipped)
 
 
@@ -150,13 +152,13 @@ class _Statistics(NamedTuple):
 
 def _statistics(
     shape: tuple[int, int, int],
-    place: OutputFolder,
+    out: OutputFolder,
     tasks: list[ShardTask],
     results: list[ShardResult],
     counts: np.ndarray,
     run_all: RunAll,
 ) -> _Statistics:
-    """The statistics of those training images of which `counts` (n,) bool is true."""
+    """The statistics of the training images where `counts` (n,) bool is true."""
     grid = grids_per_axis(shape[0]) if whitens(shape) else None
     if grid is None and shape[2] == COLOUR:
         print(f"no whitening: {shape[0]} pixels cannot be split into grids")
@@ -174,20 +176,19 @@ def _statistics(
             grid=grid,
             low=low,
             high=high,
-            result=place.work / f"moments-{low:05}.npz",
+            result=out.work / f"moments-{low:05}.npz",
             identity=identity,
         )
         for low, high in row_blocks(shape, grid)
     ]
-    # Largest first: the last rows of the triangle are twice the average block and should not be
-    # what all others wait for.
+    # Largest first, so that no worker ends long after the others.
     run_all("moments", len(counts) * len(moments), make_moments, moments[::-1])
     files = tuple(task.result for task in moments)
     with np.load(files[0]) as first:
         mean, std = histogram_statistics(first["histogram"])
     if grid is None:
         return _Statistics(mean, std, None)
-    fit = FitTask(files, shape, grid, int(counts.sum()), place.root / WHITENING, identity)
+    fit = FitTask(files, shape, grid, int(counts.sum()), out.root / WHITENING, identity)
     if (size := moments[-1].high) < _LARGE:
         return _Statistics(mean, std, fit_whitening(fit, lambda done: None))
     # By a worker, which can be stopped.

@@ -1,4 +1,4 @@
-"""The output folder of `prepare`: its lock, its settings, and the space on its disk."""
+"""The output folder of `prepare`: its lock, its settings, and the free space of its disk."""
 
 import errno
 import fcntl
@@ -20,58 +20,18 @@ from frepo_scale.data.description import FILE, UNFINISHED
 from frepo_scale.data.prepare.workers import Work
 
 _OTHER = "choose another --out, or remove this one"
+_RESUME = "finished parts are on disk: give the same command again"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_TEXTS = tuple(os.strerror(code) for code in _FULL)  # ArrayRecord gives text, no number
-
-
-@contextmanager
-def _disk_full(root: Path, needed: int | None) -> Iterator[None]:
-    """Turns a full disk of `root` into one line that says how much is missing.
-
-    Args:
-      root: the folder that is being filled.
-      needed: bytes it will hold in the end, what is there already included; None: not known yet.
-
-    Raises:
-      InputError: instead of whatever a full disk raised.
-      RunError: there is too little memory.
-    """
-    try:
-        yield
-    except MemoryError as error:
-        raise RunError(
-            "there is not enough memory; what is finished is kept: give the same command again,"
-            " with fewer --workers"
-        ) from error
-    except (InputError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, OSError) and (
-            cause.errno in _FULL or any(text in str(cause) for text in _FULL_TEXTS)
-        ):
-            still = "room" if needed is None else f"at least {_size(needed - _used(root))}"
-            raise InputError(
-                f"the disk of {root} is full ({cause.strerror or cause})",
-                f"{still} free",
-                "what is finished is kept: free some space and give the same command again",
-            ) from error
-        raise
-
-
-def _within_room(
-    root: Path, needed: int | None, work: Work, task: Any, report: Callable[[int], None]
-) -> Any:
-    """A function of the module: worker processes get it by its name."""
-    with _disk_full(root, needed):
-        return work(task, report)
+_FULL_TEXTS = tuple(os.strerror(code) for code in _FULL)  # ArrayRecord gives the text only
 
 
 class OutputFolder:
-    """An output folder, and the folder in it of what is needed only until it is finished."""
+    """An output folder, and its subfolder of files that only an unfinished set needs."""
 
     def __init__(self, root: Path) -> None:
-        """Names the folders; makes nothing."""
+        """Names the files; writes nothing."""
         if looks_like_url(root):
-            raise InputError(f"--out {root} is a URL", "a local folder", "copy it afterwards")
+            raise InputError(f"--out {root} is a URL", "a local folder", "copy the set afterwards")
         self.root = root
         self.work = root / UNFINISHED
         self.settings = self.work / "settings.json"
@@ -82,36 +42,32 @@ class OutputFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether a finished set lies there."""
+        """Whether the folder has a finished set."""
         return os.path.isfile(self.root / FILE)
 
     @property
     def begun(self) -> bool:
-        """Whether somebody has begun to prepare a set there."""
+        """Whether a set was begun in the folder."""
         return os.path.isdir(self.work)
 
-    def check_free(self) -> None:
-        """Raises InputError if something else lies there."""
-        try:
-            if self.root.exists() and not self.root.is_dir():
-                raise InputError(f"--out {self.root} is a file", "a folder", _OTHER)
+    def check_usable(self) -> None:
+        """Raises InputError if the folder holds anything but a set or the beginning of one."""
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"--out {self.root} is a file", "a folder", _OTHER)
+        with _as_input_error(f"--out {self.root} cannot be read"):
             names = os.listdir(self.root) if self.root.exists() else []
-        except OSError as error:
-            raise InputError(
-                f"--out {self.root} cannot be read ({error.strerror})", "a folder", _OTHER
-            ) from error
         if names and UNFINISHED not in names and FILE not in names:
             raise InputError(
                 f"--out {self.root} holds something that is not a prepared set",
-                "a folder that does not exist yet, is empty, or was begun by this command",
+                "a folder that does not exist, is empty, or was begun by this command",
                 "choose another --out",
             )
 
-    def noted(self) -> dict[str, Any]:
-        """The settings it was begun with; empty after a kill before they were noted.
+    def read_settings(self) -> dict[str, Any]:
+        """The settings the set was begun with; empty after a kill before they were written.
 
         Raises:
-          InputError: the note is damaged.
+          InputError: the file is damaged.
         """
         try:
             value = json.loads(self.settings.read_bytes())
@@ -125,77 +81,70 @@ class OutputFolder:
             ) from error
         return value
 
-    def check_same(self, settings: dict[str, Any], there: dict[str, Any]) -> None:
-        """Raises InputError if what lies there was begun with other settings.
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Writes the settings, which a resumed command must have too."""
+        with whole_file(self.settings) as file:
+            file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
+
+    def check_settings(self, settings: dict[str, Any], earlier: dict[str, Any]) -> None:
+        """Raises InputError if the set was begun with other settings.
 
         Args:
-          settings: ours, or some of them.
-          there: those of the set there, or some of them; what both have is compared.
+          settings: of this command.
+          earlier: of the set; settings that both have are compared.
         """
-        common = settings.keys() & there.keys()
-        theirs, ours = ({name: found[name] for name in common} for found in (there, settings))
-        changed = differences(theirs, ours)
+        common = settings.keys() & earlier.keys()
+        before, now = ({name: found[name] for name in common} for found in (earlier, settings))
+        changed = differences(before, now)
         if changed:
             raise InputError(
                 f"{self.root} was prepared with other settings: " + "; ".join(changed),
-                "the same settings, which go on where it was",
+                "the same settings, to resume",
                 _OTHER,
             )
 
-    def check_images(self, fingerprint: str, there: str, source: Path) -> None:
+    def check_images(self, fingerprint: str, earlier: str, source: Path) -> None:
         """Raises InputError if the images of the set are not those of the source.
 
         Args:
-          fingerprint: of what lies at the source now.
-          there: of what the set was begun with.
-          source: where it lies.
+          fingerprint: of the listing of the source.
+          earlier: of the listing the set was begun with.
+          source: its path.
         """
-        if fingerprint != there:
+        if fingerprint != earlier:
             raise InputError(
                 f"the files at {source} have changed since {self.root} was begun, or are others",
                 "images of the same names, classes and sizes",
-                f"bring them back, or {_OTHER}",
+                f"restore them, or {_OTHER}",
             )
 
-    def check_room(self, needed: int) -> None:
-        """Raises InputError if the disk has fewer than `needed` bytes besides what is there."""
+    def check_space(self, needed: int) -> None:
+        """Raises InputError if the disk has no space for `needed` bytes, existing ones included."""
         self._needed = needed
-        try:
+        with _as_input_error(f"--out {self.root} cannot be read"):
             existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
-            free = shutil.disk_usage(existing).free
-            there = _used(self.root)
-        except OSError as error:
-            raise InputError(
-                f"--out {self.root} cannot be read ({error.strerror})", "a folder", _OTHER
-            ) from error
-        if free + there < needed:
+            free, used = shutil.disk_usage(existing).free, _used(self.root)
+        if free + used < needed:
             raise InputError(
                 f"the disk of --out {self.root} has {_size(free)} free",
-                f"at least {_size(needed - there)} free",
+                f"at least {_size(needed - used)} free",
                 "free some space, choose another --out or a smaller --resolution",
             )
 
     def begin(self) -> None:
-        """Makes the folders and takes the lock; leftovers of a killed attempt are removed.
+        """Makes the folders, takes the lock and removes temporary files of a killed command.
 
         Raises:
-          InputError: it cannot be written, or somebody is at work there.
+          InputError: the folder cannot be written, or another process has the lock.
         """
-        try:
-            with self.room():
-                self.work.mkdir(parents=True, exist_ok=True)
-                self._take_lock()
-                self._sweep()
-        except OSError as error:
-            raise InputError(
-                f"--out {self.root} cannot be written ({error.strerror})",
-                "a folder you may write to",
-                "choose another --out",
-            ) from error
+        with _as_input_error(f"--out {self.root} cannot be written"), self.explain_errors():
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._remove_leftovers()
 
     def _take_lock(self) -> None:
-        """The kernel drops the lock with its owner, so a dead one's is free."""
-        file = open(self.work / "lock", "ab+")  # noqa: SIM115  # open as long as we work
+        """The kernel releases the lock when its process ends."""
+        file = open(self.work / "lock", "ab+")  # noqa: SIM115  open as long as the lock is held
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -207,41 +156,78 @@ class OutputFolder:
             raise InputError(
                 f"--out {self.root} is being prepared by {owner}",
                 "one frepo-scale prepare at a time",
-                "wait for it, or choose another --out",
+                "wait until it ends, or choose another --out",
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
         self._lock = file
 
-    def room(self) -> AbstractContextManager[None]:
-        """Tells a full disk as such, with the bytes still needed, and too little memory."""
-        return _disk_full(self.root, self._needed)
+    def explain_errors(self) -> AbstractContextManager[None]:
+        """Reports a full disk with the bytes needed, and too little memory."""
+        return _explain_errors(self.root, self._needed)
 
-    def careful(self, work: Work) -> Work:
-        """`work` within `room`, for worker processes."""
-        return partial(_within_room, self.root, self._needed, work)
-
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Notes the settings, for whoever goes on."""
-        with whole_file(self.settings) as file:
-            file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
+    def explaining(self, work: Work) -> Work:
+        """`work` within `explain_errors`, for worker processes."""
+        return partial(_explained, self.root, self._needed, work)
 
     def clean(self) -> None:
         """Removes what only an unfinished set needs."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _sweep(self) -> None:
+    def release(self) -> None:
+        """Removes temporary files of stopped workers and releases the lock, if it is held."""
+        if self._lock is not None:
+            with suppress(OSError):
+                self._remove_leftovers()
+            self._lock.close()
+            self._lock = None
+
+    def _remove_leftovers(self) -> None:
         for folder in (self.root, self.work):
             remove_leftovers(folder)
 
-    def release(self) -> None:
-        """Removes what stopped workers left half made, and lets others in."""
-        if self._lock is not None:
-            with suppress(OSError):
-                self._sweep()
-            self._lock.close()
-            self._lock = None
+
+@contextmanager
+def _as_input_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what} ({error.strerror})", "a folder you may use", _OTHER) from error
+
+
+@contextmanager
+def _explain_errors(root: Path, needed: int | None) -> Iterator[None]:
+    """Turns a full disk of `root`, which will hold `needed` bytes in the end, into one line.
+
+    Raises:
+      InputError: the disk is full.
+      RunError: there is too little memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise RunError(f"there is not enough memory; {_RESUME}, with fewer --workers") from error
+    except (InputError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and (
+            cause.errno in _FULL or any(text in str(cause) for text in _FULL_TEXTS)
+        ):
+            missing = "more space" if needed is None else f"at least {_size(needed - _used(root))}"
+            raise InputError(
+                f"the disk of {root} is full ({cause.strerror or cause})",
+                f"{missing} free",
+                f"free some space; {_RESUME}",
+            ) from error
+        raise
+
+
+def _explained(
+    root: Path, needed: int | None, work: Work, task: Any, report: Callable[[int], None]
+) -> Any:
+    """A function of the module, because worker processes get it by its name."""
+    with _explain_errors(root, needed):
+        return work(task, report)
 
 
 def _used(root: Path) -> int:

@@ -99,7 +99,7 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
                 real_save(file, **arrays)
 
             patch.setattr(np, "savez", save)
-        with pytest.raises(InputError, match=r"disk of .* is full .*what is finished is kept"):
+        with pytest.raises(InputError, match=r"disk of .* is full .*finished parts are on disk"):
             run(source, tmp_path / "out")
     assert not list((tmp_path / "out").rglob(".partial-*"))
     assert len(list((tmp_path / "out").glob("*.array_record"))) == (2 if where == "shard" else 10)

@@ -188,9 +188,9 @@ def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch)
 
 def test_the_estimate_of_room_is_above_and_not_far(source, tmp_path, run, monkeypatch):
     seen = []
-    real = output.OutputFolder.check_room
+    real = output.OutputFolder.check_space
     monkeypatch.setattr(
-        output.OutputFolder, "check_room", lambda self, need: (seen.append(need), real(self, need))
+        output.OutputFolder, "check_space", lambda self, need: (seen.append(need), real(self, need))
     )
     files = run(source, tmp_path / "out", resolution=32)
     used = sum(map(len, files.values()))
