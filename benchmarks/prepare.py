@@ -108,14 +108,14 @@ def read_records(folder: Path) -> Iterator[object]:
     train = PreparedSet.open(folder).train
     rng = np.random.default_rng(0)
     while True:
-        yield train.__getitems__(rng.integers(0, len(train), BATCH))
+        yield train.read(rng.integers(0, len(train), BATCH))
 
 
 def write_tfrecords(folder: Path, path: Path) -> None:
     """The same images and labels as one TFRecord file."""
     import tensorflow as tf
 
-    images, labels = PreparedSet.open(folder).train.__getitems__(
+    images, labels = PreparedSet.open(folder).train.read(
         range(len(PreparedSet.open(folder).train))
     )
     with tf.io.TFRecordWriter(str(path)) as writer:

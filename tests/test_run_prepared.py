@@ -180,7 +180,7 @@ def damaged(places, tmp_path):
     shard = min(place.glob("train-*"))
     found = PreparedSet.open(place)
     row = int(np.argmin(held_out_rows(found.train.labels, 4)))
-    pixels = found.train[row][0].tobytes()
+    pixels = found.train.at(np.array([row])).tobytes()
 
     def damage():
         content = bytearray(shard.read_bytes())

@@ -1,7 +1,7 @@
 """Files read once from front to back: plain, gzip and tar. Nothing is ever unpacked to disk.
 
-Damage is never passed over: gzip checksums are read to the end, and a tar must end with its zero
-block, because `tarfile` itself takes a broken header in the middle for the end of the archive.
+All damage is an error: gzip files are read to the end, where their checksum is, and a tar must end
+with its zero block, because `tarfile` takes a broken header for the end of the archive.
 """
 
 import gzip
@@ -21,7 +21,7 @@ ARCHIVES = (*TARS, ".npz")
 
 _BLOCK = 512
 _CHUNK = 1 << 22
-# What reading a damaged gzip, zip or tar can raise, besides what is said on purpose.
+# What reading a damaged gzip, zip or tar can raise.
 DAMAGE = (
     tarfile.TarError,
     OSError,
@@ -36,7 +36,7 @@ DAMAGE = (
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turns what a damaged or unreadable file raises into an `InputError` naming `path`."""
+    """Turns the errors of a damaged or unreadable file into an `InputError` that names `path`."""
     try:
         yield
     except DAMAGE as error:
@@ -54,7 +54,7 @@ def truncated(path: Path, detail: str) -> InputError:
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether the file begins as gzip does; names lie more often than the first two bytes."""
+    """Whether the file begins as gzip does; its name may be wrong."""
     with damage(path), path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 
@@ -72,7 +72,7 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
-    """At most `limit` bytes, read piece by piece: a lying header allocates nothing."""
+    """At most `limit` bytes, read in pieces, so that a wrong header allocates nothing."""
     data = bytearray()
     while len(data) < limit:
         piece = stream.read(min(_CHUNK, limit - len(data)))
@@ -83,7 +83,7 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
 
 
 class _Window:
-    """The bytes of one member of a plain tar, as a stream of their own."""
+    """The bytes of one member of a plain tar, as a stream."""
 
     def __init__(self, stream: IO[bytes], member: "Member") -> None:
         self._stream, self._start, self._size = stream, member.offset, member.size
@@ -105,7 +105,7 @@ class _Window:
 
 
 class _Watched:
-    """What `tarfile` reads from; remembers the last read, which at the end is the end mark."""
+    """The stream of `tarfile`; has the bytes read last, at the end those of the end mark."""
 
     def __init__(self, stream: IO[bytes] | _Window) -> None:
         self.stream = stream
@@ -124,7 +124,7 @@ class _Watched:
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a tar, valid until the next one is asked for.
+    """One entry of a tar, valid until the next one is read.
 
     Attributes:
       name: its path without "./" and double slashes.
@@ -155,11 +155,11 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
 
     Args:
       path: the archive.
-      inside: a member of it that is a tar itself, read in place; the archive must be plain then.
+      inside: a member that is a tar itself; the archive must not be compressed then.
         Offsets are those within that member.
 
     Raises:
-      InputError: the archive is damaged, cut off (between two entries too), or no tar at all.
+      InputError: the archive is damaged, cut off (also between two entries), or not a tar.
     """
     with open_stream(path) as stream:
         source = _Watched(stream if inside is None else _Window(stream, inside))
@@ -181,5 +181,5 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
             where = "" if inside is None else f" of {inside.name}"
             raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
         with damage(path):
-            while source.read(_CHUNK):  # to the end: only there does gzip compare its checksum
+            while source.read(_CHUNK):  # to the end, where gzip compares its checksum
                 pass

@@ -1,4 +1,4 @@
-"""A prepared set, read by random access in blocks; nothing wrong in it goes unnoticed.
+"""Reading a prepared set: random access in blocks, with every damage detected.
 
 Legend: n images of a part, b images asked for, R resolution, C channels, K classes.
 """
@@ -28,9 +28,9 @@ from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.parallel.runtime import is_first
 
 _AGAIN = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
-_LARGE = 2 << 30  # bytes: comparing the checksums of a larger set takes long enough to be told
+_LARGE = 2 << 30  # bytes: comparing the checksums of a larger set takes minutes: a line says so
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
-_FRAME = 112  # bytes the format adds to a record: one read gets it, and little beside it
+_FRAME = 112  # bytes the format adds to a record: one read gets a record and little more
 
 
 class Records:
@@ -64,12 +64,7 @@ class Records:
         """n."""
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Image (R, R, C) uint8 and label of one record."""
-        images, labels = self.__getitems__([int(index)])
-        return images[0], int(labels[0])
-
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images (b, R, R, C) uint8 and labels (b,) int32 of the records at `indices`, in order.
 
         Raises:
@@ -81,31 +76,31 @@ class Records:
             raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
         size = self._record - LABEL_BYTES
         images = np.empty((len(rows), *self.shape), np.uint8)
-        cells = images.reshape(-1).data  # a view of it costs half of what NumPy's does
+        cells = images.reshape(-1).data  # slices of it cost half of NumPy's
         labels = self.labels[rows]
         shards = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(shards, kind="stable")
         used, starts = np.unique(shards[order], return_index=True)
-        for shard, places in zip(used.tolist(), np.split(order, starts)[1:], strict=True):
+        for shard, wanted in zip(used.tolist(), np.split(order, starts)[1:], strict=True):
             first = self._ends[shard] - self._shards[shard].records
-            records = self._read(shard, (rows[places] - first).tolist())
+            records = self._read(shard, (rows[wanted] - first).tolist())
             stored = np.frombuffer(b"".join([r[:LABEL_BYTES] for r in records]), "<u4")
-            wrong = np.flatnonzero(stored != labels[places])
+            wrong = np.flatnonzero(stored != labels[wanted])
             if len(wrong):
-                place = places[wrong[0]]
+                row = wanted[wrong[0]]
                 raise InputError(
-                    f"record {rows[place] - first} of {self._path(shard)} has label"
+                    f"record {rows[row] - first} of {self._path(shard)} has label"
                     f" {stored[wrong[0]]}",
-                    f"{labels[place]}, as {LABELS} says",
+                    f"{labels[row]}, as in {LABELS}",
                     _AGAIN,
                 )
-            for place, record in zip(places.tolist(), records, strict=True):  # one copy, no join
-                cells[place * size : (place + 1) * size] = memoryview(record)[LABEL_BYTES:]
+            for row, record in zip(wanted.tolist(), records, strict=True):  # one copy, no join
+                cells[row * size : (row + 1) * size] = memoryview(record)[LABEL_BYTES:]
         return images, labels
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """The images alone, as every part of a data set gives them."""
-        return self.__getitems__(rows)[0]
+        """See `data.types.Rows`."""
+        return self.read(rows)[0]
 
     def _path(self, shard: int) -> Path:
         return self._folder / self._shards[shard].file
@@ -132,7 +127,7 @@ class Records:
                     options=_READER,
                     file_reader_buffer_size=self._record + _FRAME,
                 )
-                count = reader.num_records()  # 0 for a file cut off: no error of its own
+                count = reader.num_records()  # 0 for a file cut off, without an error
                 if count != self._shards[shard].records:
                     raise self._damaged(
                         shard, f"{count} of {self._shards[shard].records} records can be read"
@@ -145,11 +140,11 @@ class Records:
 
 
 class PreparedSet:
-    """What `frepo-scale prepare` left in a folder.
+    """The output of `frepo-scale prepare`.
 
     Attributes:
-      folder: where it is.
-      description: what it is.
+      folder: its path.
+      description: the content of `dataset.json`.
       train: all training images, the held-out ones too.
       test: the test images; may be empty.
     """
@@ -157,7 +152,7 @@ class PreparedSet:
     def __init__(
         self, folder: Path, description: Description, labels: dict[str, np.ndarray]
     ) -> None:
-        """Use `open`, which checks what it is given."""
+        """Use `open`, which checks the files."""
         self.folder = folder
         self.description = description
         none = np.zeros(0, np.int32)
@@ -169,12 +164,12 @@ class PreparedSet:
         """Opens a finished set.
 
         Args:
-          folder: where it is.
-          verify: whether to `verify` it at once; presence and size of every shard are checked
-            always, and what is read of it too.
+          folder: its path.
+          verify: whether to `verify` it; presence and size of every shard are always checked, and
+            so is every record that is read.
 
         Raises:
-          InputError: not a set, not finished, of another version, or a file is missing or damaged.
+          InputError: not a set, unfinished, of another version, or a file is missing or damaged.
         """
         folder = Path(folder)
         description = read_description(folder)
@@ -189,7 +184,7 @@ class PreparedSet:
         return found
 
     def verify(self) -> None:
-        """Reads every file and compares its checksum; says so where that takes long.
+        """Reads every file and compares its checksum.
 
         Raises:
           InputError: a file is missing, damaged, or of another set.

@@ -68,22 +68,22 @@ def test_all_records_in_any_order(made):
     found = PreparedSet.open(made, verify=True)
     assert len(found.train) == N and len(found.test) == 6
     order = np.random.default_rng(1).permutation(np.tile(np.arange(N), 2))
-    images, labels = found.train.__getitems__(order)
+    images, labels = found.train.read(order)
     assert images.dtype == np.uint8 and images.shape == (2 * N, SIDE, SIDE, 3)
     assert labels.dtype == np.int32
     assert [label_of(image) for image in images] == labels.tolist()
     for place, row in enumerate(order[:5]):
-        image, label = found.train[row]
+        (image,), (label,) = found.train.read([row])
         assert (image == images[place]).all() and label == labels[place]
     assert len({bytes(image) for image in images}) == N
-    assert found.train.__getitems__([])[0].shape == (0, SIDE, SIDE, 3)
+    assert found.train.read([])[0].shape == (0, SIDE, SIDE, 3)
 
 
 def test_indices_out_of_range(made):
     found = PreparedSet.open(made)
     for wrong in ([N], [-1], [0, 10**9]):
         with pytest.raises(IndexError):
-            found.train.__getitems__(wrong)
+            found.train.read(wrong)
 
 
 def test_held_out_rows_are_counted(made):
@@ -93,14 +93,14 @@ def test_held_out_rows_are_counted(made):
 
 def test_threads_and_pickles_read_alike(made):
     found = PreparedSet.open(made)
-    want, _ = found.train.__getitems__(range(N))
+    want, _ = found.train.read(range(N))
     again = pickle.loads(pickle.dumps(found.train))
-    np.testing.assert_array_equal(again.__getitems__(range(N))[0], want)
+    np.testing.assert_array_equal(again.read(range(N))[0], want)
     fresh, wrong = PreparedSet.open(made).train, []
 
     def read():
         for _ in range(20):
-            if not (fresh.__getitems__(range(N))[0] == want).all():
+            if not (fresh.read(range(N))[0] == want).all():
                 wrong.append(1)
 
     threads = [threading.Thread(target=read) for _ in range(4)]
@@ -199,8 +199,8 @@ def test_a_flip_is_seen_with_and_without_verify(copy):
         PreparedSet.open(copy, verify=True)
     found = PreparedSet.open(copy)
     with pytest.raises(InputError, match=r"train-00001-of-00003.array_record is damaged"):
-        found.train.__getitems__(range(N))
-    assert len(found.train.__getitems__(range(20))[0]) == 20  # the other shards are fine
+        found.train.read(range(N))
+    assert len(found.train.read(range(20))[0]) == 20  # the other shards are fine
 
 
 def replace(path, records):
@@ -237,7 +237,7 @@ def resign(folder):
 
 def test_records_of_another_set(copy):
     found = PreparedSet.open(copy)
-    images, labels = found.train.__getitems__(range(20, 40))
+    images, labels = found.train.read(range(20, 40))
     good = [int(k).to_bytes(4, "little") + bytes(x) for k, x in zip(labels, images, strict=True)]
     for records, told in (
         ([*good[:5], good[5][:-1], *good[6:]], "a record of 51 bytes instead of 52"),
@@ -247,9 +247,9 @@ def test_records_of_another_set(copy):
     ):
         replace(shard(copy), records)
         with pytest.raises(InputError, match=rf"train-00001-of-00003.*{told}|{told}"):
-            PreparedSet.open(copy).train.__getitems__(range(N))
+            PreparedSet.open(copy).train.read(range(N))
     replace(shard(copy), good)
-    assert len(PreparedSet.open(copy).train.__getitems__(range(N))[0]) == N
+    assert len(PreparedSet.open(copy).train.read(range(N))[0]) == N
 
 
 @settings(
@@ -282,7 +282,7 @@ def test_damage_is_told_or_harmless(made, tmp_path, data):
     (place / name).write_bytes(bytes(bad))
     try:
         found = PreparedSet.open(place)
-        images, labels = found.train.__getitems__(range(len(found.train)))
+        images, labels = found.train.read(range(len(found.train)))
     except InputError as error:
         assert "\n" not in str(error) and str(place) in str(error)
         return
@@ -307,7 +307,7 @@ def test_damage_of_the_same_size_behind_an_open_reader(made, tmp_path, data):
     found = PreparedSet.open(place)
     for row in range(N):
         try:
-            image, label = found.train[row]
+            (image,), (label,) = found.train.read([row])
         except InputError as error:
             assert path.name in str(error)
             continue
@@ -322,7 +322,7 @@ def test_exchanged_shards_never_give_a_wrong_label(copy):
     with pytest.raises(InputError):
         PreparedSet.open(copy, verify=True)
     with pytest.raises(InputError, match=r"as labels.npz says"):
-        PreparedSet.open(copy).train.__getitems__(range(N))
+        PreparedSet.open(copy).train.read(range(N))
 
 
 def test_a_missing_folder():

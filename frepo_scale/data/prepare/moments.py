@@ -1,4 +1,4 @@
-"""Exact integer moments of the training pixels, in blocks of rows small enough to hold.
+"""Exact integer moments of the training pixels, in blocks of rows that fit into memory.
 
 With y = x - 128 in [-128, 127] a product is at most 2^14 and a sum of 1024 of them at most 2^24,
 which float32 holds exactly: a float32 matrix product over 1024 images is exact in whatever order
@@ -37,13 +37,13 @@ class MomentsTask:
     """One block of rows of the second moment, over all training images not held out.
 
     Attributes:
-      shards: the files and the rows of each that count, (records,) bool.
+      shards: the files and, of each, which records are summed, (records,) bool.
       shape: (H, W, C).
       grid: g; None: no second moment is wanted, and low = high = 0.
       low: first row.
       high: end of the rows.
-      result: the .npz to write, which says that the task is finished.
-      identity: of the shards and the rows that count; a result of others is made again.
+      result: the .npz to write.
+      identity: of the shards and records; a result of others is made again.
     """
 
     shards: tuple[tuple[Path, np.ndarray], ...]
@@ -64,14 +64,13 @@ def row_blocks(shape: tuple[int, int, int], grid: int | None) -> list[tuple[int,
 
 
 def make_moments(task: MomentsTask, report: Callable[[int], None]) -> None:
-    """Sums and writes one block, rows [low, high), columns [0, high), unless it is there already.
+    """Sums and writes one block, rows [low, high), columns [0, high), unless it exists.
 
-    The first block also gets the sums of the pixels and their histogram, which needs every pixel
-    once and not once per block.
+    The first block also has the sums of the pixels and their histogram.
 
     Args:
       task: what to sum.
-      report: told the number of images read; may raise to stop.
+      report: called with the number of images read; may raise to stop.
 
     Raises:
       InputError: a shard cannot be read, or the result cannot be written.
@@ -112,7 +111,7 @@ def read_result(path: Path, identity: str) -> dict[str, np.ndarray] | None:
 
 
 def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """The images that count as uint8 (at most 1024, H, W, C)."""
+    """The images that are summed, as uint8 (at most 1024, H, W, C)."""
     size = LABEL_BYTES + math.prod(task.shape)
     for path, counts in task.shards:
         try:
@@ -129,8 +128,8 @@ def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.nda
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"shard {path} cannot be read ({error})",
-                "as it was written a moment ago",
-                "give the same command again: it makes what is damaged once more",
+                "the shard that was written before",
+                "give the same command again: it makes damaged shards again",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""One shard of records: images decoded, squared and written, or found finished and intact.
+"""One shard of records: its images are decoded and written, unless it exists and is intact.
 
 Legend: n images of the shard, R resolution, C channels.
 """
@@ -23,10 +23,10 @@ from frepo_scale.data.sources.listing import Part
 WRITER_OPTIONS = "group_size:1,uncompressed"
 RECORD_OVERHEAD = 80  # bytes around each record
 SHARD_OVERHEAD = 3 << 16  # ArrayRecord fills up its 64 KiB blocks
-_LARGEST_SHARD = 8192  # images: a kill loses a minute of one worker's work
-_LARGEST_BYTES = 128 << 20  # a worker holds one shard
+_LARGEST_SHARD = 8192  # images: a kill costs a worker about a minute
+_LARGEST_BYTES = 128 << 20  # a worker has one shard in memory
 _SMALLEST_SHARD = 64
-_SHARDS = 32  # of a small set, so that several workers have something to do
+_SHARDS = 32  # of a small set, so that several workers are busy
 _REPORT = 16  # images between two reports
 
 
@@ -43,11 +43,11 @@ def shard_name(part: str, number: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker needs to make one shard.
+    """One shard to make.
 
     Attributes:
       shard: the file to make.
-      note: where to leave the `ShardResult`, which says that the shard is finished.
+      note: the file for the `ShardResult`; it exists once the shard is finished.
       images: n images in the order of their records.
       shape: (R, R, C).
       fit: "crop" or "squash".
@@ -67,7 +67,7 @@ class ShardResult:
     """A finished shard.
 
     Attributes:
-      records: images written.
+      records: number of images written.
       bytes: size of the file.
       sha256: of the file.
       bad: (row in the task's images, reason) of those that cannot be decoded.
@@ -80,11 +80,11 @@ class ShardResult:
 
 
 def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
-    """Makes a shard unless it is there already, intact.
+    """Makes a shard unless it exists and is intact.
 
     Args:
-      task: what to make.
-      report: told the number of images done, every few images; may raise to stop.
+      task: the shard.
+      report: called with the number of images done, every few images; may raise to stop.
 
     Raises:
       InputError: an archive of the source cannot be read, or the shard cannot be written.
@@ -104,7 +104,7 @@ def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
 
 
 def finished_shard(task: ShardTask) -> ShardResult | None:
-    """The result of a shard that is there and intact; None if it must be made.
+    """The result of a shard that exists and is intact; None if it must be made.
 
     One with undecodable images is made again: a disk may have failed for a moment.
     """
@@ -122,7 +122,7 @@ def finished_shard(task: ShardTask) -> ShardResult | None:
 
 
 def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
-    """Writes records of labels (n,) and pixels (n, R, R, C) and looks whether all are there."""
+    """Writes records of labels (n,) and pixels (n, R, R, C) and counts them."""
     prefixes = labels.astype("<u4")
     try:
         writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
@@ -142,7 +142,7 @@ def _decode(
     task: ShardTask, report: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, str], ...]]:
     """Pixels (n, R, R, C) uint8, which rows of them are good (n,) bool, and what is wrong."""
-    cv2.setNumThreads(1)  # the workers are the threads; more of them only contend
+    cv2.setNumThreads(1)  # the workers run in parallel; threads would compete with them
     images = task.images
     side, _, channels = task.shape
     target = Target(channels, side, task.fit, task.kernel)

@@ -53,7 +53,7 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
     found = PreparedSet.open(tmp_path / "out")
     held = held_out_rows(found.train.labels, 4)
     assert held.sum() == 20
-    kept, _ = found.train.__getitems__(np.flatnonzero(~held))
+    kept, _ = found.train.read(np.flatnonzero(~held))
     for whiten in (False, True):
         here, there = fit_preprocessing(kept, whiten).arrays(), found.preprocessing(whiten).arrays()
         assert here.keys() == there.keys()
@@ -157,7 +157,7 @@ def test_undecodable_images(small, source, tmp_path, run, images, capsys):
         "n01440764/n01440764_3.JPEG",
         "n01443537/n01443537_2.JPEG",
     ]
-    assert len(found.train.__getitems__(range(74))[0]) == 74
+    assert len(found.train.read(range(74))[0]) == 74
     assert run(source, tmp_path / "fresh", skip_bad=2) == files
 
 
@@ -283,7 +283,7 @@ def test_a_shard_without_a_readable_image(tmp_path, images, run, small):
     run(source, tmp_path / "out", skip_bad=10)
     found = PreparedSet.open(tmp_path / "out", verify=True)
     assert [shard.records for shard in found.description.shards["train"]] == [0, 10, 4]
-    images_, labels = found.train.__getitems__(range(14))
+    images_, labels = found.train.read(range(14))
     assert labels.tolist() == part.labels[10:].tolist() and images_.std() > 0
 
 

@@ -89,7 +89,7 @@ def test_compressed_tar_and_npz_are_copied(tmp_path, images, run):
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
     run(tmp_path / "a.npz", tmp_path / "o3")
     found = PreparedSet.open(tmp_path / "o3", verify=True)
-    got, labels = found.train.__getitems__(range(30))
+    got, labels = found.train.read(range(30))
     assert sorted(map(bytes, got)) == sorted(map(bytes, x))
     for image, label in zip(got, labels, strict=True):
         assert y[next(i for i in range(30) if (x[i] == image).all())] == label
