@@ -321,7 +321,7 @@ def test_exchanged_shards_never_give_a_wrong_label(copy):
     os.rename(copy / "x", second)
     with pytest.raises(InputError):
         PreparedSet.open(copy, verify=True)
-    with pytest.raises(InputError, match=r"as labels.npz says"):
+    with pytest.raises(InputError, match=r"labels\.npz"):
         PreparedSet.open(copy).train.read(range(N))
 
 
