@@ -4,7 +4,6 @@ Source: docs/algorithm.md sections 1 and 6 (the held-out part replaces selection
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,39 +67,23 @@ class DataConfig:
         check_int("DATA_WORKERS", self.workers, low=0)
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, kw_only=True)
+class Dataset(RawDataset):
     """A data set split for a run. Pixels stay uint8; `preprocessing` makes net inputs of them.
 
+    `train` is the target part, without the held-out images; `test` is for the final numbers only.
+
     Attributes:
-      spec: the source's facts.
-      class_names: K names.
-      image_shape: (H, W, C).
-      train: the target part, without the held-out images.
+      spec: what is known of the data set beforehand.
       held_out: selects the best distilled set; may be empty.
-      test: for the final numbers only; may be empty.
       placement: "memory", "device" or "stream", see `data.placement`; "constant" for random images.
-      origin: where it was read from.
-      fit: how images became squares.
-      skipped: undecodable images left out.
-      fingerprint: of a prepared set its own, else sha256 of every pixel and label in order.
-      statistics: of the source, see `RawDataset`.
-      fitted: likewise.
+      fingerprint: of a prepared set its own, otherwise sha256 of every pixel and label in order.
     """
 
     spec: DatasetSpec
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    train: Rows
     held_out: Rows
-    test: Rows
     placement: str
-    origin: str
-    fit: str
-    skipped: int
     fingerprint: str
-    statistics: Callable[[bool], Preprocessing] | None = None
-    fitted: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -144,21 +127,10 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
             f"at most {len(train)}",
             f"use --gin.BATCH={len(train)}",
         )
-    return Dataset(
-        spec=spec,
-        class_names=raw.class_names,
-        image_shape=raw.image_shape,
-        train=train,
-        held_out=_subset(raw.train, held_out),
-        test=raw.test,
-        placement=placement,
-        origin=raw.origin,
-        fit=raw.fit,
-        skipped=raw.skipped,
-        fingerprint=raw.fingerprint or _fingerprint(raw),
-        statistics=raw.statistics,
-        fitted=raw.fitted,
-    )
+    parts = {"train": train, "held_out": _subset(raw.train, held_out)}
+    fingerprint = raw.fingerprint or _fingerprint(raw)
+    known = vars(raw) | parts | {"fingerprint": fingerprint}
+    return Dataset(**known, spec=spec, placement=placement)
 
 
 def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
@@ -167,15 +139,8 @@ def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
     def on_disk(pixels: int) -> bool:
         return choose_placement(config.placement, pixels, True, room) != "memory"
 
-    raw = load(
-        config.name,
-        config.directory,
-        config.resolution,
-        config.fit,
-        config.skip_unreadable,
-        on_disk,
-        config.images if config.images not in _IMAGES else None,
-    )
+    source_class = config.images if config.images not in _IMAGES else None
+    raw = load(config, on_disk, source_class)
     pixels = int(np.prod(raw.image_shape)) * (len(raw.train) + len(raw.test))
     prepared = raw.fingerprint is not None
     return raw, choose_placement(config.placement, pixels, prepared, room)

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from frepo_scale.core.checks import check_choice, check_int
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.decode import FITS
@@ -16,27 +16,21 @@ from frepo_scale.data.sources.registry import FORMS, find_source, list_with, own
 from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import RawDataset
 
+if TYPE_CHECKING:
+    from frepo_scale.data.dataset import DataConfig
+
 _FIX = "put them there, or give their path with --gin.DATA_DIR=PATH"
 
 
 def load(
-    name: str,
-    data_dir: str | None,
-    resolution: int | None = None,
-    fit: str = "crop",
-    skip_unreadable: int = 0,
+    config: "DataConfig",
     on_disk: Callable[[int], bool] = lambda pixels: False,
     source_class: str | None = None,
 ) -> RawDataset:
     """Reads a data set into memory, or opens a prepared one.
 
     Args:
-      name: a name in `SPECS`.
-      data_dir: a folder or a file; None: the default paths of the data set.
-      resolution: R; None: the data set's own (a user's data: as stored, if all are equal squares).
-      fit: how images of other sizes become R x R: "crop" (the largest centred square) or
-        "squash".
-      skip_unreadable: how many image files that cannot be decoded may be left out.
+      config: its name and path, and what images of other sizes become.
       on_disk: called for a prepared set, with the bytes of its pixels: whether its images stay on
         disk, to be read when they are needed.
       source_class: the dotted path of a source class of the user's own.
@@ -46,31 +40,28 @@ def load(
       "native" where no image had to be resized.
 
     Raises:
-      InputError: unknown name, data missing, of no known form, damaged, or not this data set.
+      InputError: data missing, of no known form, damaged, or not this data set.
     """
-    spec = spec_for(name)
-    if resolution is not None:
-        check_int("RESOLUTION", resolution, low=1)
-    check_choice("FIT", fit, FITS)
-    check_int("SKIP_UNREADABLE", skip_unreadable, low=0)
-    side = resolution if resolution is not None else spec.resolution
-    path = _path(spec, data_dir, source_class)
+    spec = spec_for(config.name)
+    side = config.resolution if config.resolution is not None else spec.resolution
+    path = _path(spec, config.directory, source_class)
     if source_class is None and is_prepared(path):
-        asked = fit if fit != FITS[0] else None  # "crop" is the default and asks for nothing
-        return read_prepared(path, name, spec.num_classes, side, spec.channels, asked, on_disk)
-    source, path = _source(spec, path, data_dir, source_class)
+        fit = config.fit if config.fit != FITS[0] else None  # "crop" is the default: any
+        return read_prepared(path, spec.name, spec.num_classes, side, spec.channels, fit, on_disk)
+    source, path = _source(spec, path, config.directory, source_class)
     origin = "scikit-learn" if isinstance(source, Digits) else str(path)
     listing = list_with(source, path, lambda: None, spec.num_classes, spec.class_names)
-    want = Wanted(spec.channels, side, fit, _sizes(spec, resolution), skip_unreadable)
+    sizes = _sizes(spec, config.resolution)
+    want = Wanted(spec.channels, side, config.fit, sizes, config.skip_unreadable)
     loaded = load_images(listing, want, origin)
     height, width, channels = loaded.train.images.shape[1:]
     return RawDataset(
-        name,
+        spec.name,
         listing.class_names or (),
         loaded.train,
         loaded.test,
         (height, width, channels),
-        "native" if loaded.native else fit,
+        "native" if loaded.native else config.fit,
         loaded.skipped,
         origin,
     )

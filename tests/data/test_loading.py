@@ -13,9 +13,22 @@ import pytest
 from PIL import Image
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.loading import load
+from frepo_scale.data import loading
+from frepo_scale.data.dataset import DataConfig
 from frepo_scale.data.sources import SPECS, specs
 from frepo_scale.data.sources.specs import spec_for
+from frepo_scale.data.types import RawDataset
+
+
+def load(
+    name: str,
+    data_dir: str | None,
+    resolution: int | None = None,
+    fit: str = "crop",
+    skip_unreadable: int = 0,
+) -> RawDataset:
+    return loading.load(DataConfig(name, data_dir, resolution, fit, skip_unreadable))
+
 
 RNG = np.random.default_rng(0)
 
@@ -312,7 +325,9 @@ def test_every_message_is_one_line(tmp_path: Path) -> None:
 
 def test_reading_needs_neither_jax_nor_tensorflow() -> None:
     code = (
-        "import sys, frepo_scale.data.loading as s; s.load('digits', None);"
+        "import sys, types, frepo_scale.data.loading as s;"
+        "settings = {'name': 'digits', 'directory': None, 'resolution': None, 'fit': 'crop'};"
+        "s.load(types.SimpleNamespace(**settings, skip_unreadable=0));"
         "sys.exit(str([m for m in ('jax', 'tensorflow', 'torch') if m in sys.modules] or ''))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
