@@ -47,7 +47,7 @@ def load(
     path = _path(spec, config.directory, source_class)
     if source_class is None and is_prepared(path):
         fit = config.fit if config.fit != FITS[0] else None  # "crop" is the default: any
-        return read_prepared(path, spec.name, spec.num_classes, side, spec.channels, fit, on_disk)
+        return read_prepared(path, spec, side, fit, on_disk)
     source, path = _source(spec, path, config.directory, source_class)
     origin = "scikit-learn" if isinstance(source, Digits) else str(path)
     listing = list_with(source, path, lambda: None, spec.num_classes, spec.class_names)

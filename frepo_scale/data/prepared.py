@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.description import FILE, UNFINISHED
+from frepo_scale.data.description import FILE, UNFINISHED, Description
 from frepo_scale.data.records import PreparedSet, Records
+from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.types import RawDataset, Rows, Split
 
 _BLOCK = 4096  # records per read: they are in memory twice while they are copied
@@ -20,10 +21,8 @@ def is_prepared(path: Path) -> bool:
 
 def read_prepared(
     path: Path,
-    name: str,
-    num_classes: int | None,
+    spec: DatasetSpec,
     resolution: int | None,
-    channels: int | None,
     fit: str | None,
     on_disk: Callable[[int], bool],
 ) -> RawDataset:
@@ -34,10 +33,8 @@ def read_prepared(
 
     Args:
       path: its folder.
-      name: its name in the recipe.
-      num_classes: K; None: any.
+      spec: the data set that the recipe names.
       resolution: R; None: any.
-      channels: C; None: any.
       fit: how images became squares; None: any.
       on_disk: called with the bytes of all its pixels: whether they stay on disk.
 
@@ -46,31 +43,7 @@ def read_prepared(
     """
     found = PreparedSet.open(path)
     described = found.description
-    classes, side = len(described.class_names), described.resolution
-    if num_classes not in (None, classes):
-        raise InputError(
-            f"{path} has {classes} classes",
-            f"{num_classes}",
-            "check that DATA_DIR is the right set",
-        )
-    if resolution not in (None, side):
-        raise InputError(
-            f"{path} was prepared at {side} pixels",
-            f"{resolution}",
-            f"prepare it with --resolution {resolution}, or use --gin.RESOLUTION={side}",
-        )
-    if channels not in (None, described.channels):
-        raise InputError(
-            f"{path} has images of {described.channels} channels",
-            f"{channels}",
-            "check that DATA_DIR is the right set",
-        )
-    if fit not in (None, described.fit):
-        raise InputError(
-            f"{path} was prepared with --fit {described.fit}",
-            f"{fit}",
-            f"prepare it with --fit {fit}, or use --gin.FIT={described.fit}",
-        )
+    _check_suits(path, described, spec, resolution, fit)
     pixels = int(np.prod(described.image_shape)) * (len(found.train) + len(found.test))
     parts: tuple[Rows, Rows] = (found.train, found.test)
     if on_disk(pixels):
@@ -81,7 +54,7 @@ def read_prepared(
         found.verify()
         parts = _read(found.train), _read(found.test)
     return RawDataset(
-        name,
+        spec.name,
         described.class_names,
         *parts,
         image_shape=described.image_shape,
@@ -92,6 +65,36 @@ def read_prepared(
         fitted=described.fitted is not None,
         fingerprint=found.fingerprint,
     )
+
+
+def _check_suits(
+    path: Path, described: Description, spec: DatasetSpec, resolution: int | None, fit: str | None
+) -> None:
+    """Raises InputError unless the set is as the recipe wants it; None: any."""
+    classes, side = len(described.class_names), described.resolution
+    for what, found, wanted, fix in (
+        ("has {} classes", classes, spec.num_classes, "check that DATA_DIR is the right set"),
+        (
+            "was prepared at {} pixels",
+            side,
+            resolution,
+            f"prepare it with --resolution {resolution}, or use --gin.RESOLUTION={side}",
+        ),
+        (
+            "has images of {} channels",
+            described.channels,
+            spec.channels,
+            "check that DATA_DIR is the right set",
+        ),
+        (
+            "was prepared with --fit {}",
+            described.fit,
+            fit,
+            f"prepare it with --fit {fit}, or use --gin.FIT={described.fit}",
+        ),
+    ):
+        if wanted not in (None, found):
+            raise InputError(f"{path} {what.format(found)}", f"{wanted}", fix)
 
 
 def _read(records: Records) -> Split:

@@ -28,7 +28,7 @@ from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.parallel.runtime import is_first
 
 _AGAIN = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
-_LARGE = 2 << 30  # bytes: comparing the checksums of a larger set takes minutes: a line says so
+_LARGE = 2 << 30  # bytes; a line is printed before the checksums of a larger set are compared
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
 _FRAME = 112  # bytes the format adds to a record: one read gets a record and little more
 

@@ -137,7 +137,7 @@ def _grid(image_shape: tuple[int, ...]) -> int:
         raise InputError(
             f"images of {height}x{width} pixels cannot be whitened",
             "at most 64 pixels, or squares that split evenly into grids of 33 to 64",
-            "bring them to 64, 96 or 128 pixels, say: --gin.RESOLUTION, or prepare --resolution",
+            "use --gin.RESOLUTION=64 (or 96, 128), or prepare the set with --resolution 64",
         )
     return grid
 

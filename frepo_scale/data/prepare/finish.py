@@ -76,7 +76,6 @@ def finish(
     held_out = held_out_rows(labels["train"], len(names))
     shape = (config.resolution, config.resolution, channels)
     statistics = _statistics(shape, out, tasks["train"], results["train"], ~held_out, run_all)
-    classes = len(names)
     description = Description(
         name=settings["name"],
         tool=importlib.metadata.version("frepo-scale"),
@@ -87,31 +86,32 @@ def finish(
         class_names=names,
         wnids=listing.wnids,
         counts={
-            name: tuple(np.bincount(part, minlength=classes).tolist())
-            for name, part in labels.items()
+            part: tuple(np.bincount(found, minlength=len(names)).tolist())
+            for part, found in labels.items()
         },
         held_out=int(held_out.sum()),
         channel_mean=tuple(statistics.mean.tolist()),
         channel_std=tuple(statistics.std.tolist()),
-        shards={
-            name: tuple(
-                Shard(task.shard.name, result.records, result.bytes, result.sha256)
-                for task, result in zip(tasks[name], results[name], strict=True)
-            )
-            for name in tasks
-        },
+        shards={name: _shards(tasks[name], results[name]) for name in tasks},
         files={LABELS: file_sha256(out.root / LABELS)},
         source={
             "form": listing.form,
             "name": config.source.resolve().name,
             "fingerprint": settings["images"],
             "covers": _COVERS,
-        }
-        | ({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+            **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+        },
         skipped=tuple(skipped),
         fitted=statistics.fitted,
     )
     return write_description(out.root, description)
+
+
+def _shards(tasks: list[ShardTask], results: list[ShardResult]) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(task.shard.name, result.records, result.bytes, result.sha256)
+        for task, result in zip(tasks, results, strict=True)
+    )
 
 
 def whitens(shape: tuple[int, int, int]) -> bool:

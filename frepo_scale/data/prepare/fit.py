@@ -36,7 +36,7 @@ class FitTask:
 
 
 def fit_whitening(task: FitTask, report: Callable[[int], None]) -> str | None:
-    """Fits and writes a whitening unless it is there already, intact.
+    """Fits and writes a whitening unless it exists and is intact.
 
     Args:
       task: what to fit.

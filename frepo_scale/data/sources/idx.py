@@ -63,8 +63,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
             values = read_up_to(stream, count)
             more = stream.read(1)  # also makes gzip compare its checksum
     if len(values) < count or more:
-        there = "more" if more else str(len(values))
-        raise truncated(path, f"its header says {shape}, {count} values; there are {there}")
+        found = "more" if more else str(len(values))
+        raise truncated(path, f"its header says {shape}, {count} values; there are {found}")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

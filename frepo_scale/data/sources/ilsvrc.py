@@ -160,7 +160,7 @@ def _truth(folder: Path, names: list[str], archive: Path) -> tuple[dict[str, str
         raise InputError(
             f"{archive} has no classes: no ground truth beside it",
             f"one of {', '.join(TRUTHS)} in {folder}, or the images in folders named by wnid",
-            f"take {TRUTHS[0]} out of ILSVRC2012_devkit_t12.tar.gz, or put that there",
+            f"take {TRUTHS[0]} out of ILSVRC2012_devkit_t12.tar.gz, or copy that archive there",
         )
     origin, data = found
     rows = [line.replace(",", " ").split() for line in text_lines(data) if line.strip()]

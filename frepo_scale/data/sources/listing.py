@@ -1,4 +1,4 @@
-"""What a source of images says about itself, and the interface every source has.
+"""The images of a source before they are read, and the interface of every source.
 
 An image is a range of bytes in a file (an image file, a member of a tar, a member of a tar inside a
 tar, the encoded image inside a TFRecord), or a row of an array in memory. So any process can read

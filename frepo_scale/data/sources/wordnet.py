@@ -46,7 +46,7 @@ def to_sorted(names: Sequence[str]) -> np.ndarray:
 
 
 def find_devkit_file(folder: Path, name: str) -> tuple[str, bytes] | None:
-    """A file of the devkit beside the data: its path and its bytes; None if it is not there."""
+    """A file of the devkit beside the data: its path and its bytes; None without it."""
     folders = (folder, folder / "data", folder / "devkit" / "data")
     for path in [parent / name for parent in (*folders, folder / _DEVKIT.split(".")[0] / "data")]:
         if path.is_file():
