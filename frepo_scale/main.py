@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="PATH",
         help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
-        " TFRecords; or an .npz",
+        " TFRecords; idx or CIFAR files; or an .npz",
     )
     prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     prepare.add_argument(

@@ -63,7 +63,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One part: `images` (n, R, R, C) where `good` (n,) bool, and what was seen on the way."""
+    """One part: `images` (n, R, R, C) where `good` (n,) bool, and what was found while decoding."""
 
     images: np.ndarray
     good: np.ndarray

@@ -36,7 +36,7 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
 
     Args:
       path: a file or folder that exists.
-      dataset: a published data set; sources of other published sets are not asked.
+      dataset: a published data set; sources of other published sets are not tried.
 
     Raises:
       InputError: several data sets are at the path.
@@ -80,10 +80,10 @@ def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None 
     Args:
       path: a file or folder.
       poll: called repeatedly; may raise to stop.
-      source_class: the dotted path of a source class of the user's own, which is asked alone.
+      source_class: the dotted path of a source class of the user's own; no other is tried.
 
     Raises:
-      InputError: nothing is there, it has no known form, is damaged, or a label is wrong.
+      InputError: the path does not exist, has no known form, is damaged, or a label is wrong.
     """
     if looks_like_url(path):
         raise InputError(f"source {path} is a URL", "a local path", "copy the data first")
@@ -129,7 +129,7 @@ def own_source(dotted: str) -> Source:
     """An instance of the source class with a dotted path.
 
     Raises:
-      InputError: it cannot be imported or has not the methods of a `Source`.
+      InputError: it cannot be imported, or lacks a method of `Source`.
     """
     module, _, name = dotted.rpartition(".")
     try:
