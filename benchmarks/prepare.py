@@ -115,9 +115,7 @@ def write_tfrecords(folder: Path, path: Path) -> None:
     """The same images and labels as one TFRecord file."""
     import tensorflow as tf
 
-    images, labels = PreparedSet.open(folder).train.read(
-        range(len(PreparedSet.open(folder).train))
-    )
+    images, labels = PreparedSet.open(folder).train.read(range(len(PreparedSet.open(folder).train)))
     with tf.io.TFRecordWriter(str(path)) as writer:
         for image, label in zip(images, labels, strict=True):
             features = {

@@ -82,32 +82,10 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
     return data
 
 
-class _Window:
-    """The bytes of one member of a plain tar, as a stream."""
-
-    def __init__(self, stream: IO[bytes], member: "Member") -> None:
-        self._stream, self._start, self._size = stream, member.offset, member.size
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(self._size - self._position, 0)
-        self._stream.seek(self._start + self._position)
-        data = self._stream.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        self._position = position + (0, self._position, self._size)[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
 class _Watched:
     """The stream of `tarfile`; has the bytes read last, at the end those of the end mark."""
 
-    def __init__(self, stream: IO[bytes] | _Window) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.last = b""
 
@@ -155,15 +133,20 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
 
     Args:
       path: the archive.
-      inside: a member that is a tar itself; the archive must not be compressed then.
-        Offsets are those within that member.
+      inside: a member that is a tar itself, whose entries are wanted; the archive must not be
+        compressed then. Offsets are those in the archive.
 
     Raises:
       InputError: the archive is damaged, cut off (also between two entries), or not a tar.
     """
     with open_stream(path) as stream:
-        source = _Watched(stream if inside is None else _Window(stream, inside))
+        end = None if is_gzip(path) else path.stat().st_size
+        if inside is not None:
+            end = inside.offset + inside.size
+        source = _Watched(stream)
         with damage(path):
+            if inside is not None:
+                source.seek(inside.offset)
             tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
         while True:
             with damage(path):
@@ -176,10 +159,13 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
             else:
                 kind = "folder" if entry.isdir() else "other"
             name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
+            stored = entry.size if kind == "file" else 0
+            if end is not None and entry.offset_data + stored > end:
+                raise truncated(path, f"it ends inside {name}")
             yield Member(name, kind, entry.size, entry.offset_data, source, path)
-        if source.last != bytes(_BLOCK):
+        if source.last != bytes(_BLOCK) or (end is not None and tar.offset + _BLOCK > end):
             where = "" if inside is None else f" of {inside.name}"
             raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
         with damage(path):
-            while source.read(_CHUNK):  # to the end, where gzip compares its checksum
+            while inside is None and source.read(_CHUNK):  # gzip compares its checksum at the end
                 pass

@@ -115,7 +115,6 @@ def _list_tar(path: Path, poll: Poll) -> tuple[Ranges, set[str], dict[str, str]]
     images: Ranges = {}
     folders: set[str] = set()
     texts: dict[str, str] = {}
-    end = None if is_gzip(path) else path.stat().st_size
     for member in members(path):
         poll()
         base = member.name.rsplit("/", 1)[-1]
@@ -130,7 +129,7 @@ def _list_tar(path: Path, poll: Poll) -> tuple[Ranges, set[str], dict[str, str]]
                     "plain files",
                     "pack it again with tar --dereference --hard-dereference",
                 )
-            if member.size > MAX_BYTES or (end is not None and member.offset + member.size > end):
+            if member.size > MAX_BYTES:
                 raise truncated(path, f"image {member.name} claims {member.size} bytes")
             # A later entry replaces an earlier one of the same name.
             images[member.name] = (str(path), member.offset, member.size)

@@ -88,12 +88,12 @@ def _class_images(
         poll()
         if image.kind == "folder" or not is_image(image.name):
             continue
-        _check_image(path, image, inner.size)
+        _check_image(path, image)
         base = image.name.rsplit("/", 1)[-1]
         named = base.split("_")[0]
         if is_wnid(named) and named != wnid:
             raise InputError(f"{inner.name} in {path} holds {base}", f"images of {wnid}", _AGAIN)
-        yield base, inner.offset + image.offset, image.size
+        yield base, image.offset, image.size
 
 
 def _check_plain(path: Path) -> None:
@@ -102,11 +102,11 @@ def _check_plain(path: Path) -> None:
         raise InputError(f"{path} is compressed", "a plain tar, read in place", "gunzip it")
 
 
-def _check_image(path: Path, image: Member, end: int | None = None) -> None:
-    """Refuses links, and sizes that the archive cannot hold."""
+def _check_image(path: Path, image: Member) -> None:
+    """Refuses links and impossible sizes."""
     if image.kind != "file":
         raise InputError(f"image {image.name} in {path} is a link", "plain files", _AGAIN)
-    if image.size > MAX_BYTES or (end is not None and image.offset + image.size > end):
+    if image.size > MAX_BYTES:
         raise truncated(path, f"image {image.name} claims {image.size} bytes")
 
 
@@ -121,7 +121,7 @@ def _validation(folder: Path, wnids: list[str], poll: Poll) -> tuple[PartBuilder
     for member in members(path):
         poll()
         if is_image(member.name):
-            _check_image(path, member, path.stat().st_size)
+            _check_image(path, member)
             images[member.name] = member
     if not images:
         raise InputError(f"{path} holds no image", "the validation images", _AGAIN)

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.data.memory import Wanted, load_images
 from frepo_scale.data.records import PreparedSet
 from frepo_scale.data.sources.registry import SOURCES, find_source, list_source
@@ -154,5 +155,5 @@ def test_two_published_sets_at_one_path(tmp_path, images):
     for name in ("cifar10", "cifar100"):
         source = find_source(tmp_path, name)
         assert source is not None and source[0].dataset == name
-    with pytest.raises(Exception, match=str(tmp_path)):
+    with pytest.raises(InputError, match="cifar10 and cifar100"):
         list_source(tmp_path)
