@@ -77,14 +77,14 @@ class RangeReader:
         return data
 
     def _open(self, number: int, row: int) -> None:
-        path, name = self._part.paths[number], self._part.describe(row)
+        path = self._part.paths[number]
         self._stack.close()
         self._number = -1
         if not os.path.isfile(path):
             if os.path.islink(path):  # one image of a folder, not an archive
-                raise UnreadableImage(name, "a link to a missing file")
+                raise UnreadableImage(self._part.describe(row), "a link to a missing file")
             if os.path.exists(path):  # opening a pipe would wait for its other end
-                raise UnreadableImage(name, "not a plain file")
+                raise UnreadableImage(self._part.describe(row), "not a plain file")
             raise InputError(f"{path} is missing", "the source unchanged", "put it back")
         if self._part.compressed:
             self._stream = self._stack.enter_context(open_stream(Path(path)))
@@ -92,7 +92,7 @@ class RangeReader:
             try:
                 self._stream = self._stack.enter_context(open(path, "rb"))  # noqa: SIM115  kept open
             except OSError as error:
-                raise UnreadableImage(name, str(error.strerror)) from error
+                raise UnreadableImage(self._part.describe(row), str(error.strerror)) from error
         self._number = number
 
 
@@ -124,15 +124,10 @@ def decode_row(
     if part.shape is None:
         try:
             return decode_image(
-                bytes(data),
-                part.describe(row),
-                target.channels,
-                target.resolution,
-                target.fit,
-                target.kernel,
+                bytes(data), "", target.channels, target.resolution, target.fit, target.kernel
             )
         except UnreadableImage as error:
-            return error
+            return UnreadableImage(part.describe(row), error.reason)
     height, width, channels = part.shape
     pixels = np.frombuffer(data, np.uint8).reshape(part.shape)
     if target.resolution is not None:

@@ -140,8 +140,9 @@ def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:
                 continue
             side = side or result.height
             size = (result.height, result.width)
-            name = f"images of {where} are" if part.shape else f"image {part.describe(row)} is"
-            _check_size(name, size, side, want)
+            if size != (side, side) or (want.sizes is not None and side not in want.sizes):
+                name = f"images of {where} are" if part.shape else f"image {part.describe(row)} is"
+                _check_size(name, size, side, want)
             if images is None:
                 if part.pixels is not None and size == (side, side):
                     return _Decoded(part.pixels, ~good, [], not result.grey, True)
