@@ -74,7 +74,7 @@ class Dataset(RawDataset):
     `train` is the target part, without the held-out images; `test` is for the final numbers only.
 
     Attributes:
-      spec: what is known of the data set beforehand.
+      spec: facts of the data set that are known before it is read.
       held_out: selects the best distilled set; may be empty.
       placement: "memory", "device" or "stream", see `data.placement`; "constant" for random images.
       fingerprint: of a prepared set its own, otherwise sha256 of every pixel and label in order.

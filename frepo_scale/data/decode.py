@@ -181,7 +181,7 @@ def decode_image(
     Args:
       data: the file.
       member: its path, for the error.
-      channels: C, 1 or 3; None: 3, and `Decoded.grey` says whether one would have done.
+      channels: C, 1 or 3; None: 3, and `Decoded.grey` says whether the file is grey.
       resolution: R; None: the size is left as stored.
       fit: "crop" or "squash".
       kernel: "area" or "lanczos".
@@ -194,7 +194,7 @@ def decode_image(
     try:
         pixels, grey = _read(data, channels)
     except MemoryError:
-        raise  # says nothing about the image
+        raise  # not a fault of the image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
         reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):  # its text is a memory address

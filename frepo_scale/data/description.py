@@ -11,8 +11,8 @@ from frepo_scale.core.errors import InputError
 
 FORMAT = 2
 FILE, LABELS, WHITENING = "dataset.json", "labels.npz", "whitening.npz"
-UNFINISHED = ".unfinished"  # the folder of what is needed only until the set is finished
-MADE_FIT = "fit"  # in `source`: how its makers made squares, whatever --fit says
+UNFINISHED = ".unfinished"  # the folder of files that only an unfinished set needs
+MADE_FIT = "fit"  # in `source`: how the images were made square before prepare
 LABEL_BYTES = 4  # before the pixels of a record: its label, little-endian
 
 

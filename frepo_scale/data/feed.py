@@ -88,7 +88,7 @@ def local_part(sharding: NamedSharding, rows: int) -> slice:
 
 
 class _Putter:
-    """The local rows of each array to the global array; a class, as Grain wants it."""
+    """The local rows of each array to the global array; a class, because Grain pickles it."""
 
     def __init__(self, sharding: NamedSharding) -> None:
         self._sharding = sharding

@@ -118,7 +118,7 @@ def read_rows(part: Part, rows: Iterable[int]) -> Iterator[tuple[int, bytes | Un
 def decode_row(
     part: Part, row: int, data: bytes | np.ndarray | UnreadableImage, target: Target
 ) -> Decoded | UnreadableImage:
-    """One image of a part from what was read: its bytes, or its row of an array (H, W, C)."""
+    """One image of a part from its bytes, from its row of an array (H, W, C), or an error."""
     if isinstance(data, UnreadableImage):
         return data
     if part.shape is None:

@@ -70,7 +70,7 @@ def read_prepared(
 def _check_suits(
     path: Path, described: Description, spec: DatasetSpec, resolution: int | None, fit: str | None
 ) -> None:
-    """Raises InputError unless the set is as the recipe wants it; None: any."""
+    """Raises InputError unless the set has the values of the recipe; None: any."""
     classes, side = len(described.class_names), described.resolution
     for what, found, wanted, fix in (
         ("has {} classes", classes, spec.num_classes, "check that DATA_DIR is the right set"),

@@ -1,4 +1,4 @@
-"""Pixels to what the net sees and back: channel normalisation, then ZCA whitening for colour sets.
+"""Pixels to net inputs and back: channel normalisation, then ZCA whitening for colour sets.
 
 Source: docs/algorithm.md section 1 (Zhou et al. 2022, section 4 and its published code).
 

@@ -1,8 +1,8 @@
 """Exact integer moments of the training pixels, in blocks of rows that fit into memory.
 
 With y = x - 128 in [-128, 127] a product is at most 2^14 and a sum of 1024 of them at most 2^24,
-which float32 holds exactly: a float32 matrix product over 1024 images is exact in whatever order
-it sums, and int64 adds the rest. So every number of workers gives the same bits.
+which float32 holds exactly: a float32 matrix product over 1024 images is exact in any order of
+summation, and int64 adds the rest. So every number of workers gives the same bits.
 
 Images of more than 64 px are taken as g x g interleaved grids (every g-th pixel), all with one
 covariance, the mean of the grids' (docs/algorithm.md section 1).

@@ -19,7 +19,7 @@ from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
 from frepo_scale.data.sources.listing import Part
 
 # Uncompressed: on noise-like 64 px images zstd saved 41 % of the space, and reading was 2.4 times
-# slower (BUILD_NOTES.md). Each record is a chunk with a checksum of its own either way.
+# slower (BUILD_NOTES.md). Each record is a chunk with its own checksum.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 RECORD_OVERHEAD = 80  # bytes around each record
 SHARD_OVERHEAD = 3 << 16  # ArrayRecord fills up its 64 KiB blocks
@@ -141,7 +141,7 @@ def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
 def _decode(
     task: ShardTask, report: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, str], ...]]:
-    """Pixels (n, R, R, C) uint8, which rows of them are good (n,) bool, and what is wrong."""
+    """Pixels (n, R, R, C) uint8, which of them are good (n,) bool, and the errors of the others."""
     cv2.setNumThreads(1)  # the workers run in parallel; threads would compete with them
     images = task.images
     side, _, channels = task.shape

@@ -21,7 +21,7 @@ _MAX_FILE = 1 << 29  # the largest published file is 184 MB
 
 @dataclass(frozen=True)
 class _Variant:
-    """One published form: its folder, its files, and how it is written."""
+    """One published form: its folder, its files, and whether they are pickles."""
 
     folder: str
     train: tuple[str, ...]

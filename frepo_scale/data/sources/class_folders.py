@@ -1,4 +1,4 @@
-"""Class folders, in a directory or a tar: `train/<class>/<image>` and a test part alike."""
+"""Class folders, `train/<class>/<image>` and a test part, in a directory or a tar."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Ranges = dict[str, tuple[str, int, int]]
 
 
 class ClassFolders:
-    """A directory, a .tar or a .tar.gz of class folders; see `layout` for what is allowed."""
+    """A directory, a .tar or a .tar.gz of class folders; see `layout`."""
 
     form = "train/<class>/<image> and test/<class>/<image> in a folder or a .tar[.gz]"
 
@@ -55,7 +55,7 @@ class ClassFolders:
 
 
 def _part(layout: Layout, rows: list[tuple[str, int]], found: Ranges, compressed: bool) -> Part:
-    """One part; an image is named by its class and its file, wherever it lies."""
+    """One part; images are named `<class>/<file>` in every form."""
     builder = PartBuilder()
     for path, label in rows:
         builder.add(f"{layout.folders[label]}/{path.rpartition('/')[2]}", label, *found[path])

@@ -1,7 +1,7 @@
 """The part and class of every image, from the paths alone.
 
-Recognised: `train/<class>/<image>` with `test/`, `val/`, `valid/` or `validation/` alike (one
-further folder "images" below the class is allowed, as Tiny-ImageNet has it), and Tiny-ImageNet's
+Recognised: `train/<class>/<image>` with `test/`, `val/`, `valid/` or `validation/` (one further
+folder "images" below the class is allowed, as Tiny-ImageNet has it), and Tiny-ImageNet's
 own `val/images/<image>` with `val/val_annotations.txt`. All may be below a single top folder.
 """
 

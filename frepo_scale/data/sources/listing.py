@@ -157,8 +157,8 @@ class Listing:
       class_names: K names, index = label; None: the labels are numbers without names.
       wnids: WordNet ids in the order of the labels, where the classes have them.
       name: the name of the data set where the source gives one.
-      notes: what was decided while listing, one line each.
-      fit: how the makers of the images made squares of them; None: they did not.
+      notes: decisions made while listing, one line each.
+      fit: how the images were made square before they were stored; None: they were not.
     """
 
     form: str
@@ -197,7 +197,7 @@ class Source(Protocol):
     The class is built without arguments. See docs/how-to/data-source.md for an example.
     """
 
-    form: str  # what is recognised, for messages
+    form: str  # a description of the files, for messages
 
     def matches(self, path: Path) -> bool:
         """Whether the file or folder at `path` has this form; must be fast."""

@@ -32,7 +32,7 @@ FORMS = "; ".join(dict.fromkeys(source.form for source in SOURCES))
 def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] | None:
     """The source that reads a path, and the path it reads; None if none does.
 
-    Unpacked data go before archives, because archives are often left beside what was unpacked.
+    Unpacked data are preferred, because archives are often left beside them.
 
     Args:
       path: a file or folder that exists.
@@ -75,7 +75,7 @@ def _archives(folder: Path) -> list[Path]:
 
 
 def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None = None) -> Listing:
-    """All images at a path, whatever its form.
+    """All images at a path, in any known form.
 
     Args:
       path: a file or folder.

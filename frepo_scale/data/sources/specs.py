@@ -1,4 +1,4 @@
-"""The data sets known by name: what is known of each before it is read, and its default paths."""
+"""The data sets known by name: their facts and default paths."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ _FASHION = (
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of a data set before it is read.
+    """The facts of a data set that are known before it is read.
 
     Attributes:
       name: what recipes call it.
-      num_classes: K; None: whatever the user's data have.
+      num_classes: K; None: any (a user's data).
       resolution: R, the default side in pixels; None: as stored.
       channels: C, 1 or 3; None: as stored.
       zca: whether its images are whitened (a user's are if they are in colour).

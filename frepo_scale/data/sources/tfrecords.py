@@ -54,7 +54,7 @@ class TfRecords:
         name = "imagenet1k" if wnids and len(wnids) == _IMAGENET else build.name.replace("/", "_")
         squashed = _RESIZED in build.name
         if squashed:
-            notes = (*notes, "the images were squashed to squares by their makers: noted as such")
+            notes = (*notes, "the images were squashed to squares before they were stored")
         return Listing(
             form="TFRecords",
             train=_part(records["train"], names, target),
@@ -135,7 +135,7 @@ def _classes(
     if len(set(names_given)) != len(names_given):
         raise InputError(f"{source} in {folder} names a class twice", "each once", _AGAIN)
     ids = sum(map(is_wnid, names_given))
-    if ids not in (0, len(names_given)):  # taken for mere names, the labels would not be mapped
+    if ids not in (0, len(names_given)):  # as plain names, the labels would not be mapped
         raise InputError(
             f"{source} in {folder} has {ids} WordNet ids in {len(names_given)} lines",
             "nothing but WordNet ids, or none",
@@ -149,7 +149,7 @@ def _classes(
     note = "labels are in the order of the WordNet ids already"
     if moved:
         note = (
-            f"labels of {build.name or folder.name} are in an order of their own: mapped to the"
+            f"labels of {build.name or folder.name} are in another order: mapped to the"
             f" order of the WordNet ids by {source}; {moved} of {len(target)} change"
         )
     return tuple(sorted(names_given)), target, (note,)

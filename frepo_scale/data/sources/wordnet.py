@@ -89,7 +89,7 @@ def ilsvrc_order(folder: Path) -> list[str] | None:
 
 
 def _ordered(pairs: dict[str, str], rows: int, origin: str, expected: str) -> list[str]:
-    """The wnids of ids 1, 2, ..., `rows`, from id to wnid; every row must have an id of its own."""
+    """The wnids of ids 1, 2, ..., `rows`, from id to wnid; the ids must differ."""
     wnids = [pairs.get(str(number), "") for number in range(1, rows + 1)]
     if not wnids or not all(map(is_wnid, wnids)) or len(set(wnids)) < len(wnids):
         raise InputError(f"{origin} does not number WordNet ids", expected, "download it again")

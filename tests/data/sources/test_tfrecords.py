@@ -119,7 +119,7 @@ def test_squares_of_the_makers_are_recorded_as_squashed(build, images, run, tmp_
     run(folder, tmp_path / "out")
     assert PreparedSet.open(tmp_path / "out").description.fit == "squash"
     told = capsys.readouterr().out
-    assert "TFRecords: the images were squashed to squares by their makers" in told
+    assert "TFRecords: the images were squashed to squares" in told
     run(folder, tmp_path / "out")  # that it was asked for with --fit crop makes it no other set
     assert "already prepared" in capsys.readouterr().out
 
