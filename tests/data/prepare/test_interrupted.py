@@ -13,7 +13,7 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import job, output, shards
+from frepo_scale.data.prepare import finish, fit, job, output, shards
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
@@ -72,6 +72,23 @@ def test_a_stopped_one_goes_on_to_the_same_bytes(small, source, tmp_path, run, m
     stamps = {path: path.stat().st_mtime_ns for path in finished[1:]}
     assert run(source, tmp_path / "out") == whole
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_a_stop_while_the_whitening_is_fitted(source, tmp_path, run, monkeypatch):
+    """Also one between its file and the description: it is not fitted again."""
+    whole = run(source, tmp_path / "whole")
+
+    def stopped(*arguments):
+        raise Preempted
+
+    for name in ("fit_whitening", "write_description"):
+        with monkeypatch.context() as patch:
+            patch.setattr(finish, name, stopped)
+            with pytest.raises(Preempted):
+                run(source, tmp_path / "out")
+        assert not (tmp_path / "out" / "dataset.json").exists()
+    monkeypatch.setattr(fit, "moments_preprocessing", None)  # calling it would be a TypeError
+    assert run(source, tmp_path / "out") == whole
 
 
 @pytest.mark.parametrize("where", ["shard", "moments", "whitening"])
