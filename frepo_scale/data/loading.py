@@ -50,7 +50,14 @@ def load(
         return read_prepared(path, spec, side, fit, on_disk)
     source, path = _source(spec, path, config.directory, source_class)
     origin = "scikit-learn" if isinstance(source, Digits) else str(path)
-    listing = list_with(source, path, lambda: None, spec.num_classes, spec.class_names)
+    listing = list_with(
+        source,
+        path,
+        lambda: None,
+        spec.num_classes,
+        spec.class_names,
+        own=source_class is not None,
+    )
     sizes = _sizes(spec, config.resolution)
     want = Wanted(spec.channels, side, config.fit, sizes, config.skip_unreadable)
     loaded = load_images(listing, want, origin)

@@ -88,7 +88,7 @@ def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None 
     if looks_like_url(path):
         raise InputError(f"source {path} is a URL", "a local path", "copy the data first")
     if source_class is not None:
-        return list_with(own_source(source_class), path, poll, None)
+        return list_with(own_source(source_class), path, poll, None, own=True)
     if not path.exists():
         raise InputError(f"source {path} does not exist", FORMS, "check the path")
     found = find_source(path)
@@ -103,6 +103,7 @@ def list_with(
     poll: Poll,
     num_classes: int | None,
     class_names: tuple[str, ...] | None = None,
+    own: bool = False,
 ) -> Listing:
     """The listing of a source, checked.
 
@@ -112,14 +113,12 @@ def list_with(
       poll: see `Source.listing`.
       num_classes: K the data set must have; None: any from 2 on.
       class_names: names for classes that are only numbered.
+      own: whether the source is the user's own, so that any failure of it is wrong input.
 
     Raises:
       InputError: the data are wrong, or a source of the user's own fails.
     """
-    if type(source).__module__.startswith("frepo_scale."):
-        found = source.listing(path, poll)
-    else:
-        found = _list_own(source, path, poll)
+    found = _list_own(source, path, poll) if own else source.listing(path, poll)
     if found.class_names is None and class_names is not None:
         found = replace(found, class_names=class_names)
     return checked(found, str(path), num_classes)
