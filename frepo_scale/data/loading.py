@@ -10,8 +10,10 @@ from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.decode import FITS
 from frepo_scale.data.memory import Wanted, load_images
 from frepo_scale.data.prepared import is_prepared, read_prepared
+from frepo_scale.data.sources.class_folders import ClassFolders
 from frepo_scale.data.sources.digits import Digits
 from frepo_scale.data.sources.listing import Source
+from frepo_scale.data.sources.npz import NpzArrays
 from frepo_scale.data.sources.registry import FORMS, find_source, list_with, own_source
 from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import RawDataset
@@ -82,7 +84,10 @@ def _sizes(spec: DatasetSpec, resolution: int | None) -> frozenset[int] | None:
 
 
 def _expected(spec: DatasetSpec) -> str:
-    return f"{spec.published}, or {FORMS}" if spec.published else FORMS
+    """The files of a published set or the two simplest forms; for a user's data every form."""
+    if not spec.published:
+        return FORMS
+    return f"{spec.published}; {ClassFolders.form}; or {NpzArrays.form}"
 
 
 def _path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> Path:

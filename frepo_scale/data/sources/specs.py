@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from frepo_scale.core.errors import InputError, nearest
 
+_IDX = (
+    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and"
+    " t10k-labels-idx1-ubyte (.gz or not)"
+)
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -51,9 +55,7 @@ def _grey(
     name: str, resolution: int, *dirs: str, class_names: tuple[str, ...] | None = None
 ) -> DatasetSpec:
     """A published data set of ten grey classes, whose images must not be mirrored."""
-    return DatasetSpec(
-        name, 10, resolution, 1, False, False, dirs, "its four idx files", class_names=class_names
-    )
+    return DatasetSpec(name, 10, resolution, 1, False, False, dirs, _IDX, class_names=class_names)
 
 
 _ALL = (
