@@ -40,13 +40,13 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
     assert unlike(undisturbed_two, workdir) == []
 
 
-def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, tmp_path):
+def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, streamed, tmp_path):
     """Here the heartbeat would take longer than the watchdog."""
-    workdir, limit = tmp_path / "run", 20.0
+    workdir, limit = tmp_path / "run", 30.0
     attempt = start(
         workdir,
         2,
-        settings={"WATCHDOG_MINUTES": limit / 60},
+        settings=streamed | {"WATCHDOG_MINUTES": limit / 60},  # compiled before, so no long silence
         environment={"FREPO_HEARTBEAT": "100"},
     )
     assert attempt.wait_for(more_rows(workdir, 2))
