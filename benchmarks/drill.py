@@ -234,7 +234,7 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
             time.sleep(POLL)
         if moment != "start" and any(p.poll() is None for p in others):
             attempt.end()
-            raise RuntimeError(f"a process did not end after SIGSTOP to another; see {attempt.logs}")
+            raise RuntimeError(f"a process did not end after another's SIGSTOP; see {attempt.logs}")
         victim.kill()
     codes = attempt.codes(60.0)
     # Before all have connected, the others wait five minutes for one that is gone; a launcher ends
