@@ -55,7 +55,7 @@ def test_a_workdir_that_becomes_read_only(start, undisturbed, disk):
     workdir = disk
     attempt = start(workdir)
     assert attempt.wait_for(lambda: len(saved(workdir)) == 2)
-    # A disk with files open for writing cannot be remounted read-only, but a bind mount over it can.
+    # A disk with files open for writing cannot be remounted read-only; a bind mount over it can.
     # Open files stay writable, as on a file server after a change of permissions.
     mount = ["mount", "--bind", str(workdir), str(workdir)]
     subprocess.run(mount, check=True)
