@@ -41,6 +41,7 @@ for argument in "$@"; do
   case $argument in
     -n* | --numprocesses* | --dist*) parallel=(--dist loadfile --no-loadscope-reorder) ;;
     --pdb | --trace | -s | --capture=no | --co | --collect-only) parallel=(-n 0) && break ;;
+    no:xdist | -pno:xdist) parallel=() && break ;;
   esac
 done
-exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"
+exec "$venv/bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"
