@@ -1,11 +1,11 @@
 """From the names in `EVALUATIONS` to evaluations, imported and checked before compute is spent."""
 
 import hashlib
-import importlib
 import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -62,18 +62,16 @@ def load_evaluations(names: Sequence[str], task: "Task | None" = None) -> dict[s
 
 
 def _load(name: str) -> "Evaluation":
-    module_name, _, class_name = EVALUATIONS.get(name, name).rpartition(".")
+    cls = import_class("EVALUATIONS", EVALUATIONS.get(name, name), object)
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-        evaluation = found() if isinstance(found, type) else found
-    except Exception as error:  # a user's module can fail in any way while it is imported
+        evaluation: Any = cls()
+    except Exception as error:  # a user's class can fail in any way
         raise InputError(
-            f"EVALUATIONS: {name!r}: {error}",
-            "an importable module.Class that needs no arguments",
-            "put the module's folder on PYTHONPATH",
+            f"EVALUATIONS: {name!r} cannot be constructed ({error})",
+            "a class that needs no arguments",
         ) from error
     run, title = getattr(evaluation, "run", None), getattr(evaluation, "title", None)
-    if not isinstance(found, type) or not callable(run) or not isinstance(title, str):
+    if not callable(run) or not isinstance(title, str):
         raise InputError(
             f"EVALUATIONS: {name!r} is not an evaluation",
             "a class with a title (text) and a method run(context)",

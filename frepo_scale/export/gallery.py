@@ -13,6 +13,8 @@ import numpy as np
 from frepo_scale.core.atomic import whole_file
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Canvas
+    from PIL.ImageDraw import ImageDraw as Draw
     from PIL.ImageFont import FreeTypeFont
 
 _LARGE_CELL, _SMALL_CELL = 96, 64  # pixels an image is enlarged to at most
@@ -79,7 +81,7 @@ def save_gallery(
     classes, shown = min(len(class_names), max_classes), min(ipc, max_per_class)
     names = [" ".join(name.split()) for name in class_names[:classes]]
     widest = math.ceil(max(font.getlength(name) for name in names))
-    height, width, channels = pixels.shape[1:]
+    height, width = pixels.shape[1:3]
     layout = _lay_out(classes, shown, height, width, widest)
 
     caption = _caption((classes, len(class_names)), (shown, ipc))
@@ -91,21 +93,37 @@ def save_gallery(
     canvas = Image.new("RGBA", (across, down))
     draw = ImageDraw.Draw(canvas)
     for index, name in enumerate(names):
-        left, top = layout.corner(index)
-        dx, dy = layout.first_image
-        # Pillow's anchors: "l"eft or "r"ight, "a"scender or "m"iddle.
-        at, anchor = (left, top), "la"
-        if dx:
-            at, anchor = (left + layout.name_width, top + layout.cell[1] // 2), "rm"
-        draw.text(at, _shorten(name, font, layout.name_width), _INK, font, anchor)
-        for column, image in enumerate(pixels[index * ipc : index * ipc + shown]):
-            large = image.repeat(layout.scale, axis=0).repeat(layout.scale, axis=1)
-            tile = Image.fromarray(large[..., 0] if channels == 1 else large)
-            canvas.paste(tile, (left + dx + column * (layout.cell[0] + _GAP), top + dy))
+        images = pixels[index * ipc : index * ipc + shown]
+        _draw_class(canvas, draw, font, layout, index, name, images)
     if caption:
         draw.text((_MARGIN, down - _MARGIN - _FONT_SIZE), caption, _INK, font, "la")
     with whole_file(path) as file:
         canvas.save(file, format="png")
+
+
+def _draw_class(
+    canvas: "Canvas",
+    draw: "Draw",
+    font: "FreeTypeFont",
+    layout: _Layout,
+    index: int,
+    name: str,
+    images: np.ndarray,
+) -> None:
+    """Draws the name and the images (n, H, W, C) of class number `index`."""
+    from PIL import Image
+
+    left, top = layout.corner(index)
+    dx, dy = layout.first_image
+    # Pillow's anchors: "l"eft or "r"ight, "a"scender or "m"iddle.
+    at, anchor = (left, top), "la"
+    if dx:
+        at, anchor = (left + layout.name_width, top + layout.cell[1] // 2), "rm"
+    draw.text(at, _shorten(name, font, layout.name_width), _INK, font, anchor)
+    for column, image in enumerate(images):
+        large = image.repeat(layout.scale, axis=0).repeat(layout.scale, axis=1)
+        tile = Image.fromarray(large[..., 0] if image.shape[-1] == 1 else large)
+        canvas.paste(tile, (left + dx + column * (layout.cell[0] + _GAP), top + dy))
 
 
 def _lay_out(classes: int, shown: int, height: int, width: int, widest_name: int) -> _Layout:

@@ -130,22 +130,25 @@ def minimise(
             best=jnp.where(better, bound, state.best),
         )
 
-    zero, v = jnp.zeros_like(e_nK), -c_mK
-    columns = jnp.zeros_like(e_nK[0])
-    start = _Iteration(
+    end = jax.lax.while_loop(unfinished, iterate, _start(e_nK, c_mK))
+    return Minimum(end.best_x, end.best_v, jnp.sqrt(jnp.max(end.best)))
+
+
+def _start(e_nK: jax.Array, c_mK: jax.Array) -> _Iteration:
+    """The state before the first iteration, at x = 0."""
+    zero, columns = jnp.zeros_like(e_nK), jnp.zeros_like(e_nK[0])
+    return _Iteration(
         number=jnp.int32(0),
         stalled=jnp.int32(0),
         x=zero,
-        v=v,
+        v=-c_mK,
         direction=zero,
         gamma=columns,
         broken=jnp.bool_(False),
         best_x=zero,
-        best_v=v,
+        best_v=-c_mK,
         best=columns + jnp.inf,
     )
-    end = jax.lax.while_loop(unfinished, iterate, start)
-    return Minimum(end.best_x, end.best_v, jnp.sqrt(jnp.max(end.best)))
 
 
 def _bound(

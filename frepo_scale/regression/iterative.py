@@ -82,17 +82,8 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
     # Without any factor there is no solution; zeros would pass for one.
     w_dK = jnp.where(jnp.isfinite(error), w_dK, jnp.nan)
     raised = (in_force > jnp.asarray(ridge, dtype)) | ~(error <= ACCEPTABLE)
-    return Solution(
-        w_dK,
-        problem.f_rd,
-        y_rK,
-        alpha,
-        factor,
-        in_force * unit,
-        factor_shift * unit,
-        in_force,
-        raised,
-    )
+    solved = (w_dK, problem.f_rd, y_rK, alpha, factor)
+    return Solution(*solved, in_force * unit, factor_shift * unit, in_force, raised)
 
 
 def adjoint(

@@ -72,9 +72,8 @@ def train(
       preemption: polled once per step.
       ledger: accounts for the time.
     """
-    log, probe, save = hooks.log, hooks.probe, hooks.save
+    log, probe, save, done = hooks.log, hooks.probe, hooks.save, start
     in_flight: deque[jax.Array] = deque()
-    done = start
     while True:
         last = done == steps
         stop = preemption.requested
@@ -109,12 +108,20 @@ def train(
             del batch  # freed when the step is done with it, not when the next one is there
             done += 1
             log.step(done, metrics)
-            # Waiting is not fetching: the device always has the next step queued.
-            in_flight.append(metrics["loss"])
+            _wait(in_flight, metrics["loss"], first=done == start + 1)
             if done == start + 1:
-                metrics["loss"].block_until_ready()
                 log.restart(done)  # compilation is not speed
-            elif len(in_flight) > _IN_FLIGHT:
-                in_flight.popleft().block_until_ready()
         for action in hooks.after_step:
             action(done)
+
+
+def _wait(in_flight: deque[jax.Array], loss: jax.Array, first: bool) -> None:
+    """Waits until few enough steps are in flight, without fetching anything from the device.
+
+    The device always has the next step queued, but for the first step, which is compiled.
+    """
+    in_flight.append(loss)
+    if first:
+        loss.block_until_ready()
+    elif len(in_flight) > _IN_FLIGHT:
+        in_flight.popleft().block_until_ready()

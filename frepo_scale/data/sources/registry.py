@@ -1,9 +1,9 @@
 """Finding the source that reads a path: the only dispatcher, for `prepare` and for runs."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
+from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.archive import ARCHIVES, damage
@@ -130,14 +130,13 @@ def own_source(dotted: str) -> Source:
     Raises:
       InputError: it cannot be imported, or lacks a method of `Source`.
     """
-    module, _, name = dotted.rpartition(".")
+    cls = import_class("source class", dotted, object)
     try:
-        source: Source = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # a user's file can fail in any way while it is imported
+        source: Source = cls()  # type: ignore[assignment]  # checked below
+    except Exception as error:  # a user's class can fail in any way
         raise InputError(
-            f"source class {dotted!r} cannot be used ({error})",
-            "an importable module.Class, built without arguments",
-            "put the folder of the module on PYTHONPATH",
+            f"source class {dotted!r} cannot be constructed ({error})",
+            "a class that needs no arguments",
         ) from error
     for method in ("matches", "listing"):
         if not callable(getattr(source, method, None)):
