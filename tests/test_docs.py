@@ -34,7 +34,7 @@ FOLDERS = ["", "frepo_scale", "launch", "gin", "docs"]  # where a file named in 
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FILE = re.compile(r"(?<![\w./~*<>=-])([\w./-]+\.(?:py|sh|gin|md|sbatch|yaml|toml|svg))(?![\w*])")
-EXAMPLE = re.compile(r"<!-- test: (\w+\.py) -->")  # a file of the user, whose text follows
+EXAMPLE = re.compile(r"Save it as\s`(\w+\.py)`")  # a file of the user, whose text follows
 IN_FOLDER = re.compile(r"`([\w./-]+)/`")
 CITATION = re.compile(r"\b(DESIGN|ALGORITHM|STACK)\.md")
 CITING = {".py", ".sh", ".md", ".gin", ".yaml", ".toml", ".sbatch"}
@@ -181,7 +181,7 @@ def test_the_checks_themselves():
     page = "docs/how-to/net.md"
     assert missing_files(page, "`frepo_scale/models/` and `registry.py`, `none.py`") == ["none.py"]
     assert missing_files(page, "`frepo_scale/models/`\n\n`registry.py`") == ["registry.py"]
-    assert missing_files(page, "<!-- test: mine.py -->\n\n`mine.py`, `yours.py`") == ["yours.py"]
+    assert missing_files(page, "Save it as `mine.py`:\n\n`mine.py`, `yours.py`") == ["yours.py"]
     assert unknown_settings("--gin.NONE=1 and `STEPS=1`, `ALSO_NONE=2`") == ["ALSO_NONE", "NONE"]
     assert CITATION.search("see " + "DESIGN" + ".md section 2")
     assert {"frepo_scale/main.py", "launch/test.sh", "README.md", "pyproject.toml"} <= dict(
