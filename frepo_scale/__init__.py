@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frepo_scale.api import distill, evaluate, plan
-    from frepo_scale.core.errors import InputError, RunError
+    from frepo_scale.core.errors import InputError, Preempted, RunError
     from frepo_scale.export.loaded import LoadedSet, load
-    from frepo_scale.ops.preemption import Preempted
 
 __all__ = [
     "InputError",
@@ -37,7 +36,7 @@ __all__ = [
 _FOUND_IN = {
     "InputError": "core.errors",
     "LoadedSet": "export.loaded",
-    "Preempted": "ops.preemption",
+    "Preempted": "core.errors",
     "RunError": "core.errors",
     "load": "export.loaded",
 }

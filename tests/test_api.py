@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import frepo_scale as fs
-from frepo_scale import api, run
+from frepo_scale import api
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.export import loaded
 from frepo_scale.export.formats import Export, write_npz
+from frepo_scale.jobs import distill as distill_job
 
 NAMES = tuple("0123456789")
 
@@ -141,12 +142,18 @@ def test_the_examples_of_the_docstrings(file):
 def test_values_are_read_back_as_they_were_given(monkeypatch, tmp_path):
     seen = {}
 
-    def stop(recipe, source, workdir):
-        seen["config"], seen["workdir"] = recipe, workdir
-        return 42
+    def stop(recipe, workdir):
+        seen["config"], seen["workdir"] = recipe.config, workdir
+        raise fs.Preempted(42)
 
-    monkeypatch.setattr(run, "distill", stop)
-    knobs = {"STEPS": 7, "LEARNING_RATE": 1e-2, "FLIP": True, "NORM": "none", "NET_ARGS": {}}
+    monkeypatch.setattr(distill_job, "distill", stop)
+    knobs = {
+        "STEPS": 7,
+        "LEARNING_RATE": 1e-2,
+        "REGRESSION_FLIP": True,
+        "NORM": "none",
+        "NET_ARGS": {},
+    }
     knobs |= {"DATA_DIR": tmp_path, "EVALUATIONS": ["accuracy"], "Pool.batch": 5}
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(fs.Preempted):

@@ -123,6 +123,7 @@ def test_a_seed_has_31_bits(distill):
         ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
         ("NORM=btch", ["'btch'", "did you mean batch?"]),
         ("ALGORITHM_ARGS={'rate': 1}", ["'rate'", "ALGORITHM_ARGS={}"]),
+        ("EVALUATIONS=['no.Such']", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=no.Such", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=pathlib.Path", ["pathlib.Path", "frepo_scale.distill.algorithm.Algorithm"]),
         ("IPCC=1", ["--gin.IPCC", "did you mean IPC"]),
