@@ -37,6 +37,7 @@ FILE = re.compile(r"(?<![\w./~*<>=-])([\w./-]+\.(?:py|sh|gin|md|sbatch|yaml|toml
 EXAMPLE = re.compile(r"Save it as\s`(\w+\.py)`")  # a file of the user, whose text follows
 IN_FOLDER = re.compile(r"`([\w./-]+)/`")
 CITATION = re.compile(r"\b(DESIGN|ALGORITHM|STACK)\.md")
+SECTIONS = re.compile(r"docs/algorithm\.md,? sections? (\d+)(?:(?: to | and |, )(\d+))?")
 CITING = {".py", ".sh", ".md", ".gin", ".yaml", ".toml", ".sbatch"}
 TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 ENVIRONMENT = ("FREPO_", "GLIBC_", "JAX_", "OPENBLAS_")  # begin variables of the environment
@@ -139,6 +140,13 @@ def test_commands_exist(page):
 def test_what_is_not_in_the_repository_is_not_cited():
     found = {name for name, text in sources() if CITATION.search(text)}
     assert sorted(name for name in found if not name.startswith(STILL_CITING)) == []
+
+
+def test_cited_sections_of_the_algorithm_exist():
+    known = set(re.findall(r"^## (\d+)\. ", text_of("docs/algorithm.md"), re.MULTILINE))
+    cited = [(name, found) for name, text in sources() for found in SECTIONS.findall(text)]
+    assert len(cited) > 10
+    assert [(name, found) for name, found in cited if not set(found) - {""} <= known] == []
 
 
 @pytest.mark.parametrize("page", NAMES)
