@@ -80,7 +80,7 @@ class FRePo(Algorithm):
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
-        grad_norm_images, grad_norm_labels, learning_rate.
+        ridge_in_force, grad_norm_images, grad_norm_labels, learning_rate.
         """
         problem, config = self.problem, self.problem.config
         members = problem.pool.members

@@ -128,7 +128,7 @@ def _member_gradient(
 ) -> tuple[jax.Array, jax.Array, Metrics]:
     """One member's regression on this device's rows: gradients and metrics (section 4, 2 to 4)."""
     config, module, platform = problem.config, problem.module, platform_of(problem.mesh)
-    ridge = problem.ridge.resolved(platform)
+    ridge = problem.ridge.resolved(problem.mesh.devices.flat[0])
     rows = 2 * problem.size if config.flip else problem.size
     if config.flip:
         seen = jnp.concatenate([images, images[:, :, ::-1]])
@@ -139,7 +139,7 @@ def _member_gradient(
     f_bd = chunked_features(module, member, batch.images, config, platform)
     f_rd = chunked_features(module, member, seen, config, platform) * weight
     weights = partial(ridge_weights, rows=rows, config=ridge, axis=DATA)
-    w_dK, pull_back, raised = jax.vjp(weights, f_rd, y_rK, has_aux=True)
+    w_dK, pull_back, guard = jax.vjp(weights, f_rd, y_rK, has_aux=True)
     targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
     with jax.default_matmul_precision("highest"):
         pred_bK = f_bd @ w_dK
@@ -158,7 +158,8 @@ def _member_gradient(
     metrics = {
         "regression_loss": jax.lax.psum(squared, DATA) / problem.batch,
         "target_accuracy": jax.lax.psum(hits, DATA) / problem.batch,
-        "ridge_raised": raised.astype(labels.dtype),
+        "ridge_raised": guard.raised.astype(labels.dtype),
+        "ridge_in_force": guard.ridge,
     }
     return d_images, d_labels, metrics
 
