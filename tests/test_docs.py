@@ -15,19 +15,10 @@ PAGES = sorted(
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
-# Described already; they come with merges that are still open.
-COMING = {
-    "docs/how-to/data-source.md",
-    "benchmarks/gpu_check.py",
-    "benchmarks/gpu_check.sh",
-}
+# Described already, in the repository with merges that are still open.
+COMING = {"docs/how-to/data-source.md"}
 # Code that still cites working papers outside the repository; it is replaced by those merges.
-STILL_CITING = (
-    "frepo_scale/data/",
-    "frepo_scale/regression/",
-    "tests/data/",
-    "tests/regression/",
-)
+STILL_CITING = ("frepo_scale/data/", "tests/data/")
 # Files that a run writes or a user brings.
 NOT_OURS = {"config.gin", "operative_config.gin", "mount_data.sh"}
 FOLDERS = ["", "frepo_scale", "launch", "gin", "docs"]  # where a file named in the text may be
