@@ -85,7 +85,7 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         required=True,
         metavar="PATH",
         help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
-        " TFRecords; or an .npz",
+        " TFRecords; idx or CIFAR files; or an .npz",
     )
     prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     prepare.add_argument(
@@ -101,12 +101,6 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="how images become squares (default: crop, the centre)",
     )
     prepare.add_argument(
-        "--decode",
-        choices=("full", "reduced"),
-        default="full",
-        help="reduced: large JPEGs faster, with slightly different pixels (default: full)",
-    )
-    prepare.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
     prepare.add_argument(
@@ -118,6 +112,11 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     prepare.add_argument(
         "--name", metavar="NAME", help="name of the data set (default: that of the source)"
+    )
+    prepare.add_argument(
+        "--source-class",
+        metavar="MODULE.CLASS",
+        help="a source class of your own (docs/how-to/data-source.md)",
     )
 
 
@@ -252,10 +251,10 @@ def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
             resolution=options.resolution,
             filter=options.filter,
             fit=options.fit,
-            decode=options.decode,
             workers=options.workers,
             skip_bad=options.skip_bad,
             name=options.name,
+            source_class=options.source_class,
         )
     )
 

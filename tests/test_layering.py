@@ -22,7 +22,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 ALLOWED = {
     "gin": {"config", "main"},
-    "tensorflow": {"ops.tensorboard", "data.tfrecord"},
+    "tensorflow": {"ops.tensorboard", "data.sources.tfrecord_files"},
     "torch": {"export.loaded"},
 }
 

@@ -1,25 +1,27 @@
-"""The three parts of a data set a run uses, and where they lie.
+"""The three parts of a data set that a run uses.
 
-Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on the test set).
+Source: docs/algorithm.md sections 1 and 6 (the held-out part replaces selection on the test set).
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from frepo_scale.core.checks import check_choice
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import check_settings, setting
+from frepo_scale.data.decode import FITS
 from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.loading import load
 from frepo_scale.data.noise import noise_set
 from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
-from frepo_scale.data.sources import DatasetSpec, load, spec_for
+from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import Chosen, RawDataset, Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
-FITS = ("crop", "squash")
+_IMAGES = ("real", "noise")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class DataConfig:
     images: str = setting(
         "real",
         "DATA_SOURCE",
-        "real | noise; noise: random pixels, to measure what the input costs",
-        choices=("real", "noise"),
+        "real | noise | the dotted path of a source class; noise: random pixels, to measure input",
     )
     placement: str = setting(
         "auto",
@@ -72,39 +73,27 @@ class DataConfig:
         """Raises InputError for an unknown data set or a value out of its bounds."""
         spec_for(self.name)
         check_settings(self)
+        if "." not in self.images:
+            check_choice("DATA_SOURCE", self.images, (*_IMAGES, "a dotted path module.Class"))
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, kw_only=True)
+class Dataset(RawDataset):
     """A data set split for a run. Pixels stay uint8; `preprocessing` makes net inputs of them.
 
+    `train` is the target part, without the held-out images; `test` is for the final numbers only.
+
     Attributes:
-      spec: the source's facts.
-      class_names: K names.
-      image_shape: (H, W, C).
-      train: the target part, without the held-out images.
+      spec: facts of the data set that are known before it is read.
       held_out: selects the best distilled set; may be empty.
-      test: for the final numbers only; may be empty.
       placement: "memory", "device" or "stream", see `data.placement`; "constant" for random images.
-      origin: where it was read from.
-      fit: how images became squares.
-      skipped: undecodable images left out.
-      fingerprint: of a prepared set its own, else sha256 of every pixel and label in order.
-      statistics: of the source, see `RawDataset`.
+      fingerprint: of a prepared set its own, otherwise sha256 of every pixel and label in order.
     """
 
     spec: DatasetSpec
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    train: Rows
     held_out: Rows
-    test: Rows
     placement: str
-    origin: str
-    fit: str
-    skipped: int
     fingerprint: str
-    statistics: Callable[[bool], Preprocessing] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -128,11 +117,11 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
 
     Args:
       config: which one.
-      room: what the devices have for images.
+      room: the memory of the devices.
 
     Raises:
-      InputError: it is not there, is damaged, has fewer images than a batch, or cannot lie where
-        the recipe wants it.
+      InputError: it is missing, damaged, has fewer images than a batch, or cannot be placed as the
+        recipe asks.
     """
     spec = spec_for(config.name)
     if config.images == "noise":
@@ -148,36 +137,20 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
             f"at most {len(train)}",
             f"use --gin.BATCH={len(train)}",
         )
-    return Dataset(
-        spec=spec,
-        class_names=raw.class_names,
-        image_shape=raw.image_shape,
-        train=train,
-        held_out=_subset(raw.train, held_out),
-        test=raw.test,
-        placement=placement,
-        origin=raw.origin,
-        fit=raw.fit,
-        skipped=raw.skipped,
-        fingerprint=raw.fingerprint or _fingerprint(raw),
-        statistics=raw.statistics,
-    )
+    parts = {"train": train, "held_out": _subset(raw.train, held_out)}
+    fingerprint = raw.fingerprint or _fingerprint(raw)
+    known = vars(raw) | parts | {"fingerprint": fingerprint}
+    return Dataset(**known, spec=spec, placement=placement)
 
 
 def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
-    """The data set and where its target part is to lie."""
+    """The data set and the placement of its target part."""
 
     def on_disk(pixels: int) -> bool:
         return choose_placement(config.placement, pixels, True, room) != "memory"
 
-    raw = load(
-        config.name,
-        config.directory,
-        config.resolution,
-        config.fit,
-        config.skip_unreadable,
-        on_disk,
-    )
+    source_class = config.images if config.images not in _IMAGES else None
+    raw = load(config, on_disk, source_class)
     pixels = int(np.prod(raw.image_shape)) * (len(raw.train) + len(raw.test))
     prepared = raw.fingerprint is not None
     return raw, choose_placement(config.placement, pixels, prepared, room)

@@ -14,9 +14,9 @@ import pytest
 from drills.setting import SETTINGS
 from processes import one_at_a_time
 
-from frepo_scale.data.digits import read_digits
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.sources.digits import Digits
 from frepo_scale.ops.preemption import Preemption
 
 AS_USUAL = {"XLA_FLAGS": ""}  # compiled as for users, not as the tests' own process is
@@ -41,8 +41,8 @@ def for_all(tmp_path_factory):
 def streamed(tmp_path_factory):
     """Settings of a run that reads the digits from records."""
     place = tmp_path_factory.mktemp("set")
-    parts = zip(("train", "test"), read_digits(), strict=True)
-    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.images),
+    parts = Digits().listing(place, lambda: None).parts.items()
+    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.pixels),
               ("y", part.labels))}  # fmt: skip
     np.savez(place / "digits.npz", **arrays)
     prepare(PrepareConfig(place / "digits.npz", place / "out", 8, workers=1), Preemption())
