@@ -15,10 +15,6 @@ PAGES = sorted(
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
-# Described already, in the repository with merges that are still open.
-COMING = {"docs/how-to/data-source.md"}
-# Code that still cites working papers outside the repository; it is replaced by those merges.
-STILL_CITING = ("frepo_scale/data/", "tests/data/")
 # Files that a run writes or a user brings.
 NOT_OURS = {"config.gin", "operative_config.gin", "mount_data.sh"}
 FOLDERS = ["", "frepo_scale", "launch", "gin", "docs"]  # where a file named in the text may be
@@ -54,8 +50,6 @@ def broken_links(page, text):
             continue
         path, _, anchor = link.partition("#")
         target = (ROOT / page).parent / path if path else ROOT / page
-        if str(target.resolve()).removeprefix(f"{ROOT.resolve()}/") in COMING:
-            continue
         known = target.exists()
         if known and anchor:
             known = anchor in anchors(text if not path else target.read_text(encoding="utf-8"))
@@ -75,7 +69,7 @@ def missing_files(page, text):
     missing = set()
     for paragraph in re.split(r"\n\s*\n", without_links):
         folders = [ROOT / name for name in [*FOLDERS, *IN_FOLDER.findall(paragraph)]]
-        named = set(FILE.findall(paragraph)) - NOT_OURS - COMING - examples
+        named = set(FILE.findall(paragraph)) - NOT_OURS - examples
         missing |= {
             name
             for name in named
@@ -129,8 +123,7 @@ def test_commands_exist(page):
 
 
 def test_what_is_not_in_the_repository_is_not_cited():
-    found = {name for name, text in sources() if CITATION.search(text)}
-    assert sorted(name for name in found if not name.startswith(STILL_CITING)) == []
+    assert [name for name, text in sources() if CITATION.search(text)] == []
 
 
 def test_cited_sections_of_the_algorithm_exist():
