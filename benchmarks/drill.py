@@ -1,15 +1,16 @@
-"""Kills a run again and again, and compares its end with that of a run nobody touched.
+"""Kills a run repeatedly and compares its result with that of an undisturbed run.
 
     python benchmarks/drill.py --kills 100 [--processes 2] [--seed 0] [--out FOLDER]
 
-Each attempt is ended at a moment drawn for it: soon after the start, after some steps, during a
-save, during a probe, during the final evaluation. Alone, with SIGKILL, or SIGTERM one time in four.
-Of several processes one gets SIGKILL, SIGTERM or SIGSTOP, and the others have to end by themselves.
-(None: one that still waited for another that was gone before they had met; the drill ended it.)
-Then all start again with the same command. A run is left to finish after every 25 attempts, and
-must then have the same `distilled.npz`, bit for bit, and the same loss at every step.
+Each attempt is ended at a random moment: soon after the start, after some steps, during a save,
+during a probe or during the final evaluation. A single process gets SIGKILL, or SIGTERM in one of
+four cases. Of several processes one gets SIGKILL, SIGTERM or SIGSTOP, and the others must end by
+themselves. (An exit code None stands for a process that still waited for another one that was gone
+before they had connected; the drill killed it.) Then all processes are restarted with the same
+command. After at most 25 attempts the run is left to finish. It must then have the same
+`distilled.npz`, bit for bit, and the same loss at every step.
 
-Prints one line per kind of end, with what came of it; the exit code is 1 if anything differed.
+Prints one line for each kind of end with its exit codes. The exit code is 1 if anything differed.
 """
 
 import argparse
@@ -46,8 +47,8 @@ SETTINGS: dict[str, Any] = {
     "PROFILE_AT": 0,
 }
 ATTEMPTS_PER_RUN = 25
-HEARTBEAT = 10  # seconds until a process that is gone ends the others
-LONGEST = 240.0  # seconds of an attempt
+HEARTBEAT = 10  # seconds until JAX ends the others after one process is gone
+LONGEST = 240.0  # seconds to wait for a moment
 MOMENTS = ("start", "steps", "save", "probe", "evaluation")
 POLL = 0.003
 
@@ -66,16 +67,16 @@ class Attempt:
         environment: Mapping[str, str] | None = None,
         through: Sequence[str] = (),
     ) -> None:
-        """Starts them; their output goes to files beside the workdir.
+        """Starts the processes; their output goes to files beside the workdir.
 
         Args:
-          workdir: of the run.
-          cache: a folder for what was compiled.
-          processes: how many.
-          devices: of each process.
-          settings: other ones than `SETTINGS`, and further ones.
-          environment: further variables.
-          through: a command that runs the program's, given behind it.
+          workdir: the run's workdir.
+          cache: the folder of the compilation cache.
+          processes: the number of processes.
+          devices: the number of devices of each process.
+          settings: settings that replace those in `SETTINGS` or are added to them.
+          environment: additional environment variables.
+          through: a command that is given the program's command as its last arguments.
         """
         self.workdir = workdir
         given = SETTINGS | dict(settings or {})
@@ -86,7 +87,7 @@ class Attempt:
             "JAX_NUM_CPU_DEVICES": str(devices),
             "OPENBLAS_NUM_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            # Restarts then take seconds, and more of them fit into an hour.
+            # With the cache a restart takes seconds.
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
@@ -116,17 +117,17 @@ class Attempt:
 
     @property
     def running(self) -> bool:
-        """Whether any process is left."""
+        """Whether any process is running."""
         return any(process.poll() is None for process in self.processes)
 
     def shown(self) -> bytes:
-        """What process 0 has said in this attempt."""
+        """The output of process 0 in this attempt."""
         with self.logs[0].open("rb") as log:
             log.seek(self._before)
             return log.read()
 
     def wait_for(self, reached: Callable[[], bool]) -> bool:
-        """Waits until something is the case; False if a process ended before."""
+        """Waits until `reached` is true; returns False if a process ended before."""
         deadline = time.monotonic() + LONGEST
         while not reached():
             if any(process.poll() is not None for process in self.processes):
@@ -138,7 +139,7 @@ class Attempt:
         return True
 
     def codes(self, seconds: float) -> list[int | None]:
-        """Exit codes; None of a process that did not end in time and was killed."""
+        """Exit codes; None for a process that did not end in time and was killed."""
         deadline = time.monotonic() + seconds
         codes: list[int | None] = []
         for process in self.processes:
@@ -150,7 +151,7 @@ class Attempt:
         return codes
 
     def end(self) -> None:
-        """Leaves no process behind."""
+        """Kills all processes that are running."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -168,36 +169,36 @@ def _lines(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def being_written(place: Path) -> set[Path]:
-    """Checkpoints that are half written."""
-    return set((place / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+def being_written(workdir: Path) -> set[Path]:
+    """Checkpoints that are being written."""
+    return set((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
 def moment_of(attempt: Attempt, moment: str, rng: random.Random) -> Callable[[], bool]:
-    """Whether the moment has come; what earlier attempts have left does not count."""
-    place = attempt.workdir
+    """A function that is true once the moment has come in this attempt."""
+    workdir = attempt.workdir
     if moment == "start":
         at = time.monotonic() + rng.uniform(0.0, 8.0)
         return lambda: time.monotonic() >= at
     if moment == "steps":
-        rows = _lines(place / "metrics.jsonl") + rng.randrange(1, 20)
-        return lambda: _lines(place / "metrics.jsonl") >= rows
+        rows = _lines(workdir / "metrics.jsonl") + rng.randrange(1, 20)
+        return lambda: _lines(workdir / "metrics.jsonl") >= rows
     if moment == "save":
-        left = being_written(place)
-        return lambda: bool(being_written(place) - left)
-    # Their progress bars.
+        left = being_written(workdir)
+        return lambda: bool(being_written(workdir) - left)
+    # The progress bars.
     bar = b"probe:   0%" if moment == "probe" else b"distilled:   0%"
     return lambda: bar in attempt.shown()
 
 
 @dataclass
 class Tally:
-    """What came of the ends of one kind.
+    """The results of one kind of end.
 
     Attributes:
-      ends: how often.
-      codes: exit codes seen, with their number.
-      slowest: seconds until the last process was gone, at most.
+      ends: the number of ends.
+      codes: the exit codes and how often each was seen.
+      slowest: the longest time in seconds until the last process had ended.
     """
 
     ends: int = 0
@@ -206,10 +207,10 @@ class Tally:
 
 
 def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> bool:
-    """Ends an attempt at some moment; False if it finished before.
+    """Ends an attempt at a random moment; returns False if it finished before.
 
     Raises:
-      RuntimeError: a process did not end, or ended as it must not.
+      RuntimeError: a process did not end, or ended with a wrong exit code.
     """
     moment = rng.choice(MOMENTS)
     several = len(attempt.processes) > 1
@@ -233,14 +234,15 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
             time.sleep(POLL)
         if moment != "start" and any(p.poll() is None for p in others):
             attempt.end()
-            raise RuntimeError(f"a process outlived one that stood still; see {attempt.logs}")
+            raise RuntimeError(f"a process did not end after another's SIGSTOP; see {attempt.logs}")
         victim.kill()
     codes = attempt.codes(60.0)
-    # One that was gone before all had met is waited for five minutes; a launcher ends the others.
+    # Before all have connected, the others wait five minutes for one that is gone; a launcher ends
+    # them.
     if None in codes and moment != "start":
         raise RuntimeError(f"a process did not end after {number.name}; see {attempt.logs}")
     allowed = {None, 0, 42, 134, 137, 143, -9, -6, -15}
-    # Before there are handlers, and after the result, a SIGTERM ends a process like any other.
+    # Without handlers, at the start and after the result, SIGTERM ends a process with -15.
     if any(code not in allowed for code in codes):
         raise RuntimeError(f"exit codes {codes} after {number.name}; see {attempt.logs}")
     tally = tallies.setdefault(f"{number.name:8} {moment}", Tally())
@@ -251,14 +253,14 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
 
 
 def finish(workdir: Path, cache: Path, processes: int, devices: int) -> None:
-    """Starts attempts until one finishes, with nobody in its way."""
+    """Runs an attempt that is not disturbed until it finishes."""
     codes = Attempt(workdir, cache, processes, devices).codes(600.0)
     if any(codes):
         raise RuntimeError(f"an undisturbed attempt ended with {codes}; see {workdir}.0.log")
 
 
 def same_end(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs; nothing if they are the same."""
+    """Names what differs between two finished runs; empty if they are the same."""
     found = []
     with np.load(one / "distilled.npz") as mine, np.load(other / "distilled.npz") as theirs:
         if mine.files != theirs.files:
@@ -267,13 +269,13 @@ def same_end(one: Path, other: Path) -> list[str]:
     losses = [
         {row["step"]: row["loss"] for row in rows if "loss" in row}
         for rows in (
-            [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-            for place in (one, other)
+            [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (one, other)
         )
     ]
     if losses[0] != losses[1]:
         found.append("the losses")
-    results = [json.loads((place / "result.json").read_text()) for place in (one, other)]
+    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
     for result in results:
         del result["seconds"]
     if results[0] != results[1]:
@@ -282,10 +284,10 @@ def same_end(one: Path, other: Path) -> list[str]:
 
 
 def drill(folder: Path, kills: int, processes: int, devices: int, seed: int) -> dict[str, Tally]:
-    """The drill; the table of what happened.
+    """Runs the drill and returns its results by kind of end.
 
     Raises:
-      RuntimeError: something was not as it must be.
+      RuntimeError: a process behaved wrongly, or a result differs.
     """
     rng = random.Random(seed)
     cache, reference = folder / "compiled", folder / "undisturbed"
@@ -306,19 +308,19 @@ def drill(folder: Path, kills: int, processes: int, devices: int, seed: int) -> 
         different = same_end(reference, workdir)
         if different:
             raise RuntimeError(f"{workdir} differs from {reference}: {', '.join(different)}")
-        print(f"run {run}: {done} ends so far, the same bits as undisturbed", flush=True)
+        print(f"run {run}: {done} ends so far, the same bits as the undisturbed run", flush=True)
         shutil.rmtree(workdir)
     return tallies
 
 
 def main() -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description="Kills a run again and again.")
+    parser = argparse.ArgumentParser(description="Kills a run repeatedly.")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1, help="of each process")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="keeps workdirs and logs there")
+    parser.add_argument("--out", type=Path, help="a folder in which to keep workdirs and logs")
     given = parser.parse_args()
     folder = given.out or Path(tempfile.mkdtemp(prefix="drill-"))
     folder.mkdir(parents=True, exist_ok=True)

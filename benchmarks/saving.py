@@ -1,11 +1,11 @@
-"""What a checkpoint of a large run costs: how long the loop is blocked, and the work behind it.
+"""The cost of a checkpoint of a large run: how long the loop is blocked, and the total time.
 
     python benchmarks/saving.py [RECIPE] [--saves 4] [--folder FOLDER]
 
-A state with the shapes of RECIPE (imagenet1k_ipc2 unless given), filled with numbers, is saved
-several times by the run's own `Checkpointer`. Blocked: inside `save`. Behind it the digests are
-computed on the devices and the arrays are written. The share is that of one save in 500 steps of
-100 ms; the first save also opens things and is left out.
+A state with the shapes of RECIPE (default: imagenet1k_ipc2), filled with numbers, is saved several
+times by the `Checkpointer` of a run. The loop is blocked inside `save`. Afterwards the digests are
+computed on the devices and the arrays are written in the background. The last line gives the share
+of one save in 500 steps of 100 ms; the first save, which also opens files, is left out.
 """
 
 import argparse
@@ -32,7 +32,7 @@ INTERVAL = 500 * 0.1  # seconds
 
 def main() -> None:
     """Prints one line for each save, and the median."""
-    parser = argparse.ArgumentParser(description="What a checkpoint costs.")
+    parser = argparse.ArgumentParser(description="Measures the cost of a checkpoint.")
     parser.add_argument("recipe", nargs="?", default="imagenet1k_ipc2.gin")
     parser.add_argument("--saves", type=int, default=4)
     parser.add_argument("--folder", type=Path)
@@ -40,7 +40,7 @@ def main() -> None:
     run = config.load_recipe(config.find_recipe(given.recipe), {}).config
     spec = spec_for(run.data.name)
     if spec.num_classes is None or spec.resolution is None or spec.channels is None:
-        raise SystemExit("a published data set, please")
+        raise SystemExit("expected a recipe of a published data set, with a known image shape")
     image = (spec.resolution, spec.resolution, spec.channels)
     problem = problem_of(run, single_device_mesh(), spec.num_classes, image)
     frepo, size = FRePo(problem), problem.size

@@ -111,7 +111,7 @@ install() { # "base", "dev" or "tpu"
 # Installs the TPU compiler into .venv/tpu_compiler, in the version that the installed jax requires. It
 # is separate from the packages: if JAX finds it, every program first tries to start a TPU.
 ensure_tpu_compiler() {
-  local wanted place=$venv/tpu_compiler
+  local wanted target=$venv/tpu_compiler
   wanted=$("$venv/bin/python" -I -c '
 import importlib.metadata
 for line in importlib.metadata.requires("jax"):
@@ -123,14 +123,14 @@ for line in importlib.metadata.requires("jax"):
     say "there is no TPU compiler for this machine: the test that compiles for TPUs is skipped"
     return 0
   fi
-  if [[ -s $place/installed && $(<"$place/installed") == "$wanted" ]]; then return 0; fi
+  if [[ -s $target/installed && $(<"$target/installed") == "$wanted" ]]; then return 0; fi
   say "installing $wanted into .venv/tpu_compiler"
-  rm -rf -- "$place"
+  rm -rf -- "$target"
   if "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps \
-    --target "$place" "$wanted" >&2; then
-    printf '%s\n' "$wanted" >"$place/installed"
+    --target "$target" "$wanted" >&2; then
+    printf '%s\n' "$wanted" >"$target/installed"
   else
-    rm -rf -- "$place"
+    rm -rf -- "$target"
     say "the TPU compiler could not be installed: the test that compiles for TPUs is skipped"
   fi
 }

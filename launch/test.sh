@@ -8,11 +8,12 @@ usage: launch/test.sh [pytest arguments...]
 
 Runs the linter, the formatter, the type checker and the check of shell scripts, then the tests. Without
 arguments it runs all tests; with arguments, those that pytest selects. Paths are relative to the repository:
-  launch/test.sh
-  launch/test.sh -m 'not slow'
+  launch/test.sh                  36 minutes of processor time, shared by two processes
+  launch/test.sh -m 'not slow'    7 minutes of processor time
   launch/test.sh tests/core
 Tests run in two processes (pytest -n 2). Other choices: -n 4, or -n 0 for one process; --pdb, --trace, -s and
---collect-only imply -n 0.
+--collect-only imply -n 0. Compiled programs are discarded at the end; with JAX_COMPILATION_CACHE_DIR set to a
+folder they are kept there, and the next session needs less time.
 The script uses the repository's .venv and creates it if necessary, like launch/local.sh. On Linux x86-64 it
 also installs the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. It stops
 with a non-zero exit code at the first step that fails.
@@ -41,6 +42,7 @@ for argument in "$@"; do
   case $argument in
     -n* | --numprocesses* | --dist*) parallel=(--dist loadfile --no-loadscope-reorder) ;;
     --pdb | --trace | -s | --capture=no | --co | --collect-only) parallel=(-n 0) && break ;;
+    no:xdist | -pno:xdist) parallel=() && break ;;
   esac
 done
-exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"
+exec "$venv/bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"

@@ -56,6 +56,7 @@ class Run:
     checkpoints: dict[int, tuple[Any, int]] = field(default_factory=dict)
     signal_at: tuple[str, int] | None = None
     bad_from: int | None = None
+    warning: Callable[[Mapping[str, float]], str] = lambda row: ""
     preemption: Preemption = field(default_factory=Preemption)
 
     def _signal(self, where: str, step: int) -> None:
@@ -129,6 +130,7 @@ class Run:
                 images_per_step=10,
                 flops_per_step=8.0,
                 shown=("loss", "target_accuracy"),
+                warning=self.warning,
             )
             # Bound late: tests replace the methods.
             hooks = Hooks(

@@ -9,6 +9,7 @@ over the mesh), K classes, B target images per outer step.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -119,6 +120,23 @@ class Algorithm(ABC):
     def with_padding(self, state: State) -> State:
         """The inverse of `without_padding` for this mesh. Traced by `jax.jit`."""
         return state
+
+    def warning(self, row: Mapping[str, float]) -> str:
+        """A line for the user about the metrics of a step; empty if there is nothing to say.
+
+        The log prints the first one after each start of a run.
+        """
+        del row
+        return ""
+
+    def summary(self, rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], str]:
+        """Facts for `result.json`, and a line for the end of the run or an empty one.
+
+        Args:
+          rows: all rows of metrics of the run, one every `LOG_EVERY` steps.
+        """
+        del rows
+        return {}, ""
 
     def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
         """Operations of one outer step over all devices; NaN where they are not known."""

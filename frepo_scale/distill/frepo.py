@@ -7,7 +7,7 @@ that they divide; the pool is sharded over "pool". Padding never gets a gradient
 and changes no norm or sum.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,8 @@ from frepo_scale.distill.flops import outer_step_flops
 from frepo_scale.distill.pool import PoolState, initial_pool
 from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
+
+_OFTEN = 0.5  # share of steps with a raised ridge from which the recipe should have another ridge
 
 
 class FRePoState(NamedTuple):
@@ -128,6 +130,28 @@ class FRePo(Algorithm):
         """The state with zero rows behind the N images and their moments."""
         extra = self.rows - self.problem.size
         return _map_rows(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), state)
+
+    def warning(self, row: Mapping[str, float]) -> str:
+        """Says that the ridge was raised, because the regression was not accurate without."""
+        if not row.get("ridge_raised"):
+            return ""
+        return (
+            f"the regression is not accurate with RIDGE = {self.problem.ridge.ridge:g}:"
+            f" the ridge was raised to {row['ridge_in_force']:.1e}"
+        )
+
+    def summary(self, rows: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], str]:
+        """The share of the logged steps with a raised ridge; advice if it is above one half."""
+        raised = [row for row in rows if row.get("ridge_raised")]
+        logged = sum("ridge_raised" in row for row in rows)
+        share = len(raised) / max(logged, 1)
+        if share <= _OFTEN:
+            return {"ridge_raised_share": share}, ""
+        ridge = max(row.get("ridge_in_force", 0.0) for row in raised)
+        return {"ridge_raised_share": share}, (
+            f"the ridge was raised in {100 * share:.0f} % of the logged steps: set"
+            f" --gin.RIDGE={ridge:.0e} in a new run"
+        )
 
     def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
         """From shapes; see `distill.flops`."""

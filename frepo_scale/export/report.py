@@ -238,6 +238,8 @@ def _facts(result: dict[str, Any]) -> str:
         facts["outer steps"] = f"{steps:,}"
     if (seconds := result.get("seconds")) is not None:
         facts["time"] = duration(seconds)
+    if share := result.get("ridge_raised_share"):
+        facts["ridge raised"] = f"in {100 * share:.0f} % of the logged steps"
     if (selected := result.get("selected_step")) is not None:
         by = result.get("selected_by")
         held_out = result.get("held_out_images")

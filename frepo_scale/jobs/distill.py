@@ -275,6 +275,7 @@ class _Attempt:
             images_per_step=algorithm.batch_size,
             flops_per_step=flops / run.mesh.size,
             shown=algorithm.progress,
+            warning=algorithm.warning,
         )
         probe = HeldOutProbe(
             algorithm,

@@ -16,6 +16,7 @@ from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.run_report import print_result, write_run_report, write_text
 from frepo_scale.jobs.run import Run, evaluation_context, evaluation_recipe
+from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.share import on_first
@@ -80,10 +81,13 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
     def write() -> None:
         work.supervisor.check_lock()
         work.supervisor.finished()
-        write_text(workdir.result, json.dumps(result, indent=1) + "\n")
+        facts, line = run.algorithm.summary(read_jsonl(workdir.metrics))
+        write_text(workdir.result, json.dumps(result | facts, indent=1) + "\n")
         write_run_report(workdir, run.recipe.name)
         write_text(workdir.done, "")  # last: without it the same command does this again
         print_result(workdir)
+        if line:
+            print(f"frepo-scale: {line}")
 
     on_first(write)
 

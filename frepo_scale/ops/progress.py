@@ -44,6 +44,10 @@ class Progress:
         """Closes the bar and leaves it on the screen."""
         self._bar.close()
 
+    def line(self, text: str) -> None:
+        """Prints a line on standard error without damaging the bar."""
+        self._bar.write(text, file=sys.stderr)
+
     def advance(self, steps: int = 1) -> None:
         """Counts steps."""
         self._bar.update(steps)

@@ -14,7 +14,7 @@ import jax
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.metrics import MetricWriter
 from frepo_scale.ops.progress import Progress
-from frepo_scale.parallel.runtime import agree
+from frepo_scale.parallel.runtime import agree, is_first
 
 State = Any
 Metrics = dict[str, jax.Array]
@@ -39,6 +39,7 @@ class Log:
         images_per_step: int,
         flops_per_step: float,
         shown: Sequence[str],
+        warning: Callable[[Mapping[str, float]], str] = lambda row: "",
     ) -> None:
         """Writes nothing yet.
 
@@ -51,12 +52,14 @@ class Log:
           images_per_step: target images of an outer step.
           flops_per_step: operations of one device per outer step.
           shown: metrics that the progress bar shows.
+          warning: a line about a row for the user, or an empty one; the first is printed.
         """
         self.every, self._writer, self._progress = every, writer, progress
         self._ledger, self._steps, self._shown = ledger, steps, tuple(shown)
         self._images_per_step, self._flops_per_step = images_per_step, flops_per_step
         self._pending: tuple[int, Metrics] | None = None
         self._probe: dict[str, float] = {}
+        self._warning, self._warned = warning, False
         self.restart(0)
 
     def restart(self, step: int) -> None:
@@ -92,8 +95,16 @@ class Log:
         row |= self._rates(at)
         row["goodput"] = self._ledger.goodput()
         self._writer.write_scalars(at, row | self._ledger.totals())
+        self._warn(at, row)
         shown = {name: row[name] for name in self._shown if name in row}
         self._progress.note(**shown, **self._probe, **{name: row[name] for name in _LOG_LINE})
+
+    def _warn(self, step: int, row: Mapping[str, float]) -> None:
+        if self._warned or not is_first():
+            return
+        if line := self._warning(row):
+            self._progress.line(f"frepo-scale: step {step}: {line}")
+            self._warned = True
 
     def sync(self) -> None:
         """Makes the writer write what it holds."""

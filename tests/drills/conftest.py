@@ -1,6 +1,6 @@
-"""Drills: runs are disturbed in every way at hand, and must end as if nobody had been there.
+"""Drills: disturbed runs must end with the same result as undisturbed ones.
 
-All runs are those of `benchmarks/drill.py`, with fewer nets, and share what was compiled.
+All runs are those of `benchmarks/drill.py`, with fewer nets, and share a compilation cache.
 """
 
 import os
@@ -19,7 +19,7 @@ from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.sources.digits import Digits
 from frepo_scale.ops.preemption import Preemption
 
-AS_USUAL = {"XLA_FLAGS": ""}  # compiled as for users, not as the tests' own process is
+AS_USUAL = {"XLA_FLAGS": ""}  # compiled as for users, with optimization
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +40,13 @@ def for_all(tmp_path_factory):
 @pytest.fixture(scope="session")
 def streamed(tmp_path_factory):
     """Settings of a run that reads the digits from records."""
-    place = tmp_path_factory.mktemp("set")
-    parts = Digits().listing(place, lambda: None).parts.items()
+    folder = tmp_path_factory.mktemp("set")
+    parts = Digits().listing(folder, lambda: None).parts.items()
     arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.pixels),
               ("y", part.labels))}  # fmt: skip
-    np.savez(place / "digits.npz", **arrays)
-    prepare(PrepareConfig(place / "digits.npz", place / "out", 8, workers=1), Preemption())
-    given = {"DATASET": "npz", "DATA_DIR": place / "out", "DATA_PLACEMENT": "stream"}
+    np.savez(folder / "digits.npz", **arrays)
+    prepare(PrepareConfig(folder / "digits.npz", folder / "out", 8, workers=1), Preemption())
+    given = {"DATASET": "npz", "DATA_DIR": folder / "out", "DATA_PLACEMENT": "stream"}
     return given | {"CHANCE_PROBES": 0}  # they learn too little in so few steps
 
 
@@ -63,19 +63,19 @@ def _undisturbed(workdir, cache, processes, settings=()):
 
 @pytest.fixture(scope="session")
 def undisturbed(cache, for_all):
-    """A run of one process that nobody disturbed; not to be changed."""
+    """An undisturbed run of one process; tests must not change it."""
     return _undisturbed(for_all / "undisturbed-one", cache, 1)
 
 
 @pytest.fixture(scope="session")
 def undisturbed_two(cache, for_all, streamed):
-    """A run of two processes that nobody disturbed, with images from records."""
+    """An undisturbed run of two processes that streams its images from records."""
     return _undisturbed(for_all / "undisturbed-two", cache, 2, streamed)
 
 
 @pytest.fixture
 def start(cache):
-    """Starts attempts; none outlives the test."""
+    """Starts attempts and ends them after the test."""
     begun = []
 
     def start(workdir, processes=1, devices=1, *, settings=(), environment=(), **more):
@@ -102,13 +102,13 @@ def _mounted(*arguments):
 
 @pytest.fixture
 def disk(tmp_path):
-    """An empty workdir that is a disk of its own, of 8 MiB."""
-    place = tmp_path / "run"
-    place.mkdir()
+    """An empty workdir on its own disk of 8 MiB."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
     if shutil.which("mount") is None:
         pytest.skip("there is no mount command")
-    done = _mounted("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place))
+    done = _mounted("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(workdir))
     if done.returncode:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield workdir
+    subprocess.run(["umount", "--lazy", str(workdir)], check=True)

@@ -1,4 +1,4 @@
-"""Tiny runs, and looking at what they leave."""
+"""Settings of tiny runs, and readers of the files they write."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SETTINGS = {
     "PROBE_EVERY": 15,
     "PROBE_STEPS": 10,
     "EVAL_STEPS": 20,
-    # Many saves: steps alone are over before a signal to several processes is heard.
+    # Many saves: otherwise a run may finish before a signal reaches all its processes.
     "SAVE_EVERY": 2,
     "POOL": 2,
 }
@@ -23,12 +23,12 @@ SUPERVISE = Path(__file__).resolve().parents[2] / "launch" / "supervise.sh"
 
 
 def log(attempt):
-    """What all processes of all attempts at this run have said."""
+    """The output of all processes in all attempts at this run."""
     return "".join(path.read_text(errors="replace") for path in attempt.logs)
 
 
 def said(attempt):
-    """The lines the program ended with, of process 0."""
+    """The messages of process 0."""
     lines = attempt.logs[0].read_text(errors="replace").splitlines()
     return [line for line in lines if line.startswith("frepo-scale: ") and "looks for" not in line]
 
@@ -59,19 +59,19 @@ def attempts(workdir):
 
 
 def at_work(workdir):
-    """Whether another attempt has read everything and is about to compile its first step."""
+    """A function that is true once a further attempt is about to compile its first step."""
     before = len(attempts(workdir))
     return lambda: len(attempts(workdir)) > before
 
 
 def being_saved(workdir):
-    """Whether another checkpoint is half written than now."""
+    """A function that is true while a checkpoint is being written that does not exist now."""
     before = drill.being_written(workdir)
     return lambda: drill.being_written(workdir) - before
 
 
 def with_children(process):
-    """The process and all it started, as in a process group of their own."""
+    """The IDs of the process and of all its descendants."""
     found = [process.pid]
     for pid in found:
         try:
@@ -83,13 +83,13 @@ def with_children(process):
 
 
 def more_rows(workdir, number):
-    """Whether so many more steps were logged than now."""
+    """A function that is true once `number` more steps are logged."""
     wanted = len(rows(workdir)) + number
     return lambda: len(rows(workdir)) >= wanted
 
 
 def unlike(one, other):
-    """What differs between two runs; each must have a loss for every step."""
+    """Names what differs between two runs; each must have a loss for every step."""
     assert list(losses(other)) == list(range(1, STEPS + 1))
     return drill.same_end(one, other)
 
@@ -103,11 +103,11 @@ def wait_until(condition, seconds=240):
 
 
 def files(workdir):
-    """Everything that is there, with when it was changed."""
+    """Every file and folder with its time of change."""
     return {path: path.stat().st_mtime_ns for path in (workdir, *workdir.rglob("*"))}
 
 
 def own_modules_first(folder):
-    """Environment of a process that finds the modules in `folder` before all others."""
+    """The environment of a process that imports modules from `folder` first."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": path}

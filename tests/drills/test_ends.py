@@ -1,4 +1,4 @@
-"""Runs that go on elsewhere, are given up, or are done."""
+"""Runs that resume on other devices, that diverge, and that are complete."""
 
 import re
 import signal
@@ -24,7 +24,7 @@ def test_the_same_run_on_fewer_and_fewer_devices(start, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     begins = []
     for processes, devices in ((2, 4), (1, 8)):
-        # Each step is saved: eight virtual devices are otherwise done before the signal is heard.
+        # Every step is saved: otherwise the run may finish before it acts on the signal.
         attempt = start(workdir, processes, devices, settings={"SAVE_EVERY": 1})
         assert attempt.wait_for(more_rows(workdir, 1))
         attempt.processes[-1].send_signal(signal.SIGTERM)

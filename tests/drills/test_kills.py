@@ -21,12 +21,12 @@ def owner(workdir):
 
 
 def saving(workdir, seen):
-    """Whether a checkpoint that is none of those in `seen` is half written."""
+    """Whether a checkpoint that is not in `seen` is being written."""
     return set((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*")) - seen
 
 
 def probing(workdir):
-    """Whether the last picture is of a probe without a result, later than the start."""
+    """Whether the last gallery image is of a probe without a result, after the start."""
     pictures = [int(path.stem.removeprefix("step_")) for path in workdir.glob("gallery/*.png")]
     done = [row["step"] for row in rows(workdir) if "probe_accuracy" in row]
     return max(pictures, default=0) > max(done, default=0)
@@ -37,7 +37,7 @@ def evaluating(workdir):
 
 
 def kill_when(attempt, moment, killed):
-    """Kills the run once `moment` has come; it is halted and looked at again, to be sure."""
+    """Kills the run at `moment`; the process is suspended first, and the moment checked again."""
     workdir, rng = attempt.workdir, random.Random(len(killed))
     while True:
         wait_until(lambda: not attempt.running or (owner(workdir) not in {None, *killed}))

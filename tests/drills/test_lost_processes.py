@@ -1,4 +1,4 @@
-"""One of two processes is gone, or stands still: the other ends by itself, and all start again."""
+"""One of two processes is killed or suspended: the other ends by itself, and the run resumes."""
 
 import signal
 import time
@@ -33,20 +33,20 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
         assert attempt.wait_for(more_rows(workdir, 2))
         attempt.processes[1 - victim].send_signal(signal.SIGSTOP)
         ended_by_itself(attempt, attempt.processes[victim], 4 * drill.HEARTBEAT)
-        attempt.end()  # a supervisor's task: what stands still does not end by itself
+        attempt.end()  # as a supervisor does: a suspended process does not end by itself
 
     attempt = start(workdir, 2, settings=streamed)
     assert attempt.codes(200) == [0, 0], log(attempt)
     assert unlike(undisturbed_two, workdir) == []
 
 
-def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, tmp_path):
-    """Here the heartbeat would take longer than the watchdog."""
-    workdir, limit = tmp_path / "run", 20.0
+def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, streamed, tmp_path):
+    """The heartbeat would take longer than the watchdog."""
+    workdir, limit = tmp_path / "run", 30.0
     attempt = start(
         workdir,
         2,
-        settings={"WATCHDOG_MINUTES": limit / 60},
+        settings=streamed | {"WATCHDOG_MINUTES": limit / 60},  # compiled before, so no long silence
         environment={"FREPO_HEARTBEAT": "100"},
     )
     assert attempt.wait_for(more_rows(workdir, 2))
@@ -61,5 +61,5 @@ def test_the_watchdog_ends_a_hung_collective(start, undisturbed_two, tmp_path):
     assert line in stacks and "most recent call first" in stacks
     assert "frepo_scale/train/loop.py" in stacks or "frepo_scale/parallel" in stacks
 
-    still.send_signal(signal.SIGCONT)  # it was silent for too long itself
+    still.send_signal(signal.SIGCONT)  # its own watchdog has expired too
     assert attempt.codes(120)[1] in BY_ITSELF | {-signal.SIGALRM}, log(attempt)

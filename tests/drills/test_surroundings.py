@@ -1,4 +1,4 @@
-"""Disks that fill up or become read-only, a clock that jumps, a second launch."""
+"""Full and read-only disks, a clock that jumps, a second launch."""
 
 import subprocess
 import time
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def failed_with_one_line(attempt, *words):
-    """It ends with 1 or 2 and one line that has one of the words; nothing good is lost."""
+    """It ends with 1 or 2 and one line that contains one of the words; checkpoints stay."""
     workdir = attempt.workdir
     (code,) = attempt.codes(120)
     assert code in (1, 2), log(attempt)
@@ -39,7 +39,7 @@ def test_a_disk_that_fills_up(start, undisturbed, disk):
     attempt = start(workdir)
     assert attempt.wait_for(lambda: len(saved(workdir)) == 2)
     with ballast.open("ab", buffering=0) as file:
-        while attempt.running:  # the run itself frees some when it removes a checkpoint
+        while attempt.running:  # the run frees space when it removes a checkpoint
             try:
                 file.write(bytes(4096))
             except OSError:
@@ -55,13 +55,13 @@ def test_a_workdir_that_becomes_read_only(start, undisturbed, disk):
     workdir = disk
     attempt = start(workdir)
     assert attempt.wait_for(lambda: len(saved(workdir)) == 2)
-    # A disk with files open for writing refuses to become read-only; a second mount over it does
-    # not, and as on a file server whose permissions changed, what is open stays open.
+    # A disk with files open for writing cannot be remounted read-only; a bind mount over it can.
+    # Open files stay writable, as on a file server after a change of permissions.
     mount = ["mount", "--bind", str(workdir), str(workdir)]
     subprocess.run(mount, check=True)
     try:
         remount = ["mount", "-o", "remount,bind,ro", str(workdir)]
-        # Busy while the run, which goes on, has a file open that it opened since the line above.
+        # It fails while the run has a file open that it opened after the bind mount.
         assert attempt.wait_for(lambda: not subprocess.run(remount).returncode)
         failed_with_one_line(attempt, "Read-only file system")
         before = saved(workdir)
@@ -86,7 +86,7 @@ time.time_ns = lambda: _real_ns() - 10**9 * _back()
 
 
 def test_a_clock_that_jumps_back_an_hour(start, undisturbed, tmp_path):
-    """Saves go by the clock here, every few milliseconds: none may wait for an hour."""
+    """Saves are timed, every few milliseconds: none may wait for an hour."""
     workdir, jump = tmp_path / "run", tmp_path / "jump"
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "sitecustomize.py").write_text(CLOCK)
@@ -101,7 +101,7 @@ def test_a_clock_that_jumps_back_an_hour(start, undisturbed, tmp_path):
     attempt.processes[0].terminate()
     assert attempt.codes(120) == [42], log(attempt)
 
-    # The next attempt starts before the first one did, as its clock has it.
+    # By its clock the next attempt starts before the first one.
     attempt = start(workdir, environment=environment, settings=settings)
     assert attempt.codes(200) == [0], log(attempt)
     assert unlike(undisturbed, workdir) == ["meta"]  # the recipe's text, with SAVE_EVERY
@@ -116,7 +116,7 @@ def test_two_launches_at_once(start, undisturbed, tmp_path):
     both = [start(workdir), start(workdir)]
     codes = sorted(code for attempt in both for code in attempt.codes(200))
     assert codes == [0, 2], log(both[0])
-    # They share the file, so the line may stand behind what the other was about to end.
+    # They share the file, so the message may follow an unfinished line of the other one.
     assert log(both[0]).count(f"frepo-scale: workdir {workdir} is in use by process") == 1
     assert unlike(undisturbed, workdir) == []
     assert len(attempts(workdir)) == 1

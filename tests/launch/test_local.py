@@ -373,6 +373,7 @@ FILES = "--dist|loadfile|--no-loadscope-reorder|"
         (["-n", "4"], f"{FILES}-n|4|"),
         (["-n0", "tests/core"], f"{FILES}-n0|tests/core|"),
         (["--pdb", "tests/core"], "-n|0|--pdb|tests/core|"),
+        (["-p", "no:xdist"], "-p|no:xdist|"),
     ],
 )
 def test_arguments_of_test_go_to_pytest(machine: Machine, arguments: list[str], given: str) -> None:

@@ -27,6 +27,14 @@ def test_nothing_is_requested_before_a_signal(preemption: Preemption) -> None:
     preemption.check()
 
 
+def test_every_poll_is_reported() -> None:
+    polls: list[int] = []
+    preemption = Preemption(on_poll=lambda: polls.append(1))
+    assert polls == [] and not preemption.requested
+    preemption.check()
+    assert len(polls) == 2
+
+
 def test_constructing_installs_nothing() -> None:
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     Preemption()

@@ -353,3 +353,9 @@ def test_preempted_is_not_swallowed_outside_the_probe(monkeypatch: pytest.Monkey
     monkeypatch.setattr(run, "save", save)
     with pytest.raises(Preempted):
         run.train(config_of(1, 1, 1), 2)
+
+
+def test_the_first_warning_about_a_row_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(warning=lambda row: "low" if row["loss"] >= 0.5 else "")
+    run.train(config_of(log=2, probe=100, save=100), steps=8)
+    assert capsys.readouterr().err.count("frepo-scale: step 4: low\n") == 1

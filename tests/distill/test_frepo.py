@@ -1,0 +1,40 @@
+"""What FRePo says of its regression."""
+
+import pytest
+
+from frepo_scale.distill.algorithm import Problem
+from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.models.convnet import ConvNet
+from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.regression.ridge import RidgeConfig
+
+RAISED, FINE = {"ridge_raised": 1.0, "ridge_in_force": 1e-4}, {"ridge_raised": 0.0}
+
+
+@pytest.fixture
+def frepo():
+    module = ConvNet(num_classes=3, width=2, depth=1)
+    return FRePo(
+        Problem(module, DistillConfig(), PoolConfig(), RidgeConfig(), single_device_mesh(), 3, 4)
+    )
+
+
+def test_a_raised_ridge_is_a_warning_with_both_ridges(frepo):
+    assert frepo.warning(FINE) == ""
+    assert frepo.warning({"loss": 1.0}) == ""
+    line = frepo.warning(RAISED)
+    assert "RIDGE = 1e-06" in line and "1.0e-04" in line
+
+
+@pytest.mark.parametrize(("raised", "advised"), [(0, False), (2, False), (3, True)])
+def test_the_summary_has_the_share_and_advice_above_one_half(frepo, raised, advised):
+    rows = [RAISED] * raised + [FINE] * (4 - raised) + [{"probe_accuracy": 0.5}]
+    facts, line = frepo.summary(rows)
+    assert facts == {"ridge_raised_share": raised / 4}
+    assert ("--gin.RIDGE=1e-04" in line) == advised
+
+
+def test_without_rows_there_is_nothing_to_say(frepo):
+    assert frepo.summary([]) == ({"ridge_raised_share": 0.0}, "")
