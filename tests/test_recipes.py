@@ -15,7 +15,7 @@ from frepo_scale.models.registry import build_net, feature_dim
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 
-# ALGORITHM.md sections 3 to 5 and 7, read off there by hand:
+# docs/algorithm.md sections 3 to 5 and 7, read off there by hand:
 # name: images per class, outer steps, depth, flip, evaluation steps, probe steps, accuracy.
 K = 1000
 PAPER = {

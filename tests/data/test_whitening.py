@@ -131,7 +131,7 @@ def small_grids(monkeypatch):
 
 
 def by_definition(images, n):
-    """Whitened (n, 8, 8, 3), matrix (48, 48): ALGORITHM.md section 1, in float64."""
+    """Whitened (n, 8, 8, 3), matrix (48, 48): docs/algorithm.md section 1, in float64."""
     x = images / 255.0
     x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
     corners = [(slice(None), slice(a, None, 2), slice(b, None, 2)) for a in (0, 1) for b in (0, 1)]

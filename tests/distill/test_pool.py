@@ -1,4 +1,4 @@
-"""The pool: ages, resets, online steps (ALGORITHM.md sections 3 and 4)."""
+"""The pool: ages, resets, online steps (docs/algorithm.md sections 3 and 4)."""
 
 import jax
 import jax.numpy as jnp

@@ -25,7 +25,8 @@ NOTHING = AugmentConfig(
     translate=0,
     cutout=0,
 )
-# Each operation alone at ALGORITHM.md's strength; flip is handled apart: it has none.
+# Each operation alone at the strength of docs/algorithm.md section 5; flip is handled apart: it
+# has none.
 ALONE = {
     "colour": dataclasses.replace(NOTHING, brightness=0.25, contrast=0.25, saturation=0.25),
     "crop": dataclasses.replace(NOTHING, crop_scale=1.25),
