@@ -190,10 +190,14 @@ def main(arguments: Sequence[str]) -> int:
         if overrides and command not in ("distill", "evaluate"):
             name = next(iter(overrides))
             raise InputError(f"--gin.{name} with {command}", "--gin. with distill or evaluate only")
-        _dispatch(options, overrides)
+        _COMMANDS[command](options, overrides)
+        sys.stdout.flush()
         return 0
     except (Preempted, FailedElsewhere) as error:
         return error.code
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (InputError, RunError) as error:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         code = exit_code(error, resumable=command == "distill")
@@ -289,10 +293,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = 
 }
 
 
-def _dispatch(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
-    _COMMANDS[options.command](options, overrides)
-
-
 def entry() -> None:
     """The console script."""
     # On CPU the linear algebra of JAX is SciPy's OpenBLAS, which is 2 to 50 times slower with
@@ -303,17 +303,7 @@ def entry() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from frepo_scale.parallel.ending import run_and_leave
 
-    run_and_leave(_command)
-
-
-def _command() -> int:
-    try:
-        code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    return code
+    run_and_leave(main, sys.argv[1:])
 
 
 if __name__ == "__main__":

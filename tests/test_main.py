@@ -159,7 +159,7 @@ def test_the_code_of_a_stop_is_the_exit_code(code, monkeypatch):
         if code:
             raise Preempted(code)
 
-    monkeypatch.setattr(command, "_dispatch", stop)
+    monkeypatch.setitem(command._COMMANDS, "report", stop)
     assert main(["report", "x"]) == code
 
 
@@ -187,7 +187,7 @@ def test_failures_are_one_line_with_their_code(error, code, message, monkeypatch
     def fail(options, overrides):
         raise error
 
-    monkeypatch.setattr(command, "_dispatch", fail)
+    monkeypatch.setitem(command._COMMANDS, "report", fail)
     assert main(["report", "x"]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -215,7 +215,8 @@ def test_a_run_whose_disk_fails_for_a_moment_is_to_be_started_again(
     def fail(options, overrides):
         raise error
 
-    monkeypatch.setattr(command, "_dispatch", fail)
+    for name in ("distill", "report"):
+        monkeypatch.setitem(command._COMMANDS, name, fail)
     final = 2 if kind is InputError else 1
     assert main(["distill", "r.gin"]) == (42 if passing else final)
     assert main(["report", "x"]) == final
@@ -226,7 +227,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
     def fail(options, overrides):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(command, "_dispatch", fail)
+    monkeypatch.setitem(command._COMMANDS, "report", fail)
     with pytest.raises(ZeroDivisionError):
         main(["report", "x"])
 
@@ -235,8 +236,8 @@ def test_a_reader_that_leaves_early_is_no_error():
     code = """
 import sys
 from frepo_scale import main
-main.main = lambda arguments: print("x" * 10_000_000) or 0
-sys.argv = ["frepo-scale"]
+main._COMMANDS["report"] = lambda options, overrides: print("x" * 10_000_000)
+sys.argv = ["frepo-scale", "report", "w"]
 main.entry()
 """
     with subprocess.Popen(

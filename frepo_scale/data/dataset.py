@@ -32,7 +32,7 @@ class DataConfig:
     directory: str | None = setting(
         None,
         "DATA_DIR",
-        "path of the data set; None: the usual paths, see the README",
+        "path of the data set; None: the usual paths (docs/recipes.md)",
         operational=True,
     )
     resolution: int | None = setting(

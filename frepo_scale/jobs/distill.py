@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,7 +47,7 @@ from frepo_scale.parallel.share import of_first, on_first
 from frepo_scale.plan.overview import written_bytes
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
-from frepo_scale.train.loop import Hooks, Outcome, train
+from frepo_scale.train.loop import Hooks, train
 from frepo_scale.train.probing import HeldOutProbe
 
 
@@ -96,12 +96,23 @@ def distill(recipe: Recipe, root: Path) -> None:
             _ends_recorded(workdir, supervisor, preemption),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
-            state, step = attempt.restore_or_init()
-            supervisor.begin(step)
-            outcome = attempt.train(state, step)
-            if outcome.stopped:
-                raise Preempted
-            write_results(attempt.work, outcome.state, attempt.seconds())
+            state, first = attempt.restore_or_init()
+            supervisor.begin(first)
+            if not attempt.is_trained(first):
+                with attempt.training(first) as (batches, hooks):
+                    state, _, stopped = train(
+                        state,
+                        make_train_step(run.algorithm, state),
+                        batches,
+                        hooks,
+                        start=first,
+                        steps=recipe.config.distill.steps,
+                        preemption=preemption,
+                        ledger=supervisor.ledger,
+                    )
+                if stopped:
+                    raise Preempted
+            write_results(attempt.work, state, attempt.seconds())
 
 
 def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
@@ -163,7 +174,7 @@ class _Progress:
 
 
 class _Attempt:
-    """One attempt at a run: what it works with, and the writers that must be closed."""
+    """One attempt at a run: what it works with, and what must be closed at its end."""
 
     def __init__(
         self, run: Run, workdir: Workdir, supervisor: Supervisor, preemption: Preemption
@@ -172,7 +183,6 @@ class _Attempt:
         inputs = Inputs(run.dataset, preprocessing, run.mesh)
         evaluator = build_evaluator(run.config, run.dataset, preemption)
         self.work = Work(run, workdir, supervisor, preprocessing, inputs, evaluator)
-        self._preemption = preemption
         self._checkpointer = Checkpointer(workdir.checkpoints, run.config.loop.keep_every)
         self._writer: MetricWriter = MultiWriter([])
         self._before, self._started = _Progress(), time.monotonic()
@@ -181,8 +191,11 @@ class _Attempt:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._writer.close()
         self._checkpointer.close()
+
+    def is_trained(self, step: int) -> bool:
+        """Whether the state at `step` is the last one, and was probed."""
+        return step == self.work.run.config.distill.steps and self._before.probed == step
 
     def seconds(self) -> float:
         """Seconds spent on the run, earlier attempts included."""
@@ -212,97 +225,41 @@ class _Attempt:
         _say(lambda: print(f"resuming {self.work.workdir.root} at step {restored.step}"))
         return from_checkpoint_tree(algorithm, restored.state, state), restored.step
 
-    def train(self, state: TrainState, start: int) -> Outcome:
-        """Trains from step `start` to the last one, or until a stop is requested."""
+    @contextlib.contextmanager
+    def training(self, start: int) -> Iterator[tuple[Iterator[Any], Hooks]]:
+        """The target batches and the hooks of the loop, from step `start` on."""
         run, config = self.work.run, self.work.run.config
-        steps = config.distill.steps
-        if start == steps and self._before.probed == start:
-            return Outcome(state, start, stopped=False)
-        with contextlib.ExitStack() as closing:
-            after_step = []
-            if is_first():
-                tensorboard = TensorBoardWriter(self.work.workdir.tensorboard)
-                metrics = JsonlWriter(self.work.workdir.metrics, resume_at=start)
-                self._writer = MultiWriter([metrics, tensorboard])
-                actions = StepActions(
-                    tensorboard, self.work.workdir.tensorboard, start, steps, config.loop.profile_at
-                )
-                closing.callback(actions.close)
-                after_step.append(actions.after_step)
-            progress = closing.enter_context(Progress("distil", steps, start))
-            feed = self.work.inputs.feed(
-                run.algorithm.batch_size, config.distill.seed, config.data.workers
-            )
-            batches = closing.enter_context(target_batches(feed, start))
-            outcome = train(
-                state,
-                self._first_step_allowed_long(make_train_step(run.algorithm, state)),
-                batches,
-                replace(self._hooks(start, progress), after_step=tuple(after_step)),
-                start=start,
-                steps=steps,
-                preemption=self._preemption,
-                ledger=self.work.supervisor.ledger,
-            )
-        self._checkpointer.wait()
-        return outcome
-
-    def _first_step_allowed_long(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """The step, whose first call may compile for long without the watchdog ending it."""
-        compiled = False
-
-        def first_allowed_long(state: TrainState, batch: Any) -> Any:
-            nonlocal compiled
-            if compiled:
-                return step(state, batch)
-            with self.work.supervisor.compiling():
-                result = step(state, batch)
-            compiled = True
-            return result
-
-        return first_allowed_long
-
-    def _hooks(self, start: int, progress: Progress) -> Hooks:
-        run, config, dataset = self.work.run, self.work.run.config.loop, self.work.run.dataset
-        algorithm, ledger = run.algorithm, self.work.supervisor.ledger
-        flops = algorithm.flops(dataset.image_shape, dataset.num_classes)
-        log = Log(
-            config.log_every,
-            self._writer,
-            progress,
-            ledger,
-            steps=run.config.distill.steps,
-            images_per_step=algorithm.batch_size,
-            flops_per_step=flops / run.mesh.size,
-            shown=algorithm.progress,
-            warning=algorithm.warning,
+        feed = self.work.inputs.feed(
+            run.algorithm.batch_size, config.distill.seed, config.data.workers
         )
+        with contextlib.ExitStack() as closing:
+            batches = closing.enter_context(target_batches(feed, start))
+            progress = closing.enter_context(Progress("distil", config.distill.steps, start))
+            after_step = self._open_writers(start, closing)
+            yield batches, self._hooks(start, progress, after_step)
+        self._checkpointer.wait()
+
+    def _hooks(
+        self, start: int, progress: Progress, after_step: tuple[Callable[[int], None], ...]
+    ) -> Hooks:
+        run, config = self.work.run, self.work.run.config.loop
         probe = HeldOutProbe(
-            algorithm,
+            run.algorithm,
             self.work.evaluator,
             self.work.inputs.held_out,
-            dataset.num_classes,
+            run.dataset.num_classes,
             # From noise nothing can be learned.
-            chance_probes=0 if dataset.placement == "constant" else config.chance_probes,
+            chance_probes=0 if run.dataset.placement == "constant" else config.chance_probes,
             at_chance=self._before.at_chance,
             give_up=self._give_up,
             show=self._save_gallery,
         )
 
         def save(state: TrainState, step: int, probed: int) -> None:
-            on_first(self.work.supervisor.check_lock)
-            facts = {
-                "probed": probed,
-                "seconds": self.seconds(),
-                "at_chance": probe.at_chance,
-                "dataset": dataset.fingerprint,
-                "settings": scientific_settings(run.config),
-                "operative_config": run.recipe.operative,
-            }
-            self._checkpointer.save(step, checkpoint_tree(algorithm, state), facts)
+            self._save(state, step, _Progress(probed, self.seconds(), probe.at_chance))
 
         return Hooks(
-            log,
+            self._log(progress),
             self._check,
             Probe(config.probe_every, probe, self._before.probed),
             Save(
@@ -312,7 +269,51 @@ class _Attempt:
                 start=start,
                 clock_every=config.log_every,
             ),
+            after_step,
+            self.work.supervisor.compiling,
         )
+
+    def _open_writers(
+        self, start: int, closing: contextlib.ExitStack
+    ) -> tuple[Callable[[int], None], ...]:
+        """Opens the writers of metrics on process 0; returns the actions after each step."""
+        if not is_first():
+            return ()
+        workdir, config = self.work.workdir, self.work.run.config
+        tensorboard = TensorBoardWriter(workdir.tensorboard)
+        self._writer = MultiWriter([JsonlWriter(workdir.metrics, resume_at=start), tensorboard])
+        closing.callback(self._writer.close)
+        actions = StepActions(
+            tensorboard, workdir.tensorboard, start, config.distill.steps, config.loop.profile_at
+        )
+        closing.callback(actions.close)
+        return (actions.after_step,)
+
+    def _log(self, progress: Progress) -> Log:
+        run, dataset = self.work.run, self.work.run.dataset
+        algorithm, steps = run.algorithm, run.config.distill.steps
+        flops = algorithm.flops(dataset.image_shape, dataset.num_classes)
+        return Log(
+            run.config.loop.log_every,
+            self._writer,
+            progress,
+            self.work.supervisor.ledger,
+            steps=steps,
+            images_per_step=algorithm.batch_size,
+            flops_per_step=flops / run.mesh.size,
+            shown=algorithm.progress,
+            warning=algorithm.warning,
+        )
+
+    def _save(self, state: TrainState, step: int, progress: _Progress) -> None:
+        run = self.work.run
+        on_first(self.work.supervisor.check_lock)
+        facts = asdict(progress) | {
+            "dataset": run.dataset.fingerprint,
+            "settings": scientific_settings(run.config),
+            "operative_config": run.recipe.operative,
+        }
+        self._checkpointer.save(step, checkpoint_tree(run.algorithm, state), facts)
 
     def _check(self, state: TrainState) -> None:
         """Raises RunError if the loss was not finite at some step."""

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, is_passing
 from frepo_scale.parallel.runtime import connected, is_first
@@ -64,8 +64,8 @@ def lost_peer(error: BaseException) -> bool:
     return False
 
 
-def run_and_leave(main: Callable[[], int]) -> NoReturn:
-    """Runs `main` and ends the process with the exit code it returns.
+def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
+    """Calls `main(*arguments)` and ends the process with the exit code that it returns.
 
     A single process ends as Python does, and an exception shows its traceback. After a failure
     this takes at most ten seconds, whatever threads of libraries still wait for.
@@ -77,7 +77,7 @@ def run_and_leave(main: Callable[[], int]) -> NoReturn:
     heartbeat.
     """
     try:
-        code = main()
+        code = main(*arguments)
     except BaseException as error:
         if not connected():
             _end_in_time(exit_code(error, resumable=False))

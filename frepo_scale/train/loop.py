@@ -7,8 +7,9 @@ at s.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -30,6 +31,7 @@ class Hooks:
         and save.
       probe: evaluates the set; None: never.
       save: writes checkpoints; None: never.
+      compiling: a context around the first step, which may compile for long.
       after_step: called with the number of steps dispatched; must not wait for the device.
     """
 
@@ -38,10 +40,10 @@ class Hooks:
     probe: Probe | None = None
     save: Save | None = None
     after_step: tuple[Callable[[int], None], ...] = ()
+    compiling: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How the loop ended: the state, its step, and whether a stop was requested."""
 
     state: State
@@ -103,13 +105,15 @@ def train(
 
         with log.waiting_for_input(), ledger.during("data"):
             batch = next(batches)
-        with ledger.during("compile" if done == start else "step"):
-            state, metrics = step(state, batch)
+        first = done == start
+        with ledger.during("compile" if first else "step"):
+            with hooks.compiling() if first else nullcontext():
+                state, metrics = step(state, batch)
             del batch  # freed when the step is done with it, not when the next one is there
             done += 1
             log.step(done, metrics)
-            _wait(in_flight, metrics["loss"], first=done == start + 1)
-            if done == start + 1:
+            _wait(in_flight, metrics["loss"], first)
+            if first:
                 log.restart(done)  # compilation is not speed
         for action in hooks.after_step:
             action(done)

@@ -55,3 +55,19 @@ def test_the_lock_removes_files_that_killed_attempts_left_half_written(tmp_path)
     with contextlib.closing(Supervisor(place, 0.0)) as supervisor:
         supervisor.lock()
         assert list(tmp_path.rglob(".partial-*")) == [others]
+
+
+def test_every_poll_of_a_run_is_a_heartbeat(tmp_path, monkeypatch):
+    polled = []
+
+    class Recorded:
+        def __init__(self, on_poll):
+            polled.append(on_poll)
+
+        def install(self):
+            raise StopIteration
+
+    monkeypatch.setattr(distill, "Preemption", Recorded)
+    with pytest.raises(StopIteration):
+        main(["distill", "digits_ipc1", "--workdir", str(tmp_path / "run")])
+    assert [found.__func__ for found in polled] == [Supervisor.heartbeat]
