@@ -28,9 +28,12 @@ from frepo_scale.regression.cholesky import BLOCK, Spread, factorise, substitute
 
 # slice: (GB of a device, settings of the recipe)
 SLICES = {
-    "v5e:4x4": (16, {"MEMBERS": 4, "POOL": 16, "MESH_POOL": 4, "MESH_DATA": 4, "CHUNK": 256}),
-    "v5e:16x16": (16, {"MEMBERS": 16, "POOL": 32, "MESH_POOL": 16, "MESH_DATA": 16, "CHUNK": 256}),
-    "v4:2x2x2": (30, {"MEMBERS": 4, "POOL": 16, "MESH_POOL": 2, "MESH_DATA": 4, "CHUNK": 512}),
+    "v5e:4x4": (16, {"MEMBERS": 4, "POOL_SIZE": 16, "MESH_POOL": 4, "MESH_DATA": 4, "CHUNK": 256}),
+    "v5e:16x16": (
+        16,
+        {"MEMBERS": 16, "POOL_SIZE": 32, "MESH_POOL": 16, "MESH_DATA": 16, "CHUNK": 256},
+    ),
+    "v4:2x2x2": (30, {"MEMBERS": 4, "POOL_SIZE": 16, "MESH_POOL": 2, "MESH_DATA": 4, "CHUNK": 512}),
 }
 IPCS = (2, 10, 50)
 

@@ -274,7 +274,7 @@ def test_an_evaluation_that_is_stopped_goes_on(whole, tmp_path, capsys, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Fitter, "fit", fit_and_stop)
         assert main(given) == 42
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command resumes" in capsys.readouterr().out
     assert not (workdir / "evaluation.json").exists()
     stopped = len(trained)
     with monkeypatch.context() as patch:

@@ -91,7 +91,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr(bucket, "put", put_and_stop)
         assert main(command(URL)) == 42
-    assert f"the same command goes on from {URL}" in capsys.readouterr().out
+    assert f"the same command resumes from {URL}" in capsys.readouterr().out
     assert f"{URL.removeprefix('gs://')}/DONE" not in bucket.objects
     stopped = rows(content(bucket, "metrics.jsonl"))
     assert 10 <= stopped[-1]["step"] < 30

@@ -36,7 +36,7 @@ KNOBS = {
     "WIDTH": 4,
     "DEPTH": 2,
     "BATCH": 32,
-    "POOL": 2,
+    "POOL_SIZE": 2,
     "PROFILE_AT": 0,
     "DATASET": "npz",
     "DATA_PLACEMENT": "stream",

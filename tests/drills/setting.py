@@ -17,7 +17,7 @@ SETTINGS = {
     "EVAL_STEPS": 20,
     # Many saves: otherwise a run may finish before a signal reaches all its processes.
     "SAVE_EVERY": 2,
-    "POOL": 2,
+    "POOL_SIZE": 2,
 }
 SUPERVISE = Path(__file__).resolve().parents[2] / "launch" / "supervise.sh"
 

@@ -27,7 +27,7 @@ KNOBS = {
     "RESOLUTION": 8,
     "DEPTH": 1,
     "WIDTH": 4,
-    "POOL": 1,
+    "POOL_SIZE": 1,
     "BATCH": 16,
     "STEPS": STEPS,
     "SAVE_EVERY": SAVE_EVERY,

@@ -164,7 +164,7 @@ def test_killed_in_the_middle(tmp_path, images, number, small, run):
     out, err = job.communicate(timeout=60)
     assert job.returncode == (42 if number == signal.SIGTERM else -number), err
     if number == signal.SIGTERM:
-        assert "the same command goes on" in out
+        assert "the same command resumes" in out
     made = list((tmp_path / "out").glob("*.array_record"))
     assert made and not (tmp_path / "out" / "dataset.json").exists()
     again = command(source, tmp_path / "out", "--workers", "2")
