@@ -17,21 +17,22 @@ import numpy as np
 
 from frepo_scale import config
 from frepo_scale.core.types import Batch, DistilledSet
-from frepo_scale.distill.pool import Member, fresh_member, online_step, whole_minibatch
-from frepo_scale.distill.step import OuterStep, make_meta_gradient
-from frepo_scale.jobs.inputs import Inputs
-from frepo_scale.jobs.parts import Parts
+from frepo_scale.distill.algorithm import Problem
+from frepo_scale.distill.pool import Member, fresh_member
+from frepo_scale.distill.step import make_meta_gradient, make_pool_update
+from frepo_scale.jobs.run import build_run
+from frepo_scale.train.inputs import Inputs
 
 RIDGES = (1e-6, 1e-3, 1e-1)
 
 
 def gradient(
-    parts: OuterStep, one: Member, start: DistilledSet, batch: Batch
+    problem: Problem, one: Member, start: DistilledSet, batch: Batch
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Loss, image gradient and label gradient for one net."""
     pool = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
     targets = Batch(batch.images[None], batch.labels[None])
-    grads, metrics = jax.jit(make_meta_gradient(parts))(jnp.int32(0), start, pool, targets)
+    grads, metrics = jax.jit(make_meta_gradient(problem))(jnp.int32(0), start, pool, targets)
     return float(metrics["regression_loss"]), np.asarray(grads.images), np.asarray(grads.labels)
 
 
@@ -46,20 +47,21 @@ def main() -> None:
     """Prints the table."""
     name, *given = sys.argv[1:]
     overrides = dict(item.removeprefix("--gin.").split("=", 1) for item in given)
-    built = Parts(config.load_recipe(config.find_recipe(name), overrides).config)
+    built = build_run(config.load_recipe(config.find_recipe(name), overrides))
     split = Inputs(built.dataset, built.dataset.fit_preprocessing(), built.mesh).train
     start = DistilledSet(*map(jnp.asarray, built.start(split)))
     rows = np.random.default_rng(0).permutation(len(split.labels))[: built.config.data.batch]
     batch = Batch(jnp.asarray(split.at(rows)), jnp.asarray(split.labels[rows]))
 
-    step = replace_ridge(built.outer_step(), 1e-6)
+    step = replace_ridge(built.algorithm.problem, 1e-6)
     image = jax.ShapeDtypeStruct(start.images.shape[1:], start.images.dtype)
     fresh = fresh_member(step.module, step.pool, jax.random.key(0), image, 0)
-    whole = whole_minibatch(*start)
-    train = jax.jit(lambda one: online_step(step.module, step.pool, one, whole)[0])
-    trained = fresh
+    alone = step._replace(pool=replace(step.pool, size=1, members=1))
+    train = jax.jit(lambda pool: make_pool_update(alone)(jnp.int32(0), start, pool)[0])
+    pool = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], fresh)
     for _ in range(step.pool.max_online):
-        trained = train(trained)
+        pool = train(pool)
+    trained = jax.tree.map(lambda leaf: leaf[0], pool)
 
     print("| net | ridge | loss | images | cosine | labels | cosine |")
     print("|---" * 7 + "|")
@@ -76,7 +78,7 @@ def main() -> None:
             )
 
 
-def replace_ridge(step: OuterStep, ridge: float) -> OuterStep:
+def replace_ridge(step: Problem, ridge: float) -> Problem:
     """The same step with another ridge."""
     return step._replace(ridge=replace(step.ridge, ridge=ridge))
 

@@ -33,7 +33,7 @@ def solver(spread: Spread | None, devices: list[jax.Device], n: int) -> Callable
     def local(matrix: jax.Array, right: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
             wide = jnp.pad(matrix, ((0, 0), (0, system.size - n)))
-            factor = system.factorise(system.shifted(system.own(wide), jnp.float32(0)))
+            factor = system.factorise(system.shifted(system.local(wide), jnp.float32(0)))
             return system.solve(factor, right)
 
     return jax.jit(

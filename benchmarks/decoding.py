@@ -25,10 +25,10 @@ from PIL import Image
 
 from frepo_scale.data import decode
 from frepo_scale.data.decode import decode_image, to_square
-from frepo_scale.data.prepare.inputs import list_source
+from frepo_scale.data.sources.registry import list_source
 
 Method = Callable[[bytes], np.ndarray]
-LEAST = {"full": 1.3, "reduced": 2.0}  # times TensorFlow
+LEAST = 1.3  # times TensorFlow
 
 
 def read_jpegs(source: Path, count: int) -> list[bytes]:
@@ -65,23 +65,14 @@ def methods(side: int) -> dict[str, Method]:
 
         return method
 
-    def inter_area(data: bytes) -> np.ndarray:
-        pixels = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB))
-        small = min(pixels.shape[:2])
-        top, left = (n - small >> 1 for n in pixels.shape[:2])
-        square = np.ascontiguousarray(pixels[top : top + small, left : left + small])
-        return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
-
-    def ours(decode: str) -> Method:
-        return lambda data: decode_image(data, "", 3, side, "crop", "area", decode).pixels
+    def ours(data: bytes) -> np.ndarray:
+        return decode_image(data, "", 3, side, "crop").pixels
 
     found: dict[str, Method] = {
-        "prepare --decode full": ours("full"),
-        "prepare --decode reduced": ours("reduced"),
+        "prepare": ours,
         "Pillow, full": pillow,
         "Pillow, draft": draft,
         "OpenCV, full": opencv(cv2.IMREAD_COLOR),
-        "OpenCV, full, INTER_AREA": inter_area,
         "OpenCV, reduced by 2": opencv(cv2.IMREAD_REDUCED_COLOR_2),
         "OpenCV, reduced by 4": opencv(cv2.IMREAD_REDUCED_COLOR_4),
         "simplejpeg, reduced": lambda data: to_square(
@@ -172,25 +163,22 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, method in found.items():
             squares = []
-            for place, data in enumerate(images):
+            for row, data in enumerate(images):
                 began = time.process_time()
                 squares.append(method(data))
-                best[name][place] = min(best[name][place], time.process_time() - began)
+                best[name][row] = min(best[name][row], time.process_time() - began)
             pixels[name] = np.stack(squares).astype(int)
     seconds = {name: float(times.sum()) for name, times in best.items()}
-    full, reference = seconds["prepare --decode full"], pixels["Pillow, full"]
+    full, reference = seconds["prepare"], pixels["Pillow, full"]
     print(f"{len(images)} images to {options.resolution} px   images/s/core  of full  difference")
     for name in found:
         difference = np.abs(pixels[name] - reference).mean()
         rate, ratio = len(images) / seconds[name], full / seconds[name]
         print(f"{name:28} {rate:13.0f} {ratio:8.2f} {difference:11.2f}")
     if "TensorFlow, full" in found:
-        for decode, least in LEAST.items():
-            ratio = seconds["TensorFlow, full"] / seconds[f"prepare --decode {decode}"]
-            print(
-                f"prepare --decode {decode} is {ratio:.2f} times as fast as TensorFlow"
-                f" (bar {least:g}: {'met' if ratio >= least else 'missed'})"
-            )
+        ratio = seconds["TensorFlow, full"] / seconds["prepare"]
+        met = "met" if ratio >= LEAST else "missed"
+        print(f"prepare is {ratio:.2f} times as fast as TensorFlow (bar {LEAST:g}: {met})")
     if options.damaged:
         print(damaged(images, options.damaged))
 

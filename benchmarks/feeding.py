@@ -37,8 +37,10 @@ from frepo_scale.data.types import Rows, Split, everything
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.ops.progress import Progress
 from frepo_scale.parallel.mesh import single_device_mesh
-from frepo_scale.train.loop import LoopConfig, train
+from frepo_scale.train.hooks import Log
+from frepo_scale.train.loop import Hooks, train
 
 BATCH = 1024
 STEPS = 400
@@ -64,31 +66,15 @@ class PartOrder(GlobalOrder):
         return super().__getitem__(step)[: BATCH // PROCESSES]
 
 
-class Job:
-    """Neither probes nor saves; keeps the rows."""
+class RowsKept:
+    """A metrics writer that keeps the rows."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
-    def check(self, state: Any) -> None:
-        """Nothing can go wrong."""
-
-    def probe(self, state: Any, step: int) -> tuple[Any, Mapping[str, float]]:
-        """No probe."""
-        return state, {}
-
-    def save(self, state: Any, step: int, probed: int) -> None:
-        """No checkpoint."""
-
-    def after_step(self, step: int) -> None:
-        """Nothing."""
-
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Keeps a row."""
         self.rows.append(dict(scalars))
-
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """No images."""
 
     def flush(self) -> None:
         """Nothing is buffered."""
@@ -104,27 +90,23 @@ def waiting(feed: Feed, seconds: float) -> float:
 
     def step(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         time.sleep(seconds)
-        return state, {"loss": done, "target_accuracy": done}
+        return state, {"loss": done}
 
-    job = Job()
-    config = LoopConfig(log_every=steps // 4, probe_every=10**9, save_every=10**9)
-    with target_batches(feed, 0) as batches:
-        train(
-            0,
-            start=0,
-            probed=0,
+    writer, ledger = RowsKept(), Ledger(None)
+    with target_batches(feed, 0) as batches, Progress("feed", steps) as progress:
+        log = Log(
+            steps // 4,
+            writer,
+            progress,
+            ledger,
             steps=steps,
-            config=config,
-            step=step,
-            batches=batches,
             images_per_step=BATCH,
             flops_per_step=0.0,
-            ledger=Ledger(None),
-            job=job,
-            writer=job,
-            preemption=Preemption(),
+            shown=(),
         )
-    later = [row for row in job.rows if "loss" in row][1:]
+        hooks = Hooks(log, check=lambda state: None)
+        train(0, step, batches, hooks, start=0, steps=steps, preemption=Preemption(), ledger=ledger)
+    later = [row for row in writer.rows if "loss" in row][1:]
     return float(np.median([row["input_wait_fraction"] for row in later]))
 
 

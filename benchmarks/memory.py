@@ -14,9 +14,10 @@ import sys
 
 import jax
 
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.step import OuterStep
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import MeshConfig, build_mesh
 from frepo_scale.plan.compile import compile_outer_step, cost_of
@@ -29,7 +30,7 @@ SIDE, CLASSES, DIM, BATCH, CHUNK = 64, 100, 16384, 256, 250
 def temporary(size: int, chunk: int, device: jax.Device) -> float:
     """GB of temporary memory of one outer step with `size` synthetic images."""
     module = ConvNet(num_classes=CLASSES, width=128, depth=4)
-    parts = OuterStep(
+    problem = Problem(
         module,
         DistillConfig(ipc=size // CLASSES, chunk=chunk),
         PoolConfig(size=1, batch=BATCH),
@@ -38,7 +39,7 @@ def temporary(size: int, chunk: int, device: jax.Device) -> float:
         size,
         BATCH,
     )
-    return cost_of(compile_outer_step(parts, (SIDE, SIDE, 3), CLASSES)).temporary / 1e9
+    return cost_of(compile_outer_step(FRePo(problem), (SIDE, SIDE, 3), CLASSES)).temporary / 1e9
 
 
 def main() -> None:

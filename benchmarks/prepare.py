@@ -32,12 +32,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
 
 import numpy as np
 
-from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import ShardTask, make_shard, shard_name, shard_size
 from frepo_scale.data.prepare.workers import run_tasks
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.ops.preemption import Preemption
 
 BATCH, BATCHES = 1024, 40
@@ -71,7 +71,7 @@ def shard_tasks(source: Path, out: Path, side: int) -> list[ShardTask]:
         rows = np.arange(number * size, min((number + 1) * size, len(part)))
         file = out / shard_name("train", number, count)
         note = file.with_suffix(".json")
-        tasks.append(ShardTask(file, note, part.take(rows), side, 3, "crop", "area", "full"))
+        tasks.append(ShardTask(file, note, part.take(rows), (side, side, 3), "crop", "area"))
     return tasks
 
 
@@ -108,16 +108,14 @@ def read_records(folder: Path) -> Iterator[object]:
     train = PreparedSet.open(folder).train
     rng = np.random.default_rng(0)
     while True:
-        yield train.__getitems__(rng.integers(0, len(train), BATCH))
+        yield train.read(rng.integers(0, len(train), BATCH))
 
 
 def write_tfrecords(folder: Path, path: Path) -> None:
     """The same images and labels as one TFRecord file."""
     import tensorflow as tf
 
-    images, labels = PreparedSet.open(folder).train.__getitems__(
-        range(len(PreparedSet.open(folder).train))
-    )
+    images, labels = PreparedSet.open(folder).train.read(range(len(PreparedSet.open(folder).train)))
     with tf.io.TFRecordWriter(str(path)) as writer:
         for image, label in zip(images, labels, strict=True):
             features = {

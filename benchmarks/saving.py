@@ -21,9 +21,11 @@ import jax.numpy as jnp
 from frepo_scale import config
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.sources import spec_for
-from frepo_scale.distill.state import state_shapes
-from frepo_scale.models.registry import build_net
+from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.state import checkpoint_tree, train_state_shapes
+from frepo_scale.jobs.run import problem_of
 from frepo_scale.ops.checkpoint import Checkpointer
+from frepo_scale.parallel.mesh import single_device_mesh
 
 INTERVAL = 500 * 0.1  # seconds
 
@@ -40,13 +42,13 @@ def main() -> None:
     if spec.num_classes is None or spec.resolution is None or spec.channels is None:
         raise SystemExit("a published data set, please")
     image = (spec.resolution, spec.resolution, spec.channels)
-    size = spec.num_classes * run.distill.ipc
+    problem = problem_of(run, single_device_mesh(), spec.num_classes, image)
+    frepo, size = FRePo(problem), problem.size
     start = DistilledSet(
         jax.ShapeDtypeStruct((size, *image), jnp.float32),
         jax.ShapeDtypeStruct((size, spec.num_classes), jnp.float32),
     )
-    module = build_net(run.net, spec.num_classes, image)
-    shapes = state_shapes(module, run.distill, run.pool, start)
+    shapes = checkpoint_tree(frepo, train_state_shapes(frepo, start))
 
     def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return (jnp.arange(math.prod(leaf.shape)) % 997).astype(leaf.dtype).reshape(leaf.shape)

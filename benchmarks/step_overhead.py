@@ -22,46 +22,27 @@ from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.feed import Feed, target_batches
 from frepo_scale.data.pipeline import GlobalOrder
 from frepo_scale.data.types import Split
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import DistillState, initial_state
-from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.distill.state import initial_train_state, make_train_step
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.metrics import JsonlWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.ops.progress import Progress
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
-from frepo_scale.train.loop import LoopConfig, train
+from frepo_scale.train.hooks import Log, Probe, Save
+from frepo_scale.train.loop import Hooks, train
 
 STEPS = 1000
 ROUNDS = 7
 BATCH = 2
 SIDE = 28
 CLASSES = 10
-
-
-class Job:
-    """A job that does nothing but count steps, as a run does between its probes."""
-
-    def __init__(self, actions: StepActions) -> None:
-        """Takes the periodic actions of a run."""
-        self._actions = actions
-
-    def check(self, state: DistillState) -> None:
-        """Nothing to check."""
-
-    def probe(self, state: DistillState, step: int) -> tuple[DistillState, dict[str, float]]:
-        """Nothing to probe."""
-        return state, {}
-
-    def save(self, state: DistillState, step: int, probed: int) -> None:
-        """Nothing to save."""
-
-    def after_step(self, step: int) -> None:
-        """What a run does after a step."""
-        self._actions.after_step(step)
 
 
 def main() -> int:
@@ -73,15 +54,13 @@ def main() -> int:
     config = DistillConfig(ipc=1, steps=10**6)
     start = DistilledSet(images[:CLASSES], np.eye(CLASSES, dtype=np.float32) - 1 / CLASSES)
     mesh, pool = single_device_mesh(), PoolConfig()
-    state = initial_state(module, config, pool, start, mesh)
-    step = make_outer_step(
-        OuterStep(module, config, pool, RidgeConfig(), mesh, CLASSES, BATCH), state
-    )
+    frepo = FRePo(Problem(module, config, pool, RidgeConfig(), mesh, CLASSES, BATCH))
+    step = make_train_step(frepo, initial_train_state(frepo, start))
     fixed = Batch(*(jax.device_put(x) for x in (images[:BATCH], labels[:BATCH])))
 
     def bare() -> float:
         """Seconds per step of the jitted call alone, the batch already on the device."""
-        state = initial_state(module, config, pool, start, mesh)
+        state = initial_train_state(frepo, start)
         state, _ = step(state, fixed)
         jax.block_until_ready(state)
         began = time.perf_counter()
@@ -94,27 +73,41 @@ def main() -> int:
         """Wall and own-thread seconds per step of the whole loop, logging every hundredth."""
         tensorboard = TensorBoardWriter(folder)
         writer = MultiWriter([JsonlWriter(folder / "metrics.jsonl", 0), tensorboard])
-        job = Job(StepActions(tensorboard, folder, 0, STEPS + 1, profile_at=0))
-        state = initial_state(module, config, pool, start, mesh)
+        actions = StepActions(tensorboard, folder, 0, STEPS + 1, profile_at=0)
+        ledger = Ledger(None)
+        state = initial_train_state(frepo, start)
         order = GlobalOrder(len(labels), BATCH, 0)
         feed = Feed(Split(images, labels), order, "memory", None, mesh)
         jax.block_until_ready(state)
-        with target_batches(feed, 0) as batches:
+        with target_batches(feed, 0) as batches, Progress("loop", STEPS) as progress:
+            log = Log(
+                100,
+                writer,
+                progress,
+                ledger,
+                steps=STEPS,
+                images_per_step=BATCH,
+                flops_per_step=0.0,
+                shown=frepo.progress,
+            )
+            # Hooks as in a run between its probes.
+            hooks = Hooks(
+                log,
+                lambda state: None,
+                Probe(10**9, lambda state, _: (state, {}), step=0),
+                Save(10**9, 10.0, lambda *_: None, start=0, clock_every=100),
+                (actions.after_step,),
+            )
             began, worked = time.perf_counter(), time.thread_time()
             outcome = train(
                 state,
+                step,
+                batches,
+                hooks,
                 start=0,
-                probed=0,
                 steps=STEPS,
-                config=LoopConfig(log_every=100, probe_every=10**9, save_every=10**9),
-                step=step,
-                batches=batches,
-                images_per_step=BATCH,
-                flops_per_step=0.0,
-                ledger=Ledger(None),
-                job=job,
-                writer=writer,
                 preemption=Preemption(),
+                ledger=ledger,
             )
         worked = time.thread_time() - worked
         jax.block_until_ready(outcome.state)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from frepo_scale import config
 from frepo_scale.core.errors import InputError
-from frepo_scale.jobs.planning import compile_recipe
+from frepo_scale.jobs.plan import compile_recipe
 from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
 from frepo_scale.plan.collectives import collectives
 from frepo_scale.plan.compile import cost_of

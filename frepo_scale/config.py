@@ -11,58 +11,63 @@ import re
 import tokenize
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gin
 from gin import config_parser
 
 from frepo_scale.core.errors import InputError, nearest
-from frepo_scale.data.dataset import DataConfig
-from frepo_scale.distill.config import DistillConfig
-from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.evaluate.protocol import EvaluationConfig
-from frepo_scale.jobs.parts import RunConfig
-from frepo_scale.models.registry import NetConfig
-from frepo_scale.parallel.mesh import MeshConfig
-from frepo_scale.regression.ridge import RidgeConfig
-from frepo_scale.train.loop import LoopConfig
+from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
+from frepo_scale.jobs.settings import Recipe, RunConfig
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
-BASE = RECIPES / "base" / "frepo.gin"
 
-# The names recipes bind. The classes know nothing of gin.
-_BOUND: dict[str, type] = {
-    "Data": DataConfig,
-    "Distill": DistillConfig,
-    "Ridge": RidgeConfig,
-    "Net": NetConfig,
-    "Pool": PoolConfig,
-    "Mesh": MeshConfig,
-    "Loop": LoopConfig,
-    "Evaluation": EvaluationConfig,
-    "Run": RunConfig,
-}
+# The names that recipes bind. The classes know nothing of gin.
+_PARTS: dict[str, type] = {part.name: cast(type, part.type) for part in fields(RunConfig)}
+_BOUND = {class_name(cls): cls for cls in (*_PARTS.values(), RunConfig)}
 for _name, _cls in _BOUND.items():
     gin.external_configurable(_cls, name=_name, module="frepo_scale")
 
+# Names of earlier versions. Recipes with them are refused; in a `config.gin` that a run has
+# written they are read as the new ones.
+RENAMED = {"POOL": "POOL_SIZE", "FLIP": "REGRESSION_FLIP", "DATA": "DATA_SOURCE"}
+_RENAMED_VALUES = {("DATA", "synthetic"): "noise"}
 
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe as read.
 
-    Attributes:
-      name: the file's name without `.gin`.
-      config: the checked configuration.
-      text: everything bound, in one file without includes: reading it gives `config` again.
-      operative: what the run uses, defaults included.
-    """
+def settings() -> dict[str, Declared]:
+    """Every public setting by its macro."""
+    return by_macro(_BOUND)
 
-    name: str
-    config: RunConfig
-    text: str
-    operative: str
+
+def settings_table() -> str:
+    """Every public setting with its default and its meaning, by part."""
+    lines = []
+    for part, cls in _PARTS.items():
+        found = [one for one in declared_settings(cls) if one.setting.macro]
+        if found:
+            lines += ["", f"{part}:"]
+        for one in found:
+            default = "must be set" if one.default is MISSING else repr(one.default)
+            name = one.setting.macro + ("*" if one.operational else "")
+            lines.append(f"  {name:20} {default:12} {one.setting.help}")
+    note = "Settings marked with * cannot change the result of a run."
+    return "\n".join([*lines, "", note]).lstrip()
+
+
+def _base() -> str:
+    """The gin text that gives every setting its default and binds it to its field."""
+    lines = []
+    for cls in _PARTS.values():
+        for declared in declared_settings(cls):
+            if not declared.setting.macro:
+                continue
+            if declared.default is not MISSING:
+                lines.append(f"{declared.setting.macro} = {declared.default!r}")
+            lines.append(f"{declared.binding} = %{declared.setting.macro}")
+    lines += [f"Run.{part} = @{class_name(cls)}()" for part, cls in _PARTS.items()]
+    return "\n".join(lines) + "\n"
 
 
 class _Notes(config_parser.ParserDelegate):
@@ -85,7 +90,6 @@ class _Scan:
     def __init__(self) -> None:
         self.macros: dict[str, str] = {}
         self.used: dict[str, str] = {}
-        self.runs = False  # whether the parts of a run are bound
         self._open: list[Path] = []  # the file being read and those that include it
 
     def file(self, path: Path, searched: Sequence[Path]) -> str:
@@ -155,7 +159,6 @@ class _Scan:
         seen[key] = line
         if statement.arg_name:
             check_binding(key, f"{name}, line {line}: ")
-            self.runs |= key.startswith("Run.")
         else:
             self.macros.setdefault(key, f"{name}, line {line}")
 
@@ -180,13 +183,6 @@ def check_binding(key: str, where: str = "") -> None:
         raise InputError(
             f"{where}{key}: unknown binding", "a binding the program has", nearest(key, known)
         )
-
-
-def knobs() -> list[str]:
-    """The public UPPER_CASE macros: those the shared base file sets or uses."""
-    scan = _Scan()
-    scan.file(BASE, [RECIPES])
-    return sorted(scan.macros.keys() | scan.used.keys())
 
 
 def find_recipe(name: str) -> Path:
@@ -227,56 +223,63 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
     """
     scan = _Scan()
     text = scan.file(path, [path.parent, RECIPES])
-    known = knobs()
-    for macro, place in scan.macros.items():
+    known = settings()
+    for macro, where in scan.macros.items():
         if macro not in known and macro not in scan.used:
+            if macro in RENAMED:
+                raise _renamed(f"{where}: ", macro)
             raise InputError(
-                f"{place}: {macro} is set but nothing uses it",
+                f"{where}: {macro} is set but nothing uses it",
                 "a known name",
                 nearest(macro, known),
             )
-    return _build(path.stem, overrides, scan, known, text)
+    return _build(path.stem, overrides, scan, text)
 
 
 def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
-    """Like `load_recipe` from the text of a `config.gin` that a run or an export holds."""
+    """Like `load_recipe` from the text of a `config.gin` that a run or an export holds.
+
+    Names of earlier versions in it are read as the new ones.
+    """
+    for old, new in RENAMED.items():
+        for (macro, before), after in _RENAMED_VALUES.items():
+            if macro == old:
+                text = re.sub(rf"^{old} *= *'{before}'", f"{new} = '{after}'", text, flags=re.M)
+        text = re.sub(rf"^{old}( *=)", rf"{new}\1", text, flags=re.M)
+        text = re.sub(rf"%{old}\b", f"%{new}", text)
     scan = _Scan()
     scan.text(text, name)
-    return _build(name, overrides, scan, knobs(), text)
+    return _build(name, overrides, scan, text)
 
 
-def _build(
-    name: str,
-    overrides: Mapping[str, str],
-    scan: _Scan,
-    known: Sequence[str],
-    text: str,
-) -> Recipe:
-    bindings = []
+def _renamed(where: str, macro: str) -> InputError:
+    return InputError(f"{where}{macro} is now {RENAMED[macro]}", f"the name {RENAMED[macro]}")
+
+
+def _build(name: str, overrides: Mapping[str, str], scan: _Scan, text: str) -> Recipe:
+    known, bindings = settings(), []
     for key, given in overrides.items():
         if "." in key:
             check_binding(key, "--gin.")
         elif key not in known and key not in scan.macros:
+            if key in RENAMED:
+                raise _renamed("--gin.", key)
             raise InputError(
                 f"--gin.{key}: no recipe knows {key}", "a known name", nearest(key, known)
             )
         bindings.append(f"{key} = {parse_value(given)!r}")
-    if not scan.runs:
-        raise InputError(
-            f"{name} does not say what a run is made of",
-            "a recipe that includes another one",
-            "put include 'base/frepo.gin' at its top",
-        )
-    unset = scan.used.keys() - scan.macros.keys() - overrides.keys()
+    required = {macro: name for macro, one in known.items() if one.default is MISSING}
+    have_default = known.keys() - required.keys()
+    unset = (required | scan.used).keys() - scan.macros.keys() - overrides.keys() - have_default
     for macro in sorted(unset):
         raise InputError(
-            f"{scan.used[macro]}: {macro} is used but not set",
+            f"{scan.used.get(macro, name)}: {macro} is used but not set",
             f"a line {macro} = ... in the recipe",
-            nearest(macro, scan.macros),
+            nearest(macro, scan.macros) if scan.macros else "",
         )
     gin.clear_config()
     try:
-        gin.parse_config([text, *bindings])
+        gin.parse_config([_base(), text, *bindings])
         config = gin.get_configurable("Run")()
     except InputError as error:
         # gin appends to the message how it came to call us; the user needs only the line itself.

@@ -1,26 +1,24 @@
-"""The command line: reads arguments, calls `run`, turns errors into exit codes.
-
-Exit codes: 0 done, 42 preempted and saved, 130 interrupted and saved, 1 the run failed,
-2 wrong input.
-"""
+"""The command line: arguments -> settings -> a job -> an exit code (see `parallel.ending`)."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-DESCRIPTION = "Distils a data set into a few synthetic images per class (FRePo, NeurIPS 2022)."
-_READS = "none: it only reads what a run left"
+DESCRIPTION = (
+    "Distils an image data set into a few synthetic images per class, by neural feature regression"
+    " (FRePo, NeurIPS 2022)."
+)
 OVERRIDES = (
-    "Any setting of the recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10. "
-    "The names are listed in gin/base/frepo.gin. Strings need no quotes."
+    "Any setting of a recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10."
+    " `frepo-scale settings` lists them. Strings need no quotes."
 )
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are wrong input like any other: one line, not the usage on top of it."""
+    """Wrong arguments are wrong input like any other: one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         from frepo_scale.core.errors import InputError
@@ -32,11 +30,16 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_distill, _evaluate, _prepare, _report, _export, _settings):
+        add(commands)
+    return top
 
+
+def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     distill = commands.add_parser(
         "distill",
         usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run]",
-        help="run a recipe; an interrupted run goes on where it was",
+        help="run a recipe, or resume an interrupted run",
         description="Runs a recipe. The same command again resumes an interrupted run.",
         epilog=OVERRIDES,
     )
@@ -46,40 +49,45 @@ def parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--workdir",
         metavar="DIR",
-        help="where the run lives, also gs://BUCKET/PATH (default: runs/<recipe>)",
+        help="folder of the run, also gs://BUCKET/PATH (default: runs/<recipe>)",
     )
     distill.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, print the configuration and what it needs, train nothing",
+        help="check everything, print the settings and the memory they need, train nothing",
     )
 
+
+def _evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     evaluate = commands.add_parser(
         "evaluate",
         usage="%(prog)s WORKDIR|EXPORT.npz [--gin.NAME=VALUE ...]",
         help="train fresh nets on a distilled set and test them",
-        description="Evaluates a finished run or an exported .npz with fresh nets.",
-        epilog="Another net: --gin.NET=convnet --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
+        description="Trains fresh nets on the distilled set of a finished run, or on an exported"
+        " .npz, and tests them.",
+        epilog="Another net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
     )
     evaluate.add_argument(
-        "target", metavar="WORKDIR|EXPORT.npz", help="a run's workdir, or an exported .npz"
+        "target", metavar="WORKDIR|EXPORT.npz", help="workdir of a run, or an exported .npz"
     )
 
+
+def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="turn a large data set into records, once",
-        description="Turns images in any known form into records of squares of one size, with"
-        " everything a run needs to know of them. The same command again resumes an interrupted"
-        " one.",
+        help="convert a large data set into records, once",
+        description="Converts images in any known form into records of square images of one size,"
+        " with everything a run needs to know about them. The same command again resumes an"
+        " interrupted conversion.",
     )
     prepare.add_argument(
         "--source",
         required=True,
         metavar="PATH",
         help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
-        " TFRecords; or an .npz",
+        " TFRecords; idx or CIFAR files; or an .npz",
     )
-    prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     prepare.add_argument(
         "--resolution", required=True, type=int, metavar="R", help="side of the images in pixels"
     )
@@ -93,12 +101,6 @@ def parser() -> argparse.ArgumentParser:
         help="how images become squares (default: crop, the centre)",
     )
     prepare.add_argument(
-        "--decode",
-        choices=("full", "reduced"),
-        default="full",
-        help="reduced: large JPEGs faster, with slightly different pixels (default: full)",
-    )
-    prepare.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
     prepare.add_argument(
@@ -106,32 +108,51 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="how many undecodable images may be left out (default: 0)",
+        help="this many images that cannot be decoded are skipped (default: 0)",
     )
-    prepare.add_argument("--name", metavar="NAME", help="what to call it (default: as the source)")
+    prepare.add_argument(
+        "--name", metavar="NAME", help="name of the data set (default: that of the source)"
+    )
+    prepare.add_argument(
+        "--source-class",
+        metavar="MODULE.CLASS",
+        help="a source class of your own (docs/how-to/data-source.md)",
+    )
 
+
+def _report(commands: "argparse._SubParsersAction[_Parser]") -> None:
     report = commands.add_parser(
         "report",
-        help="write a run's report.html again",
-        description="Writes WORKDIR/report.html from what the run has left so far.",
+        help="write the report.html of a run again",
+        description="Writes WORKDIR/report.html from what the run has written so far.",
     )
-    report.add_argument("workdir", metavar="WORKDIR", help="a run's workdir")
+    report.add_argument("workdir", metavar="WORKDIR", help="workdir of a run")
 
+
+def _export(commands: "argparse._SubParsersAction[_Parser]") -> None:
     export = commands.add_parser(
         "export",
         usage="%(prog)s WORKDIR [--format npz|folder] --out PATH",
-        help="hand a distilled set over to others",
-        description="Copies a finished run's distilled set: one .npz with everything needed to"
-        " train on it elsewhere, or a folder of viewable PNG images with their labels.",
+        help="write a distilled set for use elsewhere",
+        description="Writes the distilled set of a finished run: one .npz with everything needed"
+        " to train on it elsewhere, or a folder of viewable PNG images with their labels.",
     )
-    export.add_argument("workdir", metavar="WORKDIR", help="a finished run's workdir")
+    export.add_argument("workdir", metavar="WORKDIR", help="workdir of a finished run")
     export.add_argument("--format", choices=("npz", "folder"), default="npz", help="default: npz")
-    export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to make")
-    return top
+    export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to write")
+
+
+def _settings(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    commands.add_parser(
+        "settings",
+        help="list every setting of a recipe with its default",
+        description="Lists every setting of a recipe: name, default, meaning. Settings marked with"
+        " * cannot change the result of a run.",
+    )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Takes `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) out of the arguments.
+    """Separates `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) from the other arguments.
 
     Raises:
       InputError: an override has no value.
@@ -157,98 +178,130 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
-    from frepo_scale.parallel.runtime import label
+    from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, RunError
+    from frepo_scale.parallel.ending import PREEMPTED_EXIT, exit_code
+    from frepo_scale.parallel.runtime import label, process_count
 
     command = ""
     try:
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
         command = options.command
-        if overrides and options.command in ("report", "export", "prepare"):
-            none = "none: it is no run" if options.command == "prepare" else _READS
-            raise InputError(f"--gin. settings with {options.command}", none)
-        return _dispatch(options, overrides)
+        if overrides and command not in ("distill", "evaluate"):
+            name = next(iter(overrides))
+            raise InputError(f"--gin.{name} with {command}", "--gin. with distill or evaluate only")
+        _dispatch(options, overrides)
+        return 0
+    except (Preempted, FailedElsewhere) as error:
+        return error.code
     except (InputError, RunError) as error:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
-        return _code_of(error, command)
-    except FailedElsewhere as error:
-        return error.code
-    except KeyboardInterrupt:
+        code = exit_code(error, resumable=command == "distill")
+        if code == PREEMPTED_EXIT and process_count() > 1:
+            # The other processes have not reached this end: none waits for them.
+            raise SystemExit(code) from error
+        return code
+    except KeyboardInterrupt as error:
         print("frepo-scale: interrupted", file=sys.stderr)
-        return 130
+        return exit_code(error)
 
 
-def _code_of(error: Exception, command: str) -> int:
-    """The exit code of an error; 42 where a run that is started again may well go on."""
-    from frepo_scale.core.errors import InputError, is_passing
-    from frepo_scale.parallel.runtime import PREEMPTED_EXIT, lost_peer, process_count
-
-    code = 2 if isinstance(error, InputError) else 1
-    if command == "distill" and (lost_peer(error) or is_passing(error)):
-        code = PREEMPTED_EXIT
-        if process_count() > 1:  # the others have not come to this end: none waits for them
-            raise SystemExit(code)
-    return code
+# Imports are inside the functions: --help and wrong arguments answer at once.
 
 
-def _dispatch(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    # Imported late: --help and wrong arguments answer at once.
-    from frepo_scale import config, run
-    from frepo_scale.core.paths import is_local, to_path
-    from frepo_scale.ops.workdir import KERNELS
-    from frepo_scale.parallel.determinism import make_deterministic
+def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from frepo_scale import config
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.distill import distill, start
+    from frepo_scale.jobs.plan import dry_run
     from frepo_scale.parallel.runtime import initialize
 
-    match options.command:
-        case "distill":
-            recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
-            workdir = to_path(options.workdir or Path("runs") / recipe.name)
-            source = run.Source(recipe.name, recipe.text, recipe.operative)
-            if recipe.config.mesh.deterministic and not options.dry_run:
-                run.check_workdir(recipe.config, workdir)
-                make_deterministic(workdir / KERNELS if is_local(workdir) else None)
-            initialize()
-            if options.dry_run:
-                return run.dry_run(recipe.config, source, workdir)
-            return run.distill(recipe.config, source, workdir)
-        case "evaluate":
-            target = to_path(options.target)
-            name, text = run.recipe_text(target)
-            recipe = config.load_text(name, text, overrides)
-            initialize()
-            return run.evaluate(recipe.config, target)
-        case "prepare":
-            return run.prepare(
-                run.PrepareConfig(
-                    source=Path(options.source).expanduser(),
-                    out=Path(options.out).expanduser(),
-                    resolution=options.resolution,
-                    filter=options.filter,
-                    fit=options.fit,
-                    decode=options.decode,
-                    workers=options.workers,
-                    skip_bad=options.skip_bad,
-                    name=options.name,
-                )
-            )
-        case "report":
-            return run.report(to_path(options.workdir))
-        case _:
-            return run.export(
-                to_path(options.workdir), options.format, Path(options.out).expanduser()
-            )
+    recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+    workdir = to_path(options.workdir or Path("runs") / recipe.name)
+    if options.dry_run:
+        initialize()
+        dry_run(recipe, workdir)
+    else:
+        start(recipe, workdir)
+        distill(recipe, workdir)
+
+
+def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from frepo_scale import config
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.evaluate import evaluate
+    from frepo_scale.jobs.workdirs import recipe_text
+    from frepo_scale.parallel.runtime import initialize
+
+    target = to_path(options.target)
+    name, text = recipe_text(target)
+    recipe = config.load_text(name, text, overrides)
+    initialize()
+    evaluate(recipe.config, target)
+
+
+def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.data.prepare.settings import PrepareConfig
+    from frepo_scale.jobs.prepare import prepare
+
+    prepare(
+        PrepareConfig(
+            source=Path(options.source).expanduser(),
+            out=Path(options.out).expanduser(),
+            resolution=options.resolution,
+            filter=options.filter,
+            fit=options.fit,
+            workers=options.workers,
+            skip_bad=options.skip_bad,
+            name=options.name,
+            source_class=options.source_class,
+        )
+    )
+
+
+def _run_report(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.report import report
+
+    report(to_path(options.workdir))
+
+
+def _run_export(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.export import export
+
+    export(to_path(options.workdir), options.format, Path(options.out).expanduser())
+
+
+def _run_settings(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale import config
+
+    print(config.settings_table())
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = {
+    "distill": _run_distill,
+    "evaluate": _run_evaluate,
+    "prepare": _run_prepare,
+    "report": _run_report,
+    "export": _run_export,
+    "settings": _run_settings,
+}
+
+
+def _dispatch(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    _COMMANDS[options.command](options, overrides)
 
 
 def entry() -> None:
     """The console script."""
-    # JAX's LAPACK on CPU is SciPy's OpenBLAS, which is 2-50 times slower with several threads on
-    # busy cores (STACK.md section 6). Read when it is loaded, so it is set before any import.
+    # On CPU the linear algebra of JAX is SciPy's OpenBLAS, which is 2 to 50 times slower with
+    # several threads on busy cores. It reads this when it is loaded, so before any import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # TensorFlow, which only writes event files here, greets on stderr unless told both.
+    # TensorFlow prints a greeting on stderr unless both are set.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from frepo_scale.parallel.runtime import run_and_leave
+    from frepo_scale.parallel.ending import run_and_leave
 
     run_and_leave(_command)
 
@@ -257,7 +310,7 @@ def _command() -> int:
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output has seen enough, as in `| head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     return code

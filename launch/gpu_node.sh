@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Distils on all GPUs of this machine, and goes on after interruptions.
+# Runs a distillation on all GPUs of this machine and restarts it after interruptions.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/gpu_node.sh [options] RECIPE.gin [args...]
 
-Distils with RECIPE.gin on all GPUs of this machine, in one process, under launch/supervise.sh,
-which starts it again after a SIGTERM or a crash. The args go to `frepo-scale distill`.
+Runs a distillation with RECIPE.gin on all GPUs of this machine, in one process, under
+launch/supervise.sh, which restarts it after a SIGTERM or a crash. The args are passed to
+`frepo-scale distill`.
   launch/gpu_node.sh cifar10_ipc10.gin --workdir runs/a
-Needs jax with CUDA in .venv, once: .venv/bin/pip install "jax[cuda13]"
+Requires JAX with CUDA in .venv; install it once: .venv/bin/pip install "jax[cuda13]"
 
 options:
   --per-gpu       one process for each GPU; their output is in WORKDIR/logs/process-P.log
-  --gpus N        how many GPUs there are (default: nvidia-smi, or CUDA_VISIBLE_DEVICES, says it)
+  --gpus N        the number of GPUs (default: from CUDA_VISIBLE_DEVICES or nvidia-smi)
   --grace SECONDS --attempts N --pause SECONDS    as in launch/processes.sh and supervise.sh
-  --dry-run       print what would be run, and run nothing
+  --dry-run       print the command without running it
 END
 }
 
@@ -35,7 +36,7 @@ while (($#)); do
     --per-gpu) per_gpu=yes ;;
     --dry-run) dry=yes ;;
     --gpus | --grace | --attempts | --pause)
-      if (($# < 2)); then refuse "$1 has no value: give one, as in $1 3"; fi
+      if (($# < 2)); then refuse "$1 has no value: give one, for example $1 3"; fi
       whole_number "$1" "$2" "$([[ $1 == --gpus || $1 == --attempts ]] && echo 1 || echo 0)"
       case $1 in
         --gpus) gpus=$2 ;;
@@ -44,12 +45,12 @@ while (($#)); do
       esac
       shift
       ;;
-    -*) refuse "option '$1' is unknown: see --help; those of the program come after RECIPE.gin" ;;
+    -*) refuse "unknown option '$1': see --help; options of the program follow RECIPE.gin" ;;
     *) break ;;
   esac
   shift
 done
-if (($# == 0)); then refuse "no RECIPE: name a .gin file, or one under gin/"; fi
+if (($# == 0)); then refuse "no RECIPE given: expected a .gin file, or the name of one in gin/"; fi
 
 if [[ -n $gpus ]]; then
   :
@@ -59,11 +60,11 @@ elif command -v nvidia-smi >/dev/null; then
   gpus=$(nvidia-smi -L | grep -c '^GPU ' || true)
 fi
 if [[ -z $gpus || $gpus == 0 ]]; then
-  refuse "no GPU is here (nvidia-smi -L shows none): install the driver, or say --gpus N," \
-    "or take launch/local.sh"
+  refuse "no GPU found (nvidia-smi -L lists none): install the driver, give --gpus N," \
+    "or use launch/local.sh"
 fi
 
-# Without it a jax that lacks CUDA, or finds no GPU, would quietly take the CPU, for weeks.
+# Without it, a JAX without CUDA or without a GPU would silently run on the CPU.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
 
 workdir=$(workdir_of distill "$@")
@@ -71,7 +72,7 @@ command=("$venv/bin/frepo-scale" distill "$@")
 if [[ -n $per_gpu ]]; then
   logs=$workdir/logs
   case $workdir in gs://*) logs=runs/$(basename -- "$workdir")/logs ;; esac
-  say "the output of every process goes to $logs"
+  say "the output of all processes is in $logs"
   command=("$root/launch/processes.sh" --gpu-each --logs "$logs" ${group[@]+"${group[@]}"} "$gpus"
     -- "${command[@]}")
 fi

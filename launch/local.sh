@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# Distils on this machine: one command from a fresh clone.
+# Runs a distillation on this machine, from a fresh clone, with one command.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/local.sh [RECIPE.gin [args...]]
 
-Distils with RECIPE.gin (digits_ipc1.gin if none is given) on this machine's CPU, GPUs or TPUs:
+Runs a distillation with RECIPE.gin (default: digits_ipc1.gin) on the CPU, GPUs or TPUs of this machine:
   launch/local.sh
   launch/local.sh cifar10_ipc10.gin --gin.STEPS=20000
-The arguments after the recipe go to `frepo-scale distill`.
+The arguments after the recipe are passed to `frepo-scale distill`.
 
-The command runs in the current directory. A relative RECIPE.gin is looked for there first, then
-in the repository's gin/ folder; a relative workdir lies there.
+The command runs in the current directory. A relative RECIPE.gin is searched for there first, then in
+the repository's gin/ folder. A relative workdir is relative to the current directory.
 
-The first start makes a Python environment in the repository's .venv (Python 3.11 to 3.13 with its
-venv module) and installs into it; so does the first one after pyproject.toml changed.
+The first run creates a Python environment in the repository's .venv (Python 3.11 to 3.13 with its venv
+module) and installs the package into it. The first run after a change of pyproject.toml installs again.
 
-With --dry-run among the arguments nothing is changed: `frepo-scale distill --dry-run` tells what it
-would do or, where it is not installed yet, this prints the commands that would be run.
+With --dry-run among the arguments nothing is changed: `frepo-scale distill --dry-run` prints what it
+would do. If it is not installed yet, this script prints the commands that it would run.
 
 environment:
-  PYTHON                the interpreter to make .venv with, tried before those on PATH
-  OPENBLAS_NUM_THREADS  1 unless set: more is usually far slower
-  GLIBC_TUNABLES        large pages for large blocks unless set
+  PYTHON                the interpreter for .venv, tried before those on PATH
+  OPENBLAS_NUM_THREADS  default 1: more threads are usually much slower
+  GLIBC_TUNABLES        default: huge pages for large blocks of memory
 END
 }
 
@@ -39,7 +39,7 @@ case ${1-} in
     usage
     exit 0
     ;;
-  '') if (($#)); then shift; fi ;; # an empty recipe is none
+  '') if (($#)); then shift; fi ;; # an empty recipe: the default recipe
   -*) ;;                           # arguments only: the default recipe
   *)
     recipe=$1

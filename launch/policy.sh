@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# When a run that ended is started again; sourced, not run, by every script that restarts.
+# The restart policy of all launch scripts; sourced, not run.
 #
-# The program's exit codes: 0 done, 42 stopped and saved, 1 it failed, 2 wrong input, 130 the user
-# stopped it, 128 and above a signal ended it (134: the runtime gave up since another process died).
-# Wants `say` and `venv` of python_env.sh.
+# Exit codes of the program: 0 done, 42 stopped and saved, 1 failed, 2 wrong input, 130 stopped by the
+# user, 128 and above ended by a signal (134: JAX ended the process because another process died).
+# Requires `say` and `venv` of python_env.sh.
 
-# So many ends in a row without a new checkpoint, or another finished net of the final evaluation,
-# and it is given up.
+# A run is given up after this many attempts in a row without progress. A new checkpoint is progress,
+# and so is a net that the final evaluation has finished.
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
-# Of a worker whose --setup script failed (tpu_pod.sh): no signal's, and restartable as those are, since
-# a mount or a copy may succeed the next time.
+# Exit code of a worker whose --setup script failed (tpu_pod.sh). It is not the code of any signal, and
+# it is restartable, because a mount or a copy may succeed the next time.
 # shellcheck disable=SC2034
 SETUP_FAILED=200
 
-# Wrong input: what it is, what was expected, how to mend it; nothing was changed.
+# Reports wrong input on one line (what it is, what was expected, how to fix it) and exits with 2.
 refuse() {
   say "$*"
   exit 2
@@ -28,11 +28,11 @@ show() {
   printf '%s\n' "${line# }"
 }
 
-# Whether a run that ended with code $1 may be started again.
+# Whether a run that ended with exit code $1 may be restarted.
 restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
-# Prints the one code that stands for the codes of all processes of a run. What must not be
-# repeated wins: the others ended since that one did, and whatever code they gave.
+# Prints one exit code for the exit codes of all processes of a run. A code that forbids a restart
+# takes precedence: the other processes ended as a consequence, with any code.
 group_code() {
   local code worst=0 stopped='' again=''
   for code in "$@"; do
@@ -49,22 +49,23 @@ group_code() {
   printf '%s\n' "$worst"
 }
 
-# Prints what is whole in the run at $1 (gs://...), a line each: a checkpoint is written there without
-# a temporary folder, and this file last. Where gcloud cannot tell, the program's own packages may.
+# Prints one line for each complete checkpoint of the run at $1 (gs://...). On a store a checkpoint has
+# no temporary folder, and commit_success.txt is written last. If gcloud cannot list it, the program's
+# own packages are tried.
 saved_in_store() {
   local pattern='checkpoints/*/commit_success.txt' said=''
   if command -v gcloud >/dev/null; then
-    # shellcheck disable=SC2069  # the errors are read, the names go on
+    # shellcheck disable=SC2069  # errors are captured, names are printed
     if said=$({ gcloud storage ls "$1/$pattern" </dev/null; } 2>&1 >&3); then return 0; fi
     if [[ $said == *'matched no objects'* ]]; then return 0; fi
   fi 3>&1
   # shellcheck disable=SC2154  # of python_env.sh
   if "$venv/bin/python" -I -c 'import signal, sys
-signal.alarm(60)  # a store that may not be asked is asked again and again
+signal.alarm(60)  # without permission the library retries forever
 from etils import epath
 for path in epath.Path(sys.argv[1]).glob(sys.argv[2]):
     print(path)' "$1" "$pattern" </dev/null 2>/dev/null; then return 0; fi
-  say "what is saved in $1 cannot be seen from here: counted as nothing new"
+  say "cannot list the checkpoints in $1 from this machine: counted as no new checkpoint"
 }
 
 # Prints the last saved step of the run in $1 (a folder or gs://...), -1 if there is none.
@@ -73,7 +74,7 @@ saved_step() {
   while IFS= read -r name; do
     name=${name%/}
     name=${name##*/}
-    # Nothing but digits: not the temporary folder of a checkpoint that is being written.
+    # Digits only: this excludes the temporary folder of a checkpoint that is being written.
     if [[ $name =~ ^[0-9]{1,18}$ ]] && ((10#$name > last)); then last=$((10#$name)); fi
   done < <(
     case $1 in
@@ -84,8 +85,8 @@ saved_step() {
   printf '%s\n' "$last"
 }
 
-# Prints how many nets the final evaluation of the run in $1 has finished, 0 where that cannot be seen:
-# a run that is stopped in it again and again keeps its last step, and yet comes to an end.
+# Prints how many nets the final evaluation of the run in $1 has finished, 0 if that is not known. A run
+# that is stopped repeatedly in its evaluation stays at its last step, but still makes progress.
 finished_nets() {
   local file=${1%/}/evaluation_progress.json
   {
@@ -93,7 +94,7 @@ finished_nets() {
       gs://*) gcloud storage cat "$file" </dev/null ;;
       *) cat -- "$file" ;;
     esac || true
-  } 2>/dev/null | grep -c '^ *"[^"]*/[0-9]*": \[' || true # a line each, as in "distilled/0": [
+  } 2>/dev/null | grep -c '^ *"[^"]*/[0-9]*": \[' || true # one line for each, for example "distilled/0": [
 }
 
 # Prints how many parts `frepo-scale prepare --out $1` has finished: shards, then moments.
@@ -105,23 +106,23 @@ finished_parts() {
   printf '%s\n' "$count"
 }
 
-# Prints how far $1, as printed by saved_step, is.
+# Prints $1, a number from saved_step, in words.
 saved_words() { if (($1 < 0)); then printf 'nothing saved'; else printf 'saved step %s' "$1"; fi; }
 
-# After an end: $1 is the saved step now, $2 the number of finished nets (or parts). `stalls` counts
-# the ends in a row without a new one.
+# Records the progress after an attempt: $1 is the saved step, $2 the number of finished nets (or
+# parts). `stalls` counts the attempts in a row without progress.
 best_saved=-1
 last_finished=0
 stalls=0
 note_saved() {
   local before="$best_saved $last_finished"
   if (($1 > best_saved)); then best_saved=$1; fi
-  # Fewer are those of another evaluation, begun since; none may mean not seen.
+  # A smaller number belongs to another evaluation, started since; 0 may mean unknown.
   if (($2 > 0)); then last_finished=$2; fi
   if [[ $before == "$best_saved $last_finished" ]]; then stalls=$((stalls + 1)); else stalls=0; fi
 }
 
-# Prints the last value of option $1 among the words after it; nothing if it is not there.
+# Prints the last value of option $1 among the following words; nothing if the option is absent.
 value_of() {
   local option=$1 value='' word before=''
   shift
@@ -133,7 +134,7 @@ value_of() {
   printf '%s\n' "$value"
 }
 
-# Prints the workdir that the program's arguments "$@" name, or the program's default for their
+# Prints the workdir named by the program's arguments "$@", or the program's default workdir for their
 # recipe; nothing if they name neither.
 workdir_of() {
   local workdir recipe='' word='' before=''
@@ -143,7 +144,7 @@ workdir_of() {
     before=$word
   done
   if [[ -n $workdir ]]; then
-    # The shell leaves the tilde of --workdir=~/run alone, the program does not.
+    # The shell does not expand the tilde of --workdir=~/run, but the program does.
     if [[ $workdir == \~/* ]]; then workdir=$HOME/${workdir:2}; fi
     printf '%s\n' "$workdir"
   elif [[ -n $recipe && $recipe != -* ]]; then
@@ -152,17 +153,17 @@ workdir_of() {
   fi
 }
 
-# The number in $2 of option $1, or wrong input; at least $3.
+# Checks that $2, the value of option $1, is a whole number of at least $3.
 whole_number() {
   if [[ ! $2 =~ ^[0-9]{1,9}$ ]] || ((10#$2 < $3)); then
-    refuse "$1 '$2' will not do: it takes a whole number from $3, as in $1 $(($3 > 3 ? $3 : 3))"
+    refuse "$1 '$2': expected a whole number of at least $3, for example $1 $(($3 > 3 ? $3 : 3))"
   fi
 }
 
-# Sleeps $1 seconds; a signal with a trap ends it at once, unlike a sleep in the foreground.
-rest() {
-  local nap
+# Sleeps $1 seconds. Unlike a sleep in the foreground, a signal with a trap ends it at once.
+pause_for() {
+  local sleeping
   sleep "$1" >/dev/null 2>&1 &
-  nap=$!
-  wait "$nap" || kill "$nap" 2>/dev/null || true
+  sleeping=$!
+  wait "$sleeping" || kill "$sleeping" 2>/dev/null || true
 }

@@ -1,22 +1,26 @@
 #!/usr/bin/env bash
-# Runs a command as several processes of one run on this machine.
+# Runs a command as several processes of one run, on this machine.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/processes.sh [options] N -- COMMAND [args...]
 
-Starts COMMAND N times, told about each other by FREPO_COORDINATOR, FREPO_PROCESSES and
-FREPO_PROCESS. When one ends with a failure, the others get SIGTERM and, after a grace period,
-SIGKILL. Ends with 42 if one ended with 42 or by a signal and none failed otherwise, else with the
-worst code. SIGTERM and SIGINT are handed on to all. launch/gpu_node.sh runs it under supervise.sh.
+Starts COMMAND N times as the processes of one run, which find each other by FREPO_COORDINATOR,
+FREPO_PROCESSES and FREPO_PROCESS. If one process fails, the others get SIGTERM and, after a grace
+period, SIGKILL. SIGTERM and SIGINT are forwarded to all processes. launch/gpu_node.sh runs this script
+under launch/supervise.sh.
+
+The exit code is 42 if a process ended with 42 or by a signal and no process failed otherwise. If a
+process failed, it is the largest exit code of a failure.
 
 options:
-  --gpu-each       process p sees the p-th GPU only (the p-th of CUDA_VISIBLE_DEVICES, if set)
-  --logs FOLDER    output to FOLDER/process-P.log, that of process 0 here, too (default: all here)
-  --grace SECONDS  from SIGTERM to SIGKILL, once one process ended (default: 120)
-  --port PORT      of the coordinator (default: a free one)
-  --dry-run        print what would be run, and run nothing
+  --gpu-each       process p uses only the p-th GPU (the p-th of CUDA_VISIBLE_DEVICES, if set)
+  --logs FOLDER    write output to FOLDER/process-P.log, and the output of process 0 also here
+                   (default: all output here)
+  --grace SECONDS  from SIGTERM to SIGKILL, after the first process ended (default: 120)
+  --port PORT      port of the coordinator (default: a free port)
+  --dry-run        print the commands without running them
 END
 }
 
@@ -54,17 +58,17 @@ while (($#)); do
       shift
       break
       ;;
-    -*) refuse "option '$1' is unknown: see --help, and put -- before the command" ;;
+    -*) refuse "unknown option '$1': see --help, and put -- before the command" ;;
     *)
-      if [[ -n $count ]]; then refuse "'$1' is too much: expected N -- COMMAND [args...]"; fi
+      if [[ -n $count ]]; then refuse "unexpected argument '$1': expected N -- COMMAND [args...]"; fi
       whole_number N "$1" 1
       count=$1
       ;;
   esac
   shift
 done
-if [[ -z $count ]]; then refuse "no number of processes: expected N -- COMMAND [args...]"; fi
-if (($# == 0)); then refuse "no command: expected -- COMMAND [args...] at the end"; fi
+if [[ -z $count ]]; then refuse "no number of processes given: expected N -- COMMAND [args...]"; fi
+if (($# == 0)); then refuse "no command given: expected -- COMMAND [args...] at the end"; fi
 
 gpus=()
 if [[ -n $gpu_each ]]; then
@@ -74,10 +78,10 @@ if [[ -n $gpu_each ]]; then
   fi
 fi
 
-free_port() { # nobody answers there
+free_port() { # a port at which nothing listens
   local tried
   for _ in 1 2 3 4 5 6 7 8 9 10; do
-    tried=$((20000 + RANDOM % 12000)) # below those the system gives to outgoing connections
+    tried=$((20000 + RANDOM % 12000)) # below the ports of outgoing connections
     if ! (exec 3<>"/dev/tcp/127.0.0.1/$tried") 2>/dev/null; then
       printf '%s\n' "$tried"
       return 0
@@ -87,12 +91,12 @@ free_port() { # nobody answers there
 }
 if [[ -z $port ]]; then port=$(free_port); fi
 
-# Killed with SIGKILL, this script can end nobody: left alone the processes would hold the devices and
-# the workdir. So the kernel kills them with it, where it can (not on macOS).
+# If this script is killed with SIGKILL, it cannot end its processes, which would continue to hold the
+# devices and the workdir. On Linux the kernel then kills them too.
 guard=()
 if setpriv --pdeathsig KILL true 2>/dev/null; then guard=(setpriv --pdeathsig KILL); fi
 
-# Sets `words` to the command of process $1, after what it is told.
+# Sets `words` to the prefix of the command of process $1: its guard and its environment.
 words_of() {
   words=(${guard[@]+"${guard[@]}"} env "FREPO_COORDINATOR=127.0.0.1:$port"
     "FREPO_PROCESSES=$count" "FREPO_PROCESS=$1")
@@ -112,26 +116,26 @@ pids=()
 codes=()
 stopping=''
 # shellcheck disable=SC2317,SC2329  # called by the traps
-hand_on() {
+forward() {
   local p
   stopping=$1
   for ((p = 0; p < ${#pids[@]}; p++)); do
     if [[ -z ${codes[p]:-} ]]; then kill -s "$1" "${pids[p]}" 2>/dev/null || true; fi
   done
 }
-trap 'hand_on TERM' TERM HUP
-trap 'hand_on INT' INT
+trap 'forward TERM' TERM HUP
+trap 'forward INT' INT
 
 tee=''
 if [[ -n $logs ]]; then
   mkdir -p -- "$logs"
-  # Not in process 0's group, which is killed when that ends, and not ended by Ctrl-C: the last words
-  # count.
+  # Outside of process 0's group, which is killed when that process ends, and not ended by Ctrl-C, so
+  # that the last lines are written.
   exec 4> >(trap '' INT TERM HUP && exec tee -a -- "$logs/process-0.log")
   tee=$!
 fi
-# Groups of their own, so that one can be killed with all it started, and so that SIGINT is not
-# ignored, as it is in background processes without job control.
+# Job control gives each process its own process group, which can be killed as a whole, and does not
+# ignore SIGINT in it.
 set -m
 for ((p = 0; p < count; p++)); do
   words_of "$p"
@@ -146,37 +150,37 @@ for ((p = 0; p < count; p++)); do
   pids+=("$!")
 done
 set +m
-if [[ -n $stopping ]]; then hand_on "$stopping"; fi
+if [[ -n $stopping ]]; then forward "$stopping"; fi
 
 left=$count
-deadline='' # when the others are killed
+deadline='' # when the remaining processes are killed
 while ((left)); do
   for ((p = 0; p < count; p++)); do
     if [[ -n ${codes[p]:-} ]] || kill -0 "${pids[p]}" 2>/dev/null; then continue; fi
     if wait "${pids[p]}"; then codes[p]=0; else codes[p]=$?; fi
     left=$((left - 1))
-    kill -s KILL -- "-${pids[p]}" 2>/dev/null || true # what it left behind
+    kill -s KILL -- "-${pids[p]}" 2>/dev/null || true # what it left in its group
     if ((codes[p] == 0)); then continue; fi
     say "process $p ended with ${codes[p]}"
     if [[ -n $logs && $p != 0 ]]; then tail -n 20 -- "$logs/process-$p.log" | sed "s/^/[$p] /" >&2; fi
     if [[ -z $deadline && $left -gt 0 ]]; then
-      # They would wait for it in vain, or as long as it takes them to find out.
+      # They would wait for the ended process until their heartbeat detects its end.
       deadline=$((SECONDS + grace))
       if [[ -z $stopping ]]; then
-        say "stopping the others"
-        hand_on TERM
+        say "stopping the other processes"
+        forward TERM
       fi
     fi
   done
   if [[ -n $deadline ]] && ((left && SECONDS >= deadline)); then
     for ((p = 0; p < count; p++)); do
       if [[ -z ${codes[p]:-} ]]; then
-        say "process $p does not end: killed"
+        say "process $p did not end in time: killing it"
         kill -s KILL -- "-${pids[p]}" 2>/dev/null || true
       fi
     done
   fi
-  if ((left)); then rest 0.2; fi
+  if ((left)); then pause_for 0.2; fi
 done
-if [[ -n $tee ]]; then wait "$tee" || true; fi # it ends with the last who writes to it
+if [[ -n $tee ]]; then wait "$tee" || true; fi # it ends with its last writer
 exit "$(group_code "${codes[@]}")"

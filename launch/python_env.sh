@@ -1,33 +1,33 @@
 # shellcheck shell=bash
 # The Python environment of the launch scripts; sourced, not run.
 #
-# It lives in .venv at the top of the repository. What was installed is remembered in stamp files
-# there, written when an installation is complete: an interrupted one is simply done again.
-# `python -I` throughout: neither PYTHONPATH nor a file of the current directory gets in the way.
+# It is in .venv at the top of the repository. Stamp files in it record what is installed. They are
+# written when an installation is complete, so an interrupted installation is repeated.
+# All calls are `python -I`: PYTHONPATH and files in the current directory have no effect.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 
-# On a CPU, JAX's LAPACK is SciPy's OpenBLAS: with several threads on busy cores a factorisation
-# takes 2 to 50 times as long as with one.
+# On a CPU, JAX's LAPACK is SciPy's OpenBLAS. With several threads on busy cores a factorisation takes
+# 2 to 50 times as long as with one thread.
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
-# Large blocks come in large pages (glibc 2.35 on; others ignore it): XLA on a CPU asks for the memory
-# of every step anew, and its page faults took a tenth of the time and more.
+# Huge pages for large blocks (glibc 2.35 and newer; others ignore it): XLA on a CPU allocates the
+# memory of every step anew, and the page faults took a tenth of the time or more.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-# Errors only: TensorFlow greets on stderr at every start.
+# Errors only: TensorFlow prints messages to stderr at every start.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
-# Nobody may read it any more: no reason to leave undone what comes next.
+# A closed stderr must not end the script.
 say() { printf 'frepo_scale: %s\n' "$*" >&2 || true; }
 
-# Prints MAJOR.MINOR; fails where $1 is no working Python (a pyenv shim of a missing version).
+# Prints MAJOR.MINOR; fails if $1 is not a working Python, such as a pyenv shim of a missing version.
 python_version() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
 supported() { [[ $1 == 3.11 || $1 == 3.12 || $1 == 3.13 ]]; }
 
-# Prints the path of the first Python that can make the environment: of the interpreter behind it
-# where it is a virtual environment (maybe the very .venv to be replaced). None: one line on stderr,
-# status 2.
+# Prints the path of the first Python that can create the environment. For a Python in a virtual
+# environment (perhaps the .venv to be replaced) this is its base interpreter. If there is none, prints
+# one line to stderr and returns 2.
 find_python() {
   local candidate version path found='' bare=''
   for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3; do
@@ -37,7 +37,7 @@ find_python() {
     elif path=$("$candidate" -I -c 'import ensurepip, sys, venv; print(sys._base_executable)' \
       2>/dev/null); then
       if [[ -n ${PYTHON:-} && $candidate != "$PYTHON" ]]; then
-        say "PYTHON=$PYTHON does not do (3.11 to 3.13 with venv would): taking $path"
+        say "PYTHON=$PYTHON is not usable (expected Python 3.11 to 3.13 with venv): using $path"
       fi
       printf '%s\n' "$path"
       return 0
@@ -62,7 +62,7 @@ venv_works() {
     supported "$version" && "$venv/bin/python" -I -c 'import pip' 2>/dev/null
 }
 
-# What an installation depends on: the requirements, and where the editable package lies.
+# What an installation depends on: the requirements and the path of the editable package.
 fingerprint() {
   "$venv/bin/python" -I -c '
 import hashlib, sys
@@ -70,24 +70,24 @@ print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.argv[1])
 ' "$root/pyproject.toml"
 }
 
-# Whether what $1 ("base", "dev" or "tpu") stands for is installed.
+# Whether the requirements $1 ("base", "dev" or "tpu") are installed.
 installed() {
   [[ -x $venv/bin/frepo-scale && -s $venv/installed-$1 ]] &&
     [[ $(<"$venv/installed-$1") == "$(fingerprint)" ]]
 }
 
-# Of an environment that is no longer one.
+# Removes a broken environment.
 clear_venv=(find "$venv/" -mindepth 1 -maxdepth 1 ! -name being-made ! -name lock -exec rm -rf -- {} +)
 
 make_venv() { # with the Python $1
-  say "making .venv with $1"
+  say "creating .venv with $1"
   : >"$venv/being-made"
   "${clear_venv[@]}"
   "$1" -I -m venv "$venv" >&2
   rm -- "$venv/being-made"
 }
 
-# Sets `pip_words` to what installs $1, "base", "dev" or "tpu", in the repository's folder.
+# Sets `pip_words` to the command that installs $1 ("base", "dev" or "tpu") in the repository's folder.
 pip_words_of() {
   local what=.
   if [[ $1 != base ]]; then what=".[$1]"; fi
@@ -97,19 +97,19 @@ pip_words_of() {
 install() { # "base", "dev" or "tpu"
   local stamp pip_words
   pip_words_of "$1"
-  say "installing frepo_scale and what it needs into .venv; this takes a minute or two"
+  say "installing frepo_scale and its requirements into .venv; this takes a minute or two"
   rm -f -- "$venv/installed-base" "$venv/installed-dev" "$venv/installed-tpu"
-  stamp=$(fingerprint) # read first: a change during the installation must not be missed
+  stamp=$(fingerprint) # before the installation: a later change of the file counts
   (cd -- "$root" && "${pip_words[@]}" >&2) || {
-    say "the installation failed, see above; the next start tries it again"
+    say "the installation failed, see above; the next start repeats it"
     exit 1 # pip's own status may be 2, which would mean wrong input
   }
   printf '%s\n' "$stamp" >"$venv/installed-base"
   if [[ $1 != base ]]; then printf '%s\n' "$stamp" >"$venv/installed-$1"; fi
 }
 
-# Puts the TPU compiler into .venv/tpu_compiler, in the version that the installed jax names. Apart
-# from the packages: where JAX finds it, every program tries to start a TPU first.
+# Installs the TPU compiler into .venv/tpu_compiler, in the version that the installed jax requires. It
+# is separate from the packages: if JAX finds it, every program first tries to start a TPU.
 ensure_tpu_compiler() {
   local wanted place=$venv/tpu_compiler
   wanted=$("$venv/bin/python" -I -c '
@@ -120,7 +120,7 @@ for line in importlib.metadata.requires("jax"):
         print(name.strip())
 ')
   if [[ -z $wanted || $(uname -sm) != 'Linux x86_64' ]]; then
-    say "no TPU compiler for this machine: the test that compiles for TPUs is skipped"
+    say "there is no TPU compiler for this machine: the test that compiles for TPUs is skipped"
     return 0
   fi
   if [[ -s $place/installed && $(<"$place/installed") == "$wanted" ]]; then return 0; fi
@@ -131,11 +131,11 @@ for line in importlib.metadata.requires("jax"):
     printf '%s\n' "$wanted" >"$place/installed"
   else
     rm -rf -- "$place"
-    say "the TPU compiler is not to be had: the test that compiles for TPUs is skipped"
+    say "the TPU compiler could not be installed: the test that compiles for TPUs is skipped"
   fi
 }
 
-# Prints what ensure_env runs where $1 is not ready yet, and changes nothing. Wants `show` of policy.sh.
+# Prints the commands that ensure_env $1 would run, without running them. Requires `show` of policy.sh.
 show_env() {
   local python pip_words
   if ! venv_works; then
@@ -147,18 +147,18 @@ show_env() {
   printf '(%s && %s)\n' "$(show cd -- "$root")" "$(show "${pip_words[@]}")"
 }
 
-# Makes .venv ready for $1: "base" (to run the program), "dev" (to test it, too) or "tpu" (to run
-# it on TPUs).
+# Prepares .venv for $1: "base" (to run the program), "dev" (also to test it) or "tpu" (to run it on
+# TPUs).
 ensure_env() {
   local python=''
   if venv_works && installed "$1"; then return 0; fi
   if ! venv_works; then python=$(find_python); fi # before anything is written
   mkdir -p -- "$venv"
   (
-    # One at a time; macOS has no flock, and some network file systems refuse it.
+    # One installation at a time; macOS has no flock, and some network file systems refuse it.
     if command -v flock >/dev/null && ! flock -n 9; then
       say "waiting for another launch that is preparing .venv"
-      flock 9 || say "cannot lock .venv: going on without"
+      flock 9 || say "cannot lock .venv: continuing without a lock"
     fi
     if ! venv_works; then
       if [[ -z $python ]]; then python=$(find_python); fi

@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Runs a command again for as long as its run goes on.
+# Runs a command and restarts it until its run is complete.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/supervise.sh [options] -- COMMAND [args...]
 
-Runs COMMAND, and again when it ends with 42 (stopped and saved) or was killed by a signal (128 and
-above but 130). Any other end is the last: this ends with the same code. It gives up, with the last
-code, when three ends in a row came without a new checkpoint. A net more that the final evaluation
-has finished counts as one, and so does a part more (a shard) in the --out of `frepo-scale prepare`.
+Runs COMMAND and restarts it if it ends with exit code 42 (stopped and saved) or by a signal (128 and
+above, except 130). After any other exit code the script ends with the same code.
   launch/supervise.sh -- .venv/bin/frepo-scale distill cifar10_ipc10.gin --workdir runs/a
 
-SIGTERM and SIGINT are handed on to COMMAND, which is then not started again.
+After three attempts in a row without progress the script ends with the last exit code. Progress is a
+new checkpoint, a net that the final evaluation has finished, or a part (for example a shard) that
+`frepo-scale prepare` has finished in its --out folder.
+
+SIGTERM and SIGINT are forwarded to COMMAND, which is then not restarted.
 
 options:
-  --attempts N        ends in a row without a new checkpoint until it gives up (default: 3)
-  --pause SECONDS     before a restart; 12 and 23 times that after ends without progress, which a
-                      file server or a store may need to come back (default: 5)
-  --saved-in WORKDIR  where the checkpoints are (default: the --workdir among the args, else
+  --attempts N        attempts in a row without progress before giving up (default: 3)
+  --pause SECONDS     pause before a restart (default: 5); 12 and 23 times as long after attempts
+                      without progress, so that a file server or store can recover
+  --saved-in WORKDIR  the folder with the checkpoints (default: the --workdir in COMMAND, otherwise
                       runs/RECIPE of `distill RECIPE`)
-  --dry-run           print what would be run, and run nothing
+  --dry-run           print the command without running it
 END
 }
 
@@ -42,7 +44,7 @@ while (($#)); do
       exit 0
       ;;
     --attempts | --pause | --saved-in)
-      if (($# < 2)); then refuse "$1 has no value: give one, as in $1 3"; fi
+      if (($# < 2)); then refuse "$1 has no value: give one, for example $1 3"; fi
       case $1 in
         --attempts)
           whole_number "$1" "$2" 1
@@ -64,10 +66,10 @@ while (($#)); do
       shift
       break
       ;;
-    *) refuse "option '$1' is unknown: see --help, and put -- before the command" ;;
+    *) refuse "unknown option '$1': see --help, and put -- before the command" ;;
   esac
 done
-if (($# == 0)); then refuse "no command: expected -- COMMAND [args...] at the end"; fi
+if (($# == 0)); then refuse "no command given: expected -- COMMAND [args...] at the end"; fi
 if [[ -z $workdir ]]; then workdir=$(workdir_of "$@"); fi
 if [[ -n $dry ]]; then
   show "$@"
@@ -75,12 +77,12 @@ if [[ -n $dry ]]; then
 fi
 if [[ -z $workdir && " $* " == *' prepare '* ]]; then out=$(value_of --out "$@"); fi
 if [[ -z $workdir && -z $out ]]; then
-  say "no --workdir in the command and no --saved-in: progress is not seen, at most $attempts attempts"
+  say "progress is unknown without --workdir in the command or --saved-in: at most $attempts attempts"
 fi
 
 step=-1
 finished=0
-look() { # how far it is now
+read_progress() {
   if [[ -n $workdir ]]; then
     step=$(saved_step "$workdir")
     finished=$(finished_nets "$workdir")
@@ -88,70 +90,71 @@ look() { # how far it is now
     finished=$(finished_parts "$out")
   fi
 }
-words() { if [[ -n $out ]]; then printf '%s parts finished' "$finished"; else saved_words "$step"; fi; }
+progress_words() {
+  if [[ -n $out ]]; then printf '%s parts finished' "$finished"; else saved_words "$step"; fi
+}
 
 child=''
-stopping='' # the signal that came
-handed_on=''
+stopping='' # the signal received
+forwarded=''
 # shellcheck disable=SC2317,SC2329  # called by the traps
-hand_on() {
+forward() {
   stopping=$1
   if [[ -n $child ]]; then
-    handed_on=yes
+    forwarded=yes
     kill -s "$1" "$child" 2>/dev/null || true
   fi
 }
-trap 'hand_on TERM' TERM
-trap 'hand_on INT' INT
-trap 'hand_on TERM' HUP # the terminal is gone: save, too
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+trap 'forward TERM' HUP # the terminal was closed: the program saves
 
-# What COMMAND left behind in its process group must not hold the devices when it is started again.
+# Ends what COMMAND left in its process group, so that it does not hold the devices at the restart.
 clear_group() {
   local tenths=0
   if ! kill -s TERM -- "-$1" 2>/dev/null; then return 0; fi
   while ((tenths++ < 300)); do
     if ! kill -0 -- "-$1" 2>/dev/null; then return 0; fi
-    rest 0.1
+    pause_for 0.1
   done
-  say "killing what the command left behind"
+  say "killing processes that the command left"
   kill -s KILL -- "-$1" 2>/dev/null || true
 }
 
-look
-note_saved "$step" "$finished" # what an earlier run saved is no progress of this one
+read_progress
+note_saved "$step" "$finished" # what exists already is not progress
 stalls=0
 attempt=0
 code=143
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
-  # A process group of its own: Ctrl-C in a terminal must not reach it twice, for the second one
-  # stops the program at once; and it must reach it at all, which a background process without job
-  # control ignores.
+  # Job control gives the command its own process group and does not ignore SIGINT in it. Ctrl-C in a
+  # terminal then reaches it exactly once, forwarded; a second one would stop it without saving.
   set -m
   "$@" </dev/null &
   child=$!
   set +m
-  if [[ -n $stopping && -z $handed_on ]]; then kill -s "$stopping" "$child" 2>/dev/null || true; fi
+  if [[ -n $stopping && -z $forwarded ]]; then kill -s "$stopping" "$child" 2>/dev/null || true; fi
   while :; do
     if wait "$child"; then code=0; else code=$?; fi
-    if ! kill -0 "$child" 2>/dev/null; then break; fi # else a signal ended the waiting only
+    if ! kill -0 "$child" 2>/dev/null; then break; fi # otherwise a signal interrupted only the wait
   done
-  if wait "$child" 2>/dev/null; then code=0; else code=$?; fi # its own, not the waiting's
+  if wait "$child" 2>/dev/null; then code=0; else code=$?; fi # the code of the command, not of the wait
   clear_group "$child"
   child=''
-  look
-  say "attempt $attempt: code $code, $(words)"
+  read_progress
+  say "attempt $attempt: code $code, $(progress_words)"
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
   note_saved "$step" "$finished"
   if ((stalls >= attempts)); then
-    say "giving up: $attempts ends in a row without a new checkpoint" \
-      "($(words)); last code $code"
+    say "giving up: $attempts attempts in a row without progress" \
+      "($(progress_words)); last code $code"
     exit "$code"
   fi
-  # In short naps: a signal that comes just before one is noticed after it.
-  for ((naps = pause * (11 * stalls + 1); naps > 0; naps--)); do
+  # In steps of one second: a signal just before a sleep does not interrupt it.
+  for ((seconds = pause * (11 * stalls + 1); seconds > 0; seconds--)); do
     if [[ -n $stopping ]]; then break; fi
-    rest 1
+    pause_for 1
   done
 done
 exit "$code"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Shows a run's curves in a browser on this machine.
+# Serves a run's metrics to a browser on this machine with TensorBoard.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/tensorboard.sh [--dry-run] WORKDIR [--port N]
 
-Shows WORKDIR/tensorboard (of a run under way, too) at http://localhost:6006, or another port. It
-listens on this machine only; from elsewhere: ssh -L 6006:localhost:6006 this-machine
+Serves the metrics in WORKDIR/tensorboard, also of a run in progress, at http://localhost:6006, or at
+another port. It listens on this machine only. From another machine: ssh -L 6006:localhost:6006 HOST
 END
 }
 
@@ -26,7 +26,7 @@ while (($#)); do
       ;;
     --dry-run) dry=yes ;;
     --port)
-      if (($# < 2)); then refuse "--port has no value: give one, as in --port 6006"; fi
+      if (($# < 2)); then refuse "--port has no value: give one, for example --port 6006"; fi
       whole_number --port "$2" 1
       port=$2
       shift
@@ -35,20 +35,20 @@ while (($#)); do
       whole_number --port "${1#--port=}" 1
       port=${1#--port=}
       ;;
-    -*) refuse "option '$1' is unknown: see --help; a folder named so is ./$1" ;;
+    -*) refuse "unknown option '$1': see --help; for a folder of this name, give ./$1" ;;
     *)
-      if [[ -n $workdir ]]; then refuse "'$1' is too much: expected one WORKDIR"; fi
+      if [[ -n $workdir ]]; then refuse "unexpected argument '$1': expected one WORKDIR"; fi
       workdir=$1
       ;;
   esac
   shift
 done
-if [[ -z $workdir ]]; then refuse "no WORKDIR: name the folder of a run, as in runs/digits_ipc1"; fi
+if [[ -z $workdir ]]; then refuse "no WORKDIR: expected the folder of a run, for example runs/digits_ipc1"; fi
 case $workdir in
   gs://*) ;;
   *)
     if [[ ! -d $workdir ]]; then
-      refuse "WORKDIR '$workdir' is not there: name the folder of a run, as in runs/digits_ipc1"
+      refuse "WORKDIR '$workdir' does not exist: expected the folder of a run, for example runs/digits_ipc1"
     fi
     ;;
 esac

@@ -4,16 +4,18 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: launch/test.sh [pytest args...]
+usage: launch/test.sh [pytest arguments...]
 
-Lint, format, types and shell scripts first, then the tests: all of them (half an hour on two cores), or
-with arguments those that pytest selects by them, relative to the repository:
+Runs the linter, the formatter, the type checker and the check of shell scripts, then the tests. Without
+arguments it runs all tests; with arguments, those that pytest selects. Paths are relative to the repository:
   launch/test.sh
   launch/test.sh -m 'not slow'
   launch/test.sh tests/core
-Uses the repository's .venv and makes it where needed, like launch/local.sh; on Linux x86-64 it also
-puts the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. Ends non-zero at the
-first of these that fails.
+Tests run in two processes (pytest -n 2). Other choices: -n 4, or -n 0 for one process; --pdb, --trace, -s and
+--collect-only imply -n 0.
+The script uses the repository's .venv and creates it if necessary, like launch/local.sh. On Linux x86-64 it
+also installs the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. It stops
+with a non-zero exit code at the first step that fails.
 END
 }
 
@@ -32,4 +34,13 @@ cd -- "$root"
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
 "$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
-exec "$venv/bin/python" -m pytest "$@"
+
+# A file's tests stay in one process: they share fixtures. tests/conftest.py puts slow files first.
+parallel=(-n 2 --dist loadfile --no-loadscope-reorder)
+for argument in "$@"; do
+  case $argument in
+    -n* | --numprocesses* | --dist*) parallel=(--dist loadfile --no-loadscope-reorder) ;;
+    --pdb | --trace | -s | --capture=no | --co | --collect-only) parallel=(-n 0) && break ;;
+  esac
+done
+exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"

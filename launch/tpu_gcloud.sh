@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Every call of gcloud that tpu_pod.sh makes; sourced, not run. Wants `say` and `show`, and the
-# settings of tpu_pod.sh; `scratch` is a folder of its own.
+# All gcloud calls of tpu_pod.sh; sourced, not run. Requires `say`, `show` and the settings of
+# tpu_pod.sh; `scratch` is a temporary folder.
 # shellcheck disable=SC2154  # those settings
 
 waited=''
 
-# Runs gcloud with "$@", its output in $scratch/out and $scratch/err. In the background, since bash
-# puts a signal off until a command in the foreground has ended, and some of these take an hour.
+# Runs gcloud with "$@"; its output is in $scratch/out and $scratch/err. It runs in the background,
+# because bash delays a signal until a foreground command has ended, and some calls take an hour.
 cloud() {
   local code
   : >"$scratch/out"
@@ -22,7 +22,7 @@ cloud() {
   return "$code"
 }
 
-# As cloud, and what gcloud says of a failure is shown.
+# Like cloud, and prints the output of gcloud after a failure.
 cloud_or_say() {
   local code
   if cloud "$@"; then return 0; else code=$?; fi
@@ -30,26 +30,26 @@ cloud_or_say() {
   return "$code"
 }
 
-# gcloud compute tpus $1 $2 TPU_NAME ..., which every call is.
+# gcloud compute tpus $1 $2 TPU_NAME ...
 tpu() {
   local group=$1 verb=$2
   shift 2
   cloud compute tpus "$group" "$verb" "$tpu_name" "--zone=$zone" "--project=$project" --quiet "$@"
 }
 
-# How often a question is asked until gcloud answers. A run of days must outlast an hour without
-# network here, and single failures of the service; who asks for the status wants an answer now.
-patience=1
+# The number of tries until gcloud answers. A run of days must survive an hour without network on this
+# machine and single failures of the service, but `status` must answer soon.
+max_tries=1
 
 state=UNKNOWN
 # Sets `state` to that of the TPU VM ($1 tpu-vm) or the queued resource ($1 queued-resources):
-# MISSING if there is none, UNKNOWN if gcloud did not answer.
+# MISSING if it does not exist, UNKNOWN if gcloud did not answer.
 ask_state() {
   local tries=1
   ask_state_once "$1"
-  while [[ $state == UNKNOWN ]] && ((tries++ < patience)); do
-    if ((tries == 2)); then say "gcloud does not answer: asking again for a while"; fi
-    rest "$poll"
+  while [[ $state == UNKNOWN ]] && ((tries++ < max_tries)); do
+    if ((tries == 2)); then say "gcloud does not answer: trying again for a while"; fi
+    pause_for "$poll"
     ask_state_once "$1"
   done
 }
@@ -71,7 +71,7 @@ ask_state_once() {
   fi
 }
 
-# Whether a TPU VM in `state` will not come back by itself.
+# Whether a TPU VM in `state` will not become ready again by itself.
 gone() {
   case $state in
     PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | FAILED | SUSPENDED | SUSPENDING | MISSING) ;;
@@ -79,14 +79,14 @@ gone() {
   esac
 }
 
-# Runs the words after $1 as a command on worker $1 (or all of them), each word as it is.
+# Runs the words after $1 as a command on worker $1 ("all": on every worker), without expansion.
 remote() {
   local worker=$1
   shift
   tpu tpu-vm ssh "--worker=$worker" "--command=$(show "$@")"
 }
 
-# The same with launch/tpu_worker.sh; what installs or starts something gets the variables of --env.
+# Runs launch/tpu_worker.sh in the same way; `prepare` and `start` get the variables of --env.
 worker() {
   local which=$1 with=()
   shift
@@ -96,25 +96,24 @@ worker() {
   remote "$which" ${with[@]+"${with[@]}"} bash frepo_scale/code/launch/tpu_worker.sh "$@"
 }
 
-# Puts what the workers said into `states`, by their number; `heard` is how many spoke.
+# Reads the workers' states into `states`, by number; `answered` is the number of workers that answered.
 states=()
-heard=0
+answered=0
 read_states() {
   local tag number word
   states=()
-  heard=0
+  answered=0
   while read -r tag number word; do
     word=${word%$'\r'}
     if [[ $tag == frepo-worker && $number =~ ^[0-9]+$ ]]; then
-      if [[ -z ${states[number]:-} ]]; then heard=$((heard + 1)); fi
+      if [[ -z ${states[number]:-} ]]; then answered=$((answered + 1)); fi
       states[number]=$word
     fi
   done <"$scratch/out"
 }
 
-# Asks for the machines. `--valid-until-duration`: a request nobody waits for any more must not be
-# filled, and paid for, in the night. `--max-run-duration` is in gcloud alpha and meant for
-# flex-start; nothing else ends by itself.
+# Requests the machines. `--valid-until-duration`: an abandoned request must not be granted, and cost
+# money, hours later. `--max-run-duration` is in gcloud alpha and for flex-start only.
 create_pod() {
   local alpha=() options=()
   case $provision in
@@ -125,14 +124,14 @@ create_pod() {
       ;;
     on-demand) ;;
   esac
-  say "asking for $tpu_name ($accelerator_type, $provision) in $zone"
+  say "requesting $tpu_name ($accelerator_type, $provision) in $zone"
   cloud_or_say ${alpha[@]+"${alpha[@]}"} compute tpus queued-resources create "$tpu_name" \
     "--node-id=$tpu_name" "--accelerator-type=$accelerator_type" \
     "--runtime-version=$runtime_version" "--zone=$zone" "--project=$project" --quiet \
     "--valid-until-duration=${wait_hours}h" ${options[@]+"${options[@]}"} --async
 }
 
-# Waits until the request is filled; fails, with one line, where it will not be.
+# Waits until the request is granted; prints one line and fails if it will not be.
 wait_for_pod() {
   local last=''
   while :; do
@@ -142,19 +141,19 @@ wait_for_pod() {
     last=$state
     if [[ $state == ACTIVE ]]; then return 0; fi
     if gone; then
-      say "$tpu_name was not given (now $state): try again, another zone or another --provision"
+      say "the request for $tpu_name was not granted (now $state): try again, or another zone or --provision"
       return 1
     fi
-    rest "$poll"
+    pause_for "$poll"
   done
 }
 
-# Deletes request and machines and makes sure that nothing is left to pay for.
+# Deletes request and machines, and checks that nothing is left that costs money.
 delete_pod() {
-  local tries=0 words="nothing named $tpu_name was there, in $zone of $project"
+  local tries=0 words="$tpu_name did not exist in $zone of $project"
   say "deleting $tpu_name"
   while ((tries++ < 5)); do
-    # The request first: it takes its machines along. A pod made otherwise has none.
+    # Deleting the request deletes its machines. A pod that was created otherwise has no request.
     if tpu queued-resources delete --force; then words="$tpu_name is deleted"; fi
     if tpu tpu-vm delete; then words="$tpu_name is deleted"; fi
     if [[ -n $dry ]]; then return 0; fi
@@ -166,19 +165,19 @@ delete_pod() {
         return 0
       fi
     fi
-    rest "$poll"
+    pause_for "$poll"
   done
-  say "$tpu_name COULD NOT BE DELETED and costs money ($state): look with launch/tpu_pod.sh status," \
+  say "$tpu_name COULD NOT BE DELETED and costs money ($state): check it with launch/tpu_pod.sh status" \
     "or at https://console.cloud.google.com/compute/tpus"
   return 1
 }
 
-# Copies the code (and the recipe, if it lies elsewhere, and the script of --setup) to every worker.
+# Copies the code, a recipe from outside the repository, and the --setup script to every worker.
 ship() {
   local unpack
   say "copying the code to every worker"
-  # The first login makes and spreads the SSH key; many at once would race for it. A new machine
-  # takes a while until it answers.
+  # The first login creates and distributes the SSH key, so it must not run in parallel. A new machine
+  # needs some time until it answers.
   local tries=0
   until remote 0 true; do
     if ((++tries >= 10)); then
@@ -187,7 +186,7 @@ ship() {
     fi
     ask_state tpu-vm
     if gone; then return 1; fi
-    rest "$poll"
+    pause_for "$poll"
   done
   local archive=$scratch/frepo_scale.tar.gz pack
   pack=(tar --exclude=__pycache__ -C "$root" -czf)
@@ -210,7 +209,7 @@ ship() {
   fi
   cloud_or_say compute tpus tpu-vm scp "$archive" "$tpu_name:frepo_scale.tar.gz" \
     --worker=all "--zone=$zone" "--project=$project" --quiet || return 1
-  # All but .venv, which takes minutes to make, is made anew.
+  # Everything is replaced except .venv, which takes minutes to create.
   # shellcheck disable=SC2016  # expanded there
   unpack='set -e
 if [ -e frepo_scale/code/launch/tpu_worker.sh ] &&

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils on a TPU pod of Google Cloud, from this machine.
+# Runs a distillation on a TPU pod of Google Cloud, controlled from this machine.
 set -euo pipefail
 
 usage() {
@@ -7,48 +7,48 @@ usage() {
 usage: launch/tpu_pod.sh [run] [options] RECIPE [args...]
        launch/tpu_pod.sh create|status|logs|stop|delete [options]
 
-run     copies this repository's code to every worker, installs there what is missing, starts the
-        program on all of them detached from this machine, and shows worker 0's log. When all ended
-        with 42 or by a signal, all are started again; three such ends in a row without a new
-        checkpoint (or another finished net of the final evaluation), and it gives up. One that ends
-        with 1 or 2 stops all. The args go to `frepo-scale distill`. Ends with 0 done, 42 stopped and
-        saved, 1 failed, 2 wrong input.
-create  asks for the machines (a queued resource) and waits for them
-status  what exists and runs: request, machines, workers, exit codes, saved step
-logs    worker 0's log (--worker N: another's), and what follows
-stop    SIGTERM to the program on every worker, and waits until it saved and ended
-delete  deletes request and machines
+run     copies the code of this repository to every worker, installs missing packages, starts the
+        program on all workers, detached from this machine, and prints worker 0's log. If all workers
+        end with 42 or by a signal, all are restarted. After three attempts in a row without a new
+        checkpoint or another finished net of the final evaluation, the command gives up. If one
+        worker ends with 1 or 2, all are stopped. The args are passed to `frepo-scale distill`.
+        Exit codes: 0 done, 42 stopped and saved, 1 failed, 2 wrong input.
+create  requests the machines (a queued resource) and waits for them
+status  prints the state of the request, machines and workers, exit codes and the saved step
+logs    prints worker 0's log (--worker N: another worker's) and follows it
+stop    sends SIGTERM to the program on every worker and waits until it has saved and ended
+delete  deletes the request and the machines
 
 settings, as an option or in the environment:
-  --tpu-name TPU_NAME  --zone ZONE  --project PROJECT          no defaults
-  --workdir WORKDIR     gs://..., or a folder on a file system all workers share (for run)
-  --data-dir DATA_DIR   where the data are, as the workers see them (default: the recipe's)
-  --accelerator-type ACCELERATOR_TYPE   (v5litepod-16)
-  --runtime-version RUNTIME_VERSION     (v2-alpha-tpuv5-lite)
+  --tpu-name TPU_NAME  --zone ZONE  --project PROJECT          required
+  --workdir WORKDIR     gs://..., or a folder on a file system that all workers share (for run)
+  --data-dir DATA_DIR   the data's path on the workers (default: the recipe's)
+  --accelerator-type ACCELERATOR_TYPE   (default: v5litepod-16)
+  --runtime-version RUNTIME_VERSION     (default: v2-alpha-tpuv5-lite)
 
 options:
-  --setup SCRIPT        run: a bash script of this machine, run on every worker before the program, in
-                        every attempt and on new machines, too: to mount or copy the data, say. It
-                        must do when run again, and finds DATA_DIR (if given) in its environment.
-                        Where it fails no program starts: 2 stops all, any other code is restarted
-                        like a lost machine.
-  --env NAME=VALUE      run: a variable for the installation, SCRIPT and the program on every worker;
-                        as often as needed. No secrets: it is in the command lines.
-  --create              run: ask for the machines if they are not there
-  --recreate            run: delete and ask again, as often as they are taken away (and --create)
+  --setup SCRIPT        run: a local bash script that every worker runs before the program, in every
+                        attempt and on new machines, for example to mount or copy the data. It must
+                        tolerate being run again. DATA_DIR, if given, is in its environment. If it
+                        fails, the program does not start: exit code 2 stops all workers, any other
+                        code is restarted like a lost machine.
+  --env NAME=VALUE      run: an environment variable for the installation, SCRIPT and the program on
+                        every worker; may be repeated. Not for secrets: it is in the command lines.
+  --create              run: request the machines if they do not exist
+  --recreate            run: delete and request them again whenever they are preempted; implies --create
   --provision KIND      spot, on-demand, or flex-start, which needs --max-hours (default: spot)
   --wait-hours N        how long a request stays open (default: 6)
-  --max-hours N         stop the run (it saves) N hours after the machines are there. This machine
-                        watches over it and must stay on. With flex-start the cloud does, too, and
+  --max-hours N         stop the run (it saves) N hours after the machines are ready. This machine
+                        enforces it and must stay on. With flex-start the cloud also enforces it and
                         deletes the machines; gcloud has no such limit for spot and on-demand.
-  --delete-when-done    delete request and machines when this command ends, however it ends (not if
-                        it is killed with SIGKILL or this machine goes off: see status then)
-  --poll SECONDS        between looks at the workers (default: 20)
-  --grace SECONDS       for the other workers once one ended, and for stop (default: 150)
-  --attempts N          instead of three
-  --dry-run             print every gcloud command, run none
-Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C ends only the
-watching: the program goes on, unless --delete-when-done was given.
+  --delete-when-done    delete request and machines when this command ends, for whatever reason (not
+                        after SIGKILL or if this machine is switched off: then check with status)
+  --poll SECONDS        interval between polls of the workers (default: 20)
+  --grace SECONDS       time for the other workers after one ended, and for stop (default: 150)
+  --attempts N          attempts in a row without progress before giving up (default: 3)
+  --dry-run             print every gcloud command without running it
+Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C ends only this
+command: the program continues, unless --delete-when-done was given.
 END
 }
 
@@ -86,7 +86,7 @@ read_arguments() {
       --delete-when-done) delete_when_done=yes ;;
       --dry-run) dry=yes ;;
       -*)
-        if (($# < 2)); then refuse "$1 is unknown or has no value: see --help"; fi
+        if (($# < 2)); then refuse "unknown option '$1', or an option without its value: see --help"; fi
         case $1 in
           --tpu-name) tpu_name=$2 ;;
           --zone) zone=$2 ;;
@@ -95,14 +95,14 @@ read_arguments() {
           --data-dir) data_dir=$2 ;;
           --setup)
             if [[ ! -f $2 || ! -r $2 ]]; then
-              refuse "--setup '$2' is not there or cannot be read: expected a bash script, as in" \
-                "--setup mount_data.sh"
+              refuse "--setup '$2' does not exist or cannot be read: expected a bash script," \
+                "for example --setup mount_data.sh"
             fi
             setup=$2
             ;;
           --env)
             if [[ ! $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
-              refuse "--env '$2' will not do: expected NAME=VALUE, as in --env TF_CPP_MIN_LOG_LEVEL=0"
+              refuse "--env '$2': expected NAME=VALUE, for example --env TF_CPP_MIN_LOG_LEVEL=0"
             fi
             variables+=("$2")
             ;;
@@ -120,7 +120,7 @@ read_arguments() {
               --worker) which=$2 ;;
             esac
             ;;
-          *) refuse "option '$1' is unknown: see --help; those of the program come after RECIPE" ;;
+          *) refuse "unknown option '$1': see --help; options of the program follow RECIPE" ;;
         esac
         shift
         ;;
@@ -131,14 +131,14 @@ read_arguments() {
   arguments=("$@")
 }
 
-hours() { # as seconds
+hours() { # in seconds
   if [[ ! $1 =~ ^[0-9]{1,4}(\.[0-9]{1,6})?$ ]]; then
-    refuse "--max-hours '$1' will not do: it takes hours, as in --max-hours 12 or 0.5"
+    refuse "--max-hours '$1': expected hours, for example --max-hours 12 or 0.5"
   fi
   awk -v hours="$1" 'BEGIN { seconds = hours * 3600; printf "%d\n", seconds < 1 ? 1 : seconds }'
 }
 
-# Everything that is wrong is found before anything is asked for or started.
+# Checks all input before anything is requested or started.
 check() {
   local setting value
   for setting in TPU_NAME ZONE PROJECT ACCELERATOR_TYPE RUNTIME_VERSION; do
@@ -150,62 +150,62 @@ check() {
       *) value=$runtime_version ;;
     esac
     if [[ -z $value ]]; then
-      refuse "$setting is not set: name it in the environment, or with" \
+      refuse "$setting is not set: set it in the environment or with" \
         "--$(tr '[:upper:]_' '[:lower:]-' <<<"$setting")"
     elif [[ ! $value =~ ^[a-z0-9][-a-z0-9.:]*$ ]]; then
-      refuse "$setting is '$value': expected lower-case letters, digits and dashes, as in my-tpu"
+      refuse "$setting is '$value': expected lower-case letters, digits and dashes, for example my-tpu"
     fi
   done
   case $provision in
     spot | on-demand) ;;
     flex-start) if ((max_seconds == 0)); then refuse "--provision flex-start needs --max-hours"; fi ;;
-    *) refuse "--provision '$provision' is unknown: spot, on-demand or flex-start" ;;
+    *) refuse "unknown --provision '$provision': expected spot, on-demand or flex-start" ;;
   esac
   if [[ $command == run ]]; then
     check_run
   elif [[ -n $setup ]] || ((${#variables[@]})); then
-    refuse "$command starts no program: --setup and --env are for run"
+    refuse "$command does not take --setup or --env: they are for run"
   elif ((${#arguments[@]})); then
-    refuse "'${arguments[0]}' is too much: $command takes options only"
+    refuse "unexpected argument '${arguments[0]}': $command takes only options"
   fi
   if [[ -z $dry ]] && ! command -v gcloud >/dev/null; then
-    refuse "gcloud is not there: install the Google Cloud CLI (https://cloud.google.com/sdk)"
+    refuse "gcloud is not installed: install the Google Cloud CLI (https://cloud.google.com/sdk)"
   fi
 }
 
 check_run() {
   local word
-  if ((${#arguments[@]} == 0)); then refuse "no RECIPE: name a .gin file, or one under gin/"; fi
+  if ((${#arguments[@]} == 0)); then refuse "no RECIPE: expected a .gin file, or the name of one in gin/"; fi
   recipe=${arguments[0]}
   arguments=("${arguments[@]:1}")
   for word in ${arguments[@]+"${arguments[@]}"}; do
     case $word in
-      --workdir | --workdir=*) refuse "--workdir after RECIPE: it comes before it, or as WORKDIR" ;;
+      --workdir | --workdir=*) refuse "--workdir after RECIPE: give it before RECIPE, or set WORKDIR" ;;
     esac
   done
   case $workdir in
     gs://?* | /?*) ;;
-    '') refuse "WORKDIR is not set: name a gs://bucket/folder for the checkpoints, or --workdir" ;;
-    *) refuse "WORKDIR is '$workdir': expected gs://..., or an absolute path all workers share" ;;
+    '') refuse "WORKDIR is not set: set it, or --workdir, to a gs://bucket/folder for the checkpoints" ;;
+    *) refuse "WORKDIR is '$workdir': expected gs://..., or an absolute path that all workers share" ;;
   esac
   if [[ -f $root/gin/$recipe ]]; then
-    : # by its name, as the program finds it
+    : # the program finds it by its name
   elif [[ -f $root/gin/$recipe.gin ]]; then
     recipe=$recipe.gin
   elif [[ -f $recipe ]]; then
     recipe_file=$recipe
     recipe=launch_recipe/${recipe##*/}
   else
-    refuse "recipe '$recipe' is not there: expected a .gin file, or the name of one under $root/gin"
+    refuse "recipe '$recipe' does not exist: expected a .gin file, or the name of one in $root/gin"
   fi
-  if [[ -n $setup && -n $data_dir ]]; then # first: --env may name another
+  if [[ -n $setup && -n $data_dir ]]; then # first, so that --env may override it
     variables=("DATA_DIR=$data_dir" ${variables[@]+"${variables[@]}"})
   fi
 }
 
-# Sets `step` to the last saved one, `nets` to how many the final evaluation has finished. 1: it cannot
-# be asked now, and both stay what they were; machines that are gone cannot tell what is in a folder of
-# theirs.
+# Sets `step` to the last saved step and `nets` to the number of nets that the final evaluation has
+# finished. Returns 1 and changes nothing if that is not known now, as when WORKDIR is a folder of
+# machines that do not exist any more.
 step=-1
 nets=0
 ask_step() {
@@ -217,24 +217,24 @@ ask_step() {
     *) if worker 0 saved "$workdir"; then asked=$(sed -n 's/^frepo-saved //p' "$scratch/out"); fi ;;
   esac
   read -r asked finished <<<"${asked%$'\r'}"
-  if [[ -z $asked ]] || ((asked < step)); then return 1; fi # what was saved stays saved
+  if [[ -z $asked ]] || ((asked < step)); then return 1; fi # a saved step stays saved
   step=$asked
   nets=${finished:-0}
 }
 
-show_log() { # of worker $1, from byte `offset` on
+show_log() { # of worker $1, from byte `offset`
   if worker "$1" log "$offset"; then
     cat -- "$scratch/out" || true
     offset=$((offset + $(wc -c <"$scratch/out")))
   fi
 }
 
-stop_all() { # $1: seconds to save in
-  worker all stop "$1" || say "not every worker answered"
+stop_all() { # $1: seconds for saving
+  worker all stop "$1" || say "some workers did not answer"
   read_states
 }
 
-tell_states() {
+print_states() {
   local number
   for number in "${!states[@]}"; do say "worker $number: ${states[number]}"; done
 }
@@ -249,8 +249,8 @@ trap 'rm -rf -- "$scratch"' EXIT
 case $command in
   run) run_pod ;;
   create)
-    trap 'say "the request for $tpu_name stays open for $wait_hours hours, and what it gets costs" \
-      "money: launch/tpu_pod.sh delete"; exit 130' INT TERM HUP
+    trap 'say "the request for $tpu_name stays open for $wait_hours hours, and its machines will cost" \
+      "money: delete it with launch/tpu_pod.sh delete"; exit 130' INT TERM HUP
     create_pod
     wait_for_pod
     ;;
@@ -284,12 +284,12 @@ case $command in
         say "worker $which: ${states[which]:-none}"
         break
       fi
-      rest "$poll"
+      pause_for "$poll"
     done
     ;;
   stop)
     stop_all "$grace"
-    tell_states
-    if ((heard == 0)) && [[ -z $dry ]]; then exit 1; fi
+    print_states
+    if ((answered == 0)) && [[ -z $dry ]]; then exit 1; fi
     ;;
 esac

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# `tpu_pod.sh run`: attempts on all workers until the run is over; sourced, not run.
+# `tpu_pod.sh run`: repeats attempts on all workers until the run is complete; sourced, not run.
 # shellcheck disable=SC2154  # the settings of tpu_pod.sh
 
 attempt=0
-ready=''   # whether the code is there and installed
-workers=0  # how many there are
-mine=''    # whether the machines were made, or the run on them started, by this command
+ready=''   # whether the code is installed on the workers
+workers=0  # the number of workers
+mine=''    # whether this command created the machines or started the run on them
 watchdog=''
-unasked=''  # whether what the last attempt saved is not known yet
+unknown=''  # whether the last attempt's saved step is not known yet
 # shellcheck disable=SC2034  # the next byte of the log to show, in tpu_pod.sh
 offset=1
 
-# Whatever ended this command: what it is paid for.
+# Runs at every exit: deletes the machines, or says that they cost money.
 # shellcheck disable=SC2317,SC2329  # called by the trap
 at_exit() {
   local code=$?
@@ -27,54 +27,54 @@ at_exit() {
   exit "$code"
 }
 
-# A signal, or the watchdog's: $1 the code to end with, then why.
+# Ends the command after a signal or at --max-hours: $1 is the exit code, then the reason.
 # shellcheck disable=SC2317,SC2329  # called by the traps
 leave() {
   local code=$1
   shift
   trap '' INT TERM HUP USR1
   if [[ -n $waited ]]; then kill "$waited" 2>/dev/null || true; fi
-  if ((code != 42)); then patience=3; fi # somebody waits for it
+  if ((code != 42)); then max_tries=3; fi # a user waits for it
   say "$*"
   if [[ -n $mine && -n $ready ]]; then
     if [[ -n $delete_when_done || $code == 42 ]]; then
       say "stopping the program on every worker"
       stop_all "$grace"
-      tell_states
+      print_states
     else
-      say "the program goes on: launch/tpu_pod.sh logs follows it, stop ends it"
+      say "the program continues: follow it with launch/tpu_pod.sh logs, stop it with stop"
     fi
   fi
   exit "$code"
 }
 
-# Signals this shell after --max-hours, whatever it waits for then.
+# Sends USR1 to this shell after --max-hours.
 watch() {
   if ((max_seconds == 0)) || [[ -n $watchdog || -n $dry ]]; then return 0; fi
   (
-    trap 'kill "$nap"; exit 0' TERM
+    trap 'kill "$sleeping"; exit 0' TERM
     sleep "$max_seconds" &
-    nap=$!
-    wait "$nap"
+    sleeping=$!
+    wait "$sleeping"
     kill -s USR1 "$$"
   ) </dev/null >/dev/null 2>&1 &
   watchdog=$!
 }
 
-# Makes sure that the machines are there; 1: they are not, and will not be.
+# Makes sure that the machines exist; returns 1 if they will not.
 have_pod() {
   local tries=0
   ask_state tpu-vm
-  # Machines under maintenance come back.
+  # Machines under maintenance become ready again.
   while [[ $state == REPAIRING || $state == RESTARTING || $state == STARTING ]] &&
-    ((tries++ < patience)); do
+    ((tries++ < max_tries)); do
     say "$tpu_name: $state"
-    rest "$poll"
+    pause_for "$poll"
     ask_state tpu-vm
   done
   if [[ $state == READY ]]; then return 0; fi
   if [[ -z $create ]]; then
-    say "$tpu_name is not there (state $state): start it with --create, or look with status"
+    say "$tpu_name does not exist or is not ready (state $state): create it with --create, or see status"
     return 1
   fi
   if [[ $state == UNKNOWN ]]; then
@@ -86,11 +86,11 @@ have_pod() {
     case $state in
       MISSING | UNKNOWN) ;;
       ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | CREATING)
-        if [[ -z $mine ]]; then say "$tpu_name was asked for before: waiting for that"; fi
+        if [[ -z $mine ]]; then say "$tpu_name was requested before: waiting for it"; fi
         ;;
       *)
         if [[ -z $recreate ]]; then
-          say "$tpu_name is there without machines ($state): delete it, or start with --recreate"
+          say "$tpu_name exists without machines ($state): delete it, or use --recreate"
           return 1
         fi
         delete_pod || return 1
@@ -105,18 +105,18 @@ have_pod() {
   ready=''
 }
 
-# Code and packages to every worker; 1: not done.
+# Copies the code and installs the packages on every worker; returns 1 after a failure.
 set_up() {
   local code=0
   ship || code=$?
   if ((code == 3)); then
-    say "a run is under way on $tpu_name: launch/tpu_pod.sh logs follows it, stop ends it"
+    say "a run is in progress on $tpu_name: follow it with launch/tpu_pod.sh logs, stop it with stop"
     exit 2
   elif ((code)); then
     return 1
   fi
   mine=yes
-  say "installing on every worker, the first time for some minutes"
+  say "installing on every worker; the first time takes some minutes"
   worker all prepare || {
     cat -- "$scratch/out" "$scratch/err" >&2 || true
     return 1
@@ -124,37 +124,37 @@ set_up() {
   read_states
   workers=${#states[@]}
   if [[ -z $dry ]] && { ((workers == 0)) || [[ -z ${states[workers - 1]:-} ]]; }; then
-    say "$heard workers answered, of whom the last is not number $((workers - 1))"
+    say "$answered workers answered, but the highest number is not $((answered - 1))"
     return 1
   fi
   ready=yes
-  if [[ -n $unasked ]]; then
+  if [[ -n $unknown ]]; then
     note_step
-    if ((attempt == 1)); then stalls=0; fi # that was before this command
+    if ((attempt == 1)); then stalls=0; fi # it was saved before this command
   fi
 }
 
-note_step() { # the second time in vain counts as nothing saved
-  local before=$unasked
-  unasked=yes
+note_step() { # a step that is unknown twice in a row counts as no progress
+  local before=$unknown
+  unknown=yes
   if ask_step; then
     note_saved "$step" "$nets"
-    unasked=''
+    unknown=''
   elif [[ -n $before ]]; then
     stalls=$((stalls + 1))
   fi
 }
 
-set_up_again() { # of many workers one fails now and then: to log in, to install
+set_up_again() { # among many workers, a login or an installation fails now and then
   ask_state tpu-vm
   if gone; then return 1; fi
-  say "trying that once more"
-  rest "$poll"
+  say "trying once more"
+  pause_for "$poll"
   set_up
 }
 
-# Follows attempt $1 until every worker has an exit code: `code` is then the whole's. 1: the
-# machines are gone.
+# Runs attempt $1 until every worker has an exit code, and sets `code` to their common code. Returns 1
+# if the machines do not exist any more.
 follow() {
   local number word all silent=0 ended_at='' codes fatal stops=0 tries=0
   until worker all start "$1" "$workdir" "$recipe" --workdir "$workdir" \
@@ -162,26 +162,26 @@ follow() {
     cat -- "$scratch/err" >&2 || true
     ask_state tpu-vm
     if gone || ((++tries >= 10)); then return 1; fi
-    rest "$poll"
+    pause_for "$poll"
   done
   # shellcheck disable=SC2034
   offset=1
   while :; do
     show_log 0
-    worker all report "$1" || true # it fails as a whole where one worker does not answer
+    worker all report "$1" || true # it fails if one worker does not answer
     if [[ -n $dry ]]; then
       code=0
       return 0
     fi
     read_states
-    if ((heard == 0)); then
+    if ((answered == 0)); then
       ask_state tpu-vm
       if gone; then return 1; fi
       if ((++silent >= 40)); then
-        say "no worker answers any more, though $tpu_name is $state"
+        say "no worker answers, although $tpu_name is $state"
         return 1
       fi
-      rest "$poll"
+      pause_for "$poll"
       continue
     fi
     silent=0
@@ -189,11 +189,11 @@ follow() {
     codes=()
     fatal=''
     for ((number = 0; number < workers; number++)); do
-      word=${states[number]:-running} # one that did not answer is asked again
+      word=${states[number]:-running} # a worker that did not answer is polled again
       if [[ $word == running ]] && ((stops >= 3)); then word=lost; fi
       case $word in
         running) all='' ;;
-        lost | none) codes+=(137) ;; # its machine was started anew, or does not answer
+        lost | none) codes+=(137) ;; # its machine was restarted, or does not answer
         *)
           codes+=("$word")
           if ((word == SETUP_FAILED)) || { ((word != 0)) && ! restartable "$word"; }; then fatal=yes; fi
@@ -208,20 +208,20 @@ follow() {
     if ((${#codes[@]})) && [[ -z $ended_at && $(group_code "${codes[@]}") != 0 ]]; then
       ended_at=$SECONDS
     fi
-    # The others find out by themselves when a process died, unless they are busy with something
-    # else. What failed will not be started again, or never started: they need not go on.
+    # The other processes detect the end of one by themselves, except during other work. After a
+    # failure, or without a start, there is no reason to wait for that.
     if [[ -n $fatal ]] || { [[ -n $ended_at ]] && ((SECONDS - ended_at >= grace)); }; then
-      say "a worker ended: stopping the others"
+      say "a worker ended: stopping the other workers"
       stop_all 30
       stops=$((stops + 1))
       ended_at=$SECONDS
       continue
     fi
-    rest "$poll"
+    pause_for "$poll"
   done
 }
 
-show_failure() { # the end of the log of the first worker that ended with $1
+show_failure() { # prints the end of the log of the first worker that ended with $1
   local number
   for number in "${!states[@]}"; do
     if [[ ${states[number]} == "$1" ]]; then
@@ -235,18 +235,18 @@ show_failure() { # the end of the log of the first worker that ended with $1
 run_pod() {
   local id
   id=$(date +%Y%m%d-%H%M%S)-$$
-  patience=30
-  # Who piped this elsewhere and left must not keep it from ending what is paid for.
+  max_tries=30
+  # A closed pipe at the output must not prevent the deletion of the machines.
   trap '' PIPE
   trap at_exit EXIT
   trap 'leave 130 "interrupted"' INT
   trap 'leave 143 "terminated"' TERM HUP
-  trap 'leave 42 "--max-hours are over"' USR1
+  trap 'leave 42 "--max-hours have passed"' USR1
   while :; do
     have_pod || exit "$((attempt ? 42 : 1))"
     if ((attempt == 0)); then
       watch
-      note_step # what an earlier run saved is no progress of this one
+      note_step # what exists already is not progress
       stalls=0
     fi
     attempt=$((attempt + 1))
@@ -256,24 +256,24 @@ run_pod() {
     else
       ask_state tpu-vm
       if ! gone; then exit 1; fi
-      say "$tpu_name was taken away (now $state)"
+      say "$tpu_name was preempted or deleted (now $state)"
       code=143
       ready=''
     fi
     note_step
-    say "attempt $attempt: code $code, $(saved_words "$step")${unasked:+ before; now unknown}"
+    say "attempt $attempt: code $code, $(saved_words "$step")${unknown:+ before; now unknown}"
     if ! restartable "$code"; then
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
     if ((stalls >= attempts)); then
-      say "giving up: $attempts ends in a row without a new checkpoint; last code $code"
+      say "giving up: $attempts attempts in a row without progress; last code $code"
       exit "$code"
     fi
     if [[ -z $ready && -z $recreate ]]; then
-      say "the run can go on: the same command with --recreate asks for new machines"
+      say "the run can be resumed: the same command with --recreate requests new machines"
       exit 42
     fi
-    rest "$((poll < 5 ? poll : 5))"
+    pause_for "$((poll < 5 ? poll : 5))"
   done
 }

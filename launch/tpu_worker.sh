@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh has done on each worker of a TPU pod. It keeps log, exit code and process of the
-# attempt under way in the folder `run` beside the code.
+# The part of tpu_pod.sh that runs on each worker of a TPU pod. Log, exit code and process of the current
+# attempt are in the folder `run` beside the code.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
 
-  prepare                      makes .venv with the TPU packages
-  start ID WORKDIR ARGS...     starts `frepo-scale distill ARGS...` detached, as the attempt ID, after
-                               launch_setup/setup.sh if that was shipped
-  report [ID]                  prints "frepo-worker NUMBER STATE": the exit code of the attempt,
-                               running, lost (it ended without a code) or none
-  busy                         whether an attempt is running
-  log BYTE                     prints the attempt's log from that byte on
-  stop SECONDS                 SIGTERM, after so many seconds SIGKILL; then as report
-  saved WORKDIR                prints the last saved step, and the finished nets of the final
-                               evaluation
-  unlock [FILE [DEVICE...]]    removes a stale lock of the TPU, if no process holds a device
+  prepare                      creates .venv with the TPU packages
+  start ID WORKDIR ARGS...     runs launch_setup/setup.sh, if it was copied, and then `frepo-scale
+                               distill ARGS...`, detached, as the attempt ID
+  report [ID]                  prints "frepo-worker NUMBER STATE". STATE is the exit code of the
+                               attempt, running, lost (it ended without a code) or none
+  busy                         succeeds if an attempt is running
+  log BYTE                     prints the attempt's log from that byte
+  stop SECONDS                 sends SIGTERM, and SIGKILL after SECONDS; then reports
+  saved WORKDIR                prints the last saved step and the number of nets that the final
+                               evaluation has finished
+  unlock [FILE [DEVICE...]]    removes a stale TPU lock file if no process holds a device
 END
 }
 
@@ -28,23 +28,24 @@ source "$here/python_env.sh"
 source "$here/policy.sh"
 run=${root%/*}/run
 
-# The number of this worker in the pod, as JAX reads it, too; else from the host's name.
+# Prints the number of this worker in the pod, from the metadata that JAX also reads, otherwise from the
+# host name.
 worker_number() {
   local number
   number=$(curl --silent --fail --max-time 10 --header 'Metadata-Flavor: Google' \
     http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number) ||
     number=$(uname -n | sed -n 's/.*-w-\([0-9][0-9]*\)\(\..*\)*$/\1/p')
   if [[ ! $number =~ ^[0-9]+$ ]]; then
-    say "cannot tell which worker $(uname -n) is"
+    say "cannot determine the worker number of $(uname -n)"
     exit 1
   fi
   printf '%s\n' "$number"
 }
 
-# After a reboot the process group of a remembered number is somebody else's.
+# Identifies the boot: after a reboot a recorded process group ID belongs to another process.
 boot() { cat /proc/sys/kernel/random/boot_id; }
 
-# Whether anything of the attempt's process group is there; sets `group`.
+# Whether a process of the attempt's process group exists; sets `group`.
 group_lives() {
   local booted=''
   group=''
@@ -54,14 +55,14 @@ group_lives() {
 
 busy() { [[ ! -e $run/worker-$number.exit ]] && group_lives; }
 
-report() { # of the attempt $1, or whichever was the last
+report() { # the attempt $1, or the last one
   local state=none
   if [[ -s $run/id && $(<"$run/id") == "${1:-$(<"$run/id")}" ]]; then
     if [[ -s $run/worker-$number.exit ]]; then
       state=$(<"$run/worker-$number.exit")
     elif group_lives; then
       state=running
-    elif [[ -s $run/worker-$number.exit ]]; then # it ended in between
+    elif [[ -s $run/worker-$number.exit ]]; then # it ended in the meantime
       state=$(<"$run/worker-$number.exit")
     else
       state=lost
@@ -70,8 +71,8 @@ report() { # of the attempt $1, or whichever was the last
   printf 'frepo-worker %s %s\n' "$number" "$state"
 }
 
-fetch_python() { # the images of TPU VMs come with Python 3.10
-  say "no Python 3.11 to 3.13 here: getting one with uv"
+fetch_python() { # the images of TPU VMs contain Python 3.10
+  say "no Python 3.11 to 3.13 found: installing one with uv"
   python3 -m pip install --quiet --user uv >&2
   python3 -m uv python install --quiet 3.12 >&2
   PYTHON=$(python3 -m uv python find 3.12)
@@ -83,8 +84,8 @@ prepare() {
   printf 'frepo-worker %s ready\n' "$number"
 }
 
-# A killed program leaves its lock, and the next one then finds no TPU. The lock of a living one must
-# stay, so it goes only where it can be seen that no process holds a device.
+# A killed program leaves its lock file, and the next program then finds no TPU. The lock of a running
+# program must stay, so the file is removed only if it is certain that no process holds a device.
 unlock() {
   local lock=${1:-/tmp/libtpu_lockfile} device devices=() sudo=() holders
   if [[ ! -e $lock ]]; then return 0; fi
@@ -92,13 +93,13 @@ unlock() {
   if (($# == 0)); then set -- /dev/accel* /dev/vfio/[0-9]*; fi
   for device in "$@"; do if [[ -e $device ]]; then devices+=("$device"); fi; done
   if ((${#devices[@]} == 0)); then
-    say "left $lock: there is no TPU device here to ask about"
+    say "kept $lock: there is no TPU device to check"
     return 0
   fi
-  # Others' processes are seen by root only; a lock of one's own is of one's own process.
+  # Only root sees other users' processes. A lock file of this user is of a process of this user.
   if ((EUID != 0)) && sudo -n true 2>/dev/null; then sudo=(sudo -n); fi
   if ((EUID != 0)) && ((${#sudo[@]} == 0)) && [[ ! -O $lock ]]; then
-    say "left $lock: it belongs to another user, whose processes cannot be seen"
+    say "kept $lock: it belongs to another user, whose processes are not visible"
     return 0
   fi
   if command -v fuser >/dev/null; then
@@ -106,18 +107,18 @@ unlock() {
   elif command -v lsof >/dev/null; then
     holders=$(${sudo[@]+"${sudo[@]}"} lsof -t -- "${devices[@]}" 2>/dev/null || true)
   else
-    say "left $lock: neither fuser nor lsof is here to tell whether the TPU is in use"
+    say "kept $lock: neither fuser nor lsof is installed to check whether the TPU is in use"
     return 0
   fi
   if [[ -n ${holders//[[:space:]]/} ]]; then
-    say "left $lock: the TPU is in use by process ${holders//[[:space:]]/ }"
+    say "kept $lock: the TPU is in use by process ${holders//[[:space:]]/ }"
   else
     ${sudo[@]+"${sudo[@]}"} rm -f -- "$lock"
     say "removed the stale $lock"
   fi
 }
 
-# Log and exit code (where there is one yet) to WORKDIR/logs/ID: the machine may go any time.
+# Copies the log and the file $1, if given, to WORKDIR/logs/ID: the machine may be preempted at any time.
 upload() {
   local files=("$run/worker-$number.log") to
   to=${workdir%/}/logs/$(<"$run/id")
@@ -128,72 +129,72 @@ upload() {
   esac || printf 'frepo_scale: the log could not be copied to %s\n' "$to"
 }
 
-# Runs "$@" until it ends, the log uploaded now and then; sets `code`.
+# Runs "$@" until it ends, and uploads the log every 300 seconds; sets `code`.
 run_child() {
   local child
   "$@" &
   child=$!
-  # A stop that came just before it was there to be signalled with its group.
+  # A stop just before the start did not reach it with its group.
   if [[ -n $stopped ]]; then kill -s TERM "$child" 2>/dev/null || true; fi
   while kill -0 "$child" 2>/dev/null; do
-    rest 1
+    pause_for 1
     if ((++seconds % 300 == 0)); then upload || true; fi
   done
   if wait "$child"; then code=0; else code=$?; fi
 }
 
-# Runs the script of --setup, if one was shipped; sets `code`, 0 if the program may start.
+# Runs the --setup script, if it was copied; sets `code` to 0 if the program may start.
 run_setup() {
   local script=$root/launch_setup/setup.sh
   code=0
   if [[ ! -e $script ]]; then return 0; fi
   run_child bash "$script"
   if [[ -n $stopped ]]; then
-    code=143 # it may have ended well, but nothing must start any more
+    code=143 # whatever its exit code, nothing must start now
   elif ((code == 2)); then
-    say "the setup script ended with 2, wrong input: it is not tried again"
+    say "the setup script ended with 2, wrong input: it is not repeated"
   elif ((code)); then
-    say "the setup script failed with $code: counted as a lost attempt"
+    say "the setup script failed with $code: this attempt counts as lost"
     code=$SETUP_FAILED
   fi
 }
 
-attempt() { # in a session of its own; $1 the workdir, then the program's arguments
+attempt() { # in its own session; $1: the workdir, then the program's arguments
   local code seconds=0 stopped=''
   workdir=$1
   shift
   printf '%s %s\n' "$$" "$(boot)" >"$run/pid.new"
   mv -- "$run/pid.new" "$run/pid"
-  # A stop signals the whole group, the program included: here it only must not end the waiting.
+  # A stop signals the whole group, including the program. Here it must only not end the wait.
   trap 'stopped=yes' TERM INT HUP
-  # Set already only where the workers are told about each other otherwise.
+  # It is set only if the workers find each other in another way.
   if [[ -z ${FREPO_COORDINATOR:-} ]]; then export FREPO_CLUSTER=auto; fi
   cd -- "$root"
   run_setup
   if ((code == 0)); then run_child "$venv/bin/frepo-scale" distill "$@"; fi
   mkdir -p -- "$run/new"
   printf '%s\n' "$code" >"$run/new/worker-$number.exit"
-  upload "$run/new/worker-$number.exit" || true # first: with the code known, the machine may go
+  upload "$run/new/worker-$number.exit" || true # before it is reported: then the machine may be deleted
   mv -- "$run/new/worker-$number.exit" "$run/"
 }
 
 start() {
   local id=$1 tenths=0
   shift
-  if [[ -s $run/id && $(<"$run/id") == "$id" && -s $run/pid ]]; then # asked twice
+  if [[ -s $run/id && $(<"$run/id") == "$id" && -s $run/pid ]]; then # a repeated request
     report "$id"
     return 0
   fi
   if busy; then
-    say "worker $number is busy with another run"
+    say "worker $number is running another run"
     exit 3
   fi
-  if group_lives; then kill -s KILL -- "-$group" 2>/dev/null || true; fi # leftovers of an ended one
+  if group_lives; then kill -s KILL -- "-$group" 2>/dev/null || true; fi # left by an ended attempt
   unlock
   mkdir -p -- "$run"
   rm -f -- "$run/pid" "$run/worker-$number.exit" "$run/new/worker-$number.exit"
   printf '%s\n' "$id" >"$run/id"
-  # Detached, or the connection that starts it would last as long, and its end would end it.
+  # Detached, because otherwise the connection would stay open, and its end would end the program.
   nohup setsid bash "$root/launch/tpu_worker.sh" attempt "$@" \
     </dev/null >"$run/worker-$number.log" 2>&1 &
   until [[ -s $run/pid ]]; do
@@ -212,9 +213,9 @@ stop() {
     kill -s TERM -- "-$group" 2>/dev/null || true
     while busy && ((tenths++ < $1 * 10)); do sleep 0.1; done
     if busy; then
-      say "worker $number does not end: killed"
+      say "worker $number did not end in time: killing it"
       kill -s KILL -- "-$group" 2>/dev/null || true
-      # Its code, if it got as far as copying that; or that of the kill.
+      # Its exit code, if it was already written; otherwise that of the kill.
       mv -- "$run/new/worker-$number.exit" "$run/" 2>/dev/null ||
         printf '137\n' >"$run/worker-$number.exit"
     fi
@@ -236,5 +237,5 @@ case $command in
     number=$(worker_number)
     if [[ -e $run/worker-$number.log ]]; then tail -c "+$1" -- "$run/worker-$number.log"; fi
     ;;
-  *) refuse "command '$command' is unknown: see --help" ;;
+  *) refuse "unknown command '$command': see --help" ;;
 esac

@@ -1,6 +1,9 @@
-"""Settings of every test."""
+"""Settings of every test, and the order in which pytest-xdist hands files to its processes."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import fake_store
 import pytest
@@ -8,9 +11,17 @@ import pytest
 # As in the program: JAX's LAPACK on CPU is slow with several threads on busy cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Most of the time goes into compiling what then runs for milliseconds: it is half without LLVM's
-# optimisation. Runs in processes of their own, the drills among them, go without this.
+# Most of a test's time is compilation of programs that then run for milliseconds. Without LLVM's
+# optimization it is half. The drills and the launchers' real runs reset this in their processes.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# One compilation cache for the whole session: the processes of pytest-xdist and the programs that
+# tests start inherit it. A test about compilation itself must unset it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="frepo-scale-tests-compiled-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 
 @pytest.fixture
@@ -23,64 +34,13 @@ def store(monkeypatch):
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Fast tests first: what breaks is then known early."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_collection_modifyitems(config, items):
+    """One process: fast tests first. Several: files with slow tests first, whole files together.
 
-
-EARLY = pytest.StashKey()
-
-
-def pytest_collection_finish(session):
-    """Starts what a module's `start_early` starts for its slow tests; `early` gives it to them.
-
-    It goes on beside the fast tests, which come first and leave a core idle. `start_early` is given
-    the names of the functions that are to run, and returns a process or None.
+    A file's fixtures are then made once, and no long file is left to the end.
     """
-    slow = {}
-    for item in session.items:
-        if item.get_closest_marker("slow") and hasattr(item.module, "start_early"):
-            slow.setdefault(item.module, set()).add(item.function.__name__)
-    if session.config.option.collectonly:
-        slow = {}
-    session.stash[EARLY] = {module: module.start_early(names) for module, names in slow.items()}
-    for process in filter(None, session.stash[EARLY].values()):
-        session.config.add_cleanup(process.kill)
-
-
-@pytest.fixture(scope="module")
-def early(request):
-    """The process that the module's `start_early` gave, or None."""
-    return request.session.stash[EARLY][request.module]
-
-
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
-    """A folder for what runs compile."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def compiled_once(compilation_cache):
-    """Whole runs, here and in processes of their own, find what an earlier one has compiled.
-
-    Most of the time of a small run goes into compiling it.
-    """
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache as cache
-
-    settings = {
-        "jax_compilation_cache_dir": str(compilation_cache),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    cache.reset_cache()
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    if config.getoption("dist", "no") == "no" and "PYTEST_XDIST_WORKER" not in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    else:
+        items.sort(key=lambda item: item.path not in slow)

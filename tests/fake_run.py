@@ -1,4 +1,4 @@
-"""A fake job, writer, step and data for the training loop that record everything they are asked."""
+"""Hooks, writer, step and data for the training loop that record every call."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,10 @@ import numpy as np
 from frepo_scale.core.errors import RunError
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
-from frepo_scale.train.loop import LoopConfig, Outcome, train
+from frepo_scale.ops.progress import Progress
+from frepo_scale.train.config import LoopConfig
+from frepo_scale.train.hooks import Log, Probe, Save
+from frepo_scale.train.loop import Hooks, Outcome, train
 
 Event = tuple[Any, ...]
 RATES = {
@@ -44,7 +47,7 @@ def host(state: Any) -> dict[str, int]:
 
 @dataclass
 class Run:
-    """A fake job, writer, step and data that record everything in `events`.
+    """Hooks, writer, step and data that record every call in `events`.
 
     Signals arrive after the step, in the probe or in the save of `signal_at`.
     """
@@ -59,7 +62,7 @@ class Run:
         if self.signal_at == (where, step):
             self.preemption._note(signal.SIGTERM, None)
 
-    # Job
+    # Hooks
     def check(self, state: Any) -> None:
         at = int(state["step"])
         self.events.append(("check", at))
@@ -89,9 +92,6 @@ class Run:
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         self.events.append(("row", step, dict(scalars)))
 
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        raise AssertionError("the loop writes no images")
-
     def flush(self) -> None:
         self.events.append(("flush",))
 
@@ -118,21 +118,42 @@ class Run:
         probed: int = -1,
         step: Callable[..., Any] | None = None,
     ) -> Outcome:
-        return train(
-            start_state() if state is None else jax.tree.map(jnp.asarray, state),
-            start=start,
-            probed=probed,
-            steps=steps,
-            config=config,
-            step=step or self.step,
-            batches=self.batches(start),
-            images_per_step=10,
-            flops_per_step=8.0,
-            ledger=Ledger(None),
-            job=self,
-            writer=self,
-            preemption=self.preemption,
-        )
+        ledger = Ledger(None)
+        with Progress("test", steps, start) as progress:
+            log = Log(
+                config.log_every,
+                self,
+                progress,
+                ledger,
+                steps=steps,
+                images_per_step=10,
+                flops_per_step=8.0,
+                shown=("loss", "target_accuracy"),
+            )
+            # Bound late: tests replace the methods.
+            hooks = Hooks(
+                log,
+                lambda state: self.check(state),
+                Probe(config.probe_every, lambda state, at: self.probe(state, at), probed),
+                Save(
+                    config.save_every,
+                    config.save_minutes,
+                    lambda state, at, probed: self.save(state, at, probed),
+                    start=start,
+                    clock_every=config.log_every,
+                ),
+                (self.after_step,),
+            )
+            return train(
+                start_state() if state is None else jax.tree.map(jnp.asarray, state),
+                step or self.step,
+                self.batches(start),
+                hooks,
+                start=start,
+                steps=steps,
+                preemption=self.preemption,
+                ledger=ledger,
+            )
 
     def of(self, *kinds: str) -> list[Event]:
         return [e for e in self.events if e[0] in kinds]

@@ -2,16 +2,18 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from frepo_scale import config
 from frepo_scale import main as command
-from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.main import main, split_overrides
 
-COMMANDS = ["distill", "evaluate", "prepare", "report", "export"]
+COMMANDS = ["distill", "evaluate", "prepare", "report", "export", "settings"]
 HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]
 
 
@@ -113,12 +115,15 @@ except SystemExit as ended:
         (["evaluate"], "required: WORKDIR|EXPORT.npz"),
         (["prepare"], "required: --source, --out, --resolution"),
         (["prepare", "--source", "a", "--out", "b", "--resolution", "x"], "'x'"),
-        (["prepare", "--source", "a", "--out", "b", "--resolution", "8", "--gin.IPC=1"], "no run"),
+        (
+            ["prepare", "--source", "a", "--out", "b", "--resolution", "8", "--gin.IPC=1"],
+            "--gin.IPC",
+        ),
         (["report"], "required: WORKDIR"),
         (["export", "a"], "required: --out"),
         (["export", "a", "--out", "b", "--format", "png"], "'png'"),
-        (["report", "a", "--gin.IPC=1"], "--gin. settings with report"),
-        (["export", "a", "--out", "b", "--gin.IPC", "1"], "--gin. settings with export"),
+        (["report", "a", "--gin.IPC=1"], "--gin.IPC with report"),
+        (["export", "a", "--out", "b", "--gin.IPC", "1"], "--gin.IPC with export"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -149,9 +154,24 @@ def test_overrides_are_taken_out_of_the_arguments(arguments, rest, overrides):
 
 
 @pytest.mark.parametrize("code", [0, 42, 130])
-def test_the_code_of_a_command_is_handed_on(code, monkeypatch):
-    monkeypatch.setattr(command, "_dispatch", lambda options, overrides: code)
+def test_the_code_of_a_stop_is_the_exit_code(code, monkeypatch):
+    def stop(options, overrides):
+        if code:
+            raise Preempted(code)
+
+    monkeypatch.setattr(command, "_dispatch", stop)
     assert main(["report", "x"]) == code
+
+
+def test_settings_are_listed_with_their_defaults(capsys):
+    assert main(["settings"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    listed = dict(re.findall(r"^  ([A-Z_]+)\*? +(\S+)", out, re.MULTILINE))
+    assert listed.keys() == config.settings().keys()
+    assert (listed["IPC"], listed["RIDGE"], listed["DATASET"]) == ("1", "1e-06", "must")
+    operational = set(re.findall(r"^  ([A-Z_]+)\*", out, re.MULTILINE))
+    assert {"CHUNK", "MESH_DATA"} <= operational and "IPC" not in operational
 
 
 @pytest.mark.parametrize(

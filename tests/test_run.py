@@ -17,7 +17,7 @@ from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "STEPS": 60,
@@ -141,7 +141,7 @@ def test_the_export_is_consistent(whole):
     assert export.images.shape == (10, 8, 8, 1)
     assert export.labels.shape == (10, 10)
     pixels = export.images * export.preprocessing.channel_std + export.preprocessing.channel_mean
-    np.testing.assert_array_equal(export.pixels(), np.clip(np.rint(255 * pixels), 0, 255))
+    np.testing.assert_array_equal(export.to_pixels(), np.clip(np.rint(255 * pixels), 0, 255))
     assert export.evaluation["norm"] == "none"
     assert export.evaluation["steps"] == 30
     assert export.provenance["dataset"] == "digits"

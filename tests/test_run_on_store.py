@@ -21,7 +21,7 @@ from frepo_scale.main import main
 from frepo_scale.ops import tensorboard
 from frepo_scale.ops.lock import WorkdirLock
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 URL = "gs://bucket/runs/digits"
 SETTINGS = {
@@ -110,7 +110,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
         assert all(np.array_equal(here[name], there[name]) for name in here.files)
     names = {name.removeprefix("bucket/runs/digits/").split("/")[0] for name in bucket.objects}
     local = {path.name for path in Path("local").iterdir()}
-    assert names == local - {"tensorboard"}  # and no owner, no write test
+    assert names == local - {"tensorboard"}  # and no lock, no write test
     assert len([n for n in bucket.objects if "/attempts/" in n]) == 2
     assert saved_steps(bucket) == {"25", "30"}
     modes = {mode for _, mode in bucket.calls}
@@ -134,7 +134,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
 
 
 def test_a_second_run_on_the_same_url_is_refused(bucket, capsys):
-    owner = WorkdirLock(to_path(URL) / "owner.json", renew_every=1e6)
+    owner = WorkdirLock(to_path(URL) / "lock.json", renew_every=1e6)
     owner.acquire()
     before = dict(bucket.objects)
     assert main(command(URL)) == 2

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frepo_scale.data.held_out import held_out_rows
 from frepo_scale.data.records import PreparedSet
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.slow
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
 KNOBS = {
@@ -69,7 +70,7 @@ def test_from_photographs_to_a_distilled_imagenet(tmp_path):
     assert exported.preprocessing.whitening.matrix.shape == (12288, 12288)
     assert np.isfinite(exported.images).all()
     # Few steps from the photographs they started as: the inverse gives them back.
-    assert exported.pixels().std() > 20
+    assert exported.to_pixels().std() > 20
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(row["loss"]) and 0 <= row["input_wait_fraction"] < 1 for row in rows)
@@ -178,8 +179,8 @@ def damaged(places, tmp_path):
     shutil.copytree(places[0], place)
     shard = min(place.glob("train-*"))
     found = PreparedSet.open(place)
-    row = int(np.argmin(found.held_out()))
-    pixels = found.train[row][0].tobytes()
+    row = int(np.argmin(held_out_rows(found.train.labels, 4)))
+    pixels = found.train.at(np.array([row])).tobytes()
 
     def damage():
         content = bytearray(shard.read_bytes())
@@ -232,7 +233,7 @@ def test_without_test_images_nothing_is_measured(tmp_path, capsys):
 
 
 def test_random_images_train_too(tmp_path):
-    given = command(tmp_path / "run", "nowhere", DATA="synthetic", DATASET="cifar10", STEPS=6)
+    given = command(tmp_path / "run", "nowhere", DATA_SOURCE="noise", DATASET="cifar10", STEPS=6)
     given = [text for text in given if "DATA_PLACEMENT" not in text]
     assert main([*given, "--gin.LOG_EVERY=2"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

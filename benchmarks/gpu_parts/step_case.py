@@ -1,4 +1,4 @@
-"""The outer step at a given shape, whole and phase by phase: the one module that knows its parts.
+"""The outer step at a given shape, whole and phase by phase: the one module that knows its problem.
 
 Everything that the check uses of `frepo_scale.distill`, `regression`, `models`, `parallel` and
 `plan` is named here, so that a change there is followed in one place.
@@ -18,15 +18,14 @@ import numpy as np
 import optax
 
 from frepo_scale.core.types import Batch, DistilledSet, centred_onehot
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig, lamb
 from frepo_scale.distill.features import chunked_features, chunked_image_gradient
+from frepo_scale.distill.flops import outer_step_flops
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import Member, PoolConfig, adam, take_member
-from frepo_scale.distill.state import initial_state
-from frepo_scale.distill.step import (
-    OuterStep,
-    make_meta_gradient,
-    make_pool_update,
-)
+from frepo_scale.distill.state import initial_train_state
+from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.models.registry import feature_dim
 from frepo_scale.parallel.mesh import (
@@ -39,7 +38,6 @@ from frepo_scale.parallel.mesh import (
     single_device_mesh,
 )
 from frepo_scale.plan.compile import Cost, compile_outer_step, cost_of
-from frepo_scale.plan.flops import outer_step_flops
 from frepo_scale.regression.ridge import RidgeConfig, ridge_weights
 
 DTYPES = ("float32", "bfloat16")  # of the features; "float32" is TF32 on recent NVIDIA cards
@@ -113,9 +111,9 @@ class Phase(NamedTuple):
     carries: int
 
 
-def outer_step(shape: Shape, dtype: str = "float32", device: jax.Device | None = None) -> OuterStep:
-    """What the step is made of: the paper's settings at this shape, on the first device or one."""
-    return OuterStep(
+def problem_of(shape: Shape, dtype: str = "float32", device: jax.Device | None = None) -> Problem:
+    """The problem of FRePo: the paper's settings at this shape, on the first device or one."""
+    return Problem(
         ConvNet(num_classes=shape.classes, width=shape.width, depth=shape.depth),
         DistillConfig(ipc=shape.ipc, flip=shape.flip, feature_dtype=dtype),
         PoolConfig(),
@@ -130,7 +128,7 @@ def compiled_step(
     shape: Shape, dtype: str, device: jax.Device | None = None
 ) -> jax.stages.Compiled:
     """The whole step, compiled from shapes alone, also for a device that is not here."""
-    return compile_outer_step(outer_step(shape, dtype, device), shape.image, shape.classes)
+    return compile_outer_step(FRePo(problem_of(shape, dtype, device)), shape.image, shape.classes)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Cost:
@@ -139,27 +137,27 @@ def memory_of(compiled: jax.stages.Compiled) -> Cost:
 
 
 def step_flops(shape: Shape) -> float:
-    """Operations of one step, counted from the shapes (`frepo_scale.plan.flops`)."""
-    return outer_step_flops(outer_step(shape), shape.image, shape.classes)
+    """Operations of one step, counted from the shapes (`frepo_scale.distill.flops`)."""
+    return outer_step_flops(problem_of(shape), shape.image, shape.classes)
 
 
 def dim(shape: Shape) -> int:
     """d."""
-    return feature_dim(outer_step(shape).module, shape.image)
+    return feature_dim(problem_of(shape).module, shape.image)
 
 
 def state_and_batch(shape: Shape) -> tuple[Any, Batch]:
     """A state before step 0 and a target batch of random pixels, on the device."""
-    parts = outer_step(shape)
+    problem = problem_of(shape)
     rng = np.random.default_rng(0)
     start = DistilledSet(
         rng.normal(size=(shape.size, *shape.image)).astype(np.float32),
         np.repeat(np.eye(shape.classes, dtype=np.float32), shape.ipc, axis=0) - 1 / shape.classes,
     )
-    state = initial_state(parts.module, parts.config, parts.pool, start, parts.mesh)
+    state = initial_train_state(FRePo(problem), start)
     images = rng.normal(size=(shape.batch, *shape.image)).astype(np.float32)
     labels = rng.integers(0, shape.classes, shape.batch).astype(np.int32)
-    return state, jax.device_put(Batch(images, labels), over(parts.mesh, (POOL, DATA)))
+    return state, jax.device_put(Batch(images, labels), over(problem.mesh, (POOL, DATA)))
 
 
 def repeated(compiled: Any, state: Any, batch: Batch) -> Callable[[], Any]:
@@ -178,10 +176,11 @@ def phases(shape: Shape, dtype: str, state: Any, batch: Batch) -> dict[str, Phas
 
     Donated arguments are copies, so the state stays usable.
     """
-    parts = outer_step(shape, dtype)
-    module, config, platform = parts.module, parts.config, platform_of(parts.mesh)
-    member = take_member(state.pool, jnp.int32(0))
-    distilled = state.distilled
+    problem = problem_of(shape, dtype)
+    module, config, platform = problem.module, problem.config, platform_of(problem.mesh)
+    inner = state.algorithm
+    member = take_member(inner.pool, jnp.int32(0))
+    distilled = inner.distilled
     seen, labels = distilled.images, distilled.labels
     if shape.flip:
         seen = jnp.concatenate([seen, seen[:, :, ::-1]])
@@ -203,10 +202,10 @@ def phases(shape: Shape, dtype: str, state: Any, batch: Batch) -> dict[str, Phas
         return optax.apply_updates(distilled, updates), moments
 
     def online(pool: Any, step: jax.Array, distilled: DistilledSet) -> Any:
-        return make_pool_update(parts)(step, distilled, pool)
+        return make_pool_update(problem)(step, distilled, pool)
 
-    regression = partial(_regression, shape, parts.ridge.resolved(platform))
-    copies = jax.tree.map(jnp.copy, (distilled, state.optimiser, state.pool))
+    regression = partial(_regression, shape, problem.ridge.resolved(platform))
+    copies = jax.tree.map(jnp.copy, (distilled, inner.optimiser, inner.pool))
     return {
         "target features": Phase(jax.jit(features), (batch.images, member), 0),
         "synthetic forward": Phase(jax.jit(features), (seen, member), 0),
@@ -283,14 +282,14 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
     targets = rng.normal(size=(1, shape.batch, *shape.image)).astype(np.float32)
     classes = rng.integers(0, shape.classes, (1, shape.batch)).astype(np.int32)
     with jax.enable_x64(wide), jax.default_device(device):
-        parts = outer_step(shape, dtype, device)._replace(pool=PoolConfig(size=1))
+        problem = problem_of(shape, dtype, device)._replace(pool=PoolConfig(size=1))
         pool = jax.tree.map(
             lambda x: jnp.asarray(x, kind if np.issubdtype(x.dtype, np.floating) else x.dtype),
             _fresh_pool(shape),
         )
         start = DistilledSet(jnp.asarray(images, kind), jnp.asarray(labels, kind))
         batch = Batch(jnp.asarray(targets, kind), jnp.asarray(classes))
-        grads, metrics = jax.jit(make_meta_gradient(parts))(jnp.int32(0), start, pool, batch)
+        grads, metrics = jax.jit(make_meta_gradient(problem))(jnp.int32(0), start, pool, batch)
         return {
             "loss": np.asarray(metrics["loss"], np.float64),
             "images": np.asarray(grads.images, np.float64),
@@ -301,12 +300,12 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
 def _fresh_pool(shape: Shape) -> Any:
     """A pool of one fresh member, made on the CPU: the same numbers whatever the accelerator."""
     with jax.enable_x64(False), jax.default_device(jax.devices("cpu")[0]):
-        parts = outer_step(shape)
-        variables: Any = parts.module.init(jax.random.key(3), jnp.zeros((1, *shape.image)))
+        problem = problem_of(shape)
+        variables: Any = problem.module.init(jax.random.key(3), jnp.zeros((1, *shape.image)))
         one = Member(
             variables["params"],
             variables.get("batch_stats", {}),
-            adam(parts.pool).init(variables["params"]),
+            adam(problem.pool).init(variables["params"]),
             jnp.int32(0),
         )
         return jax.tree.map(lambda x: np.asarray(x)[None], one)

@@ -1,9 +1,8 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that are written completely or not at all.
 
-Everything is built under a hidden temporary name beside its target and renamed at the end, so a
-reader, a crash or a full disk never meets half a file, and an older target survives a failure.
-On an object store a file is collected in memory and written in one go, which is all or nothing
-there.
+Everything is written under a hidden temporary name beside its target and renamed at the end. So
+no reader ever sees half a file, and the old target survives a crash or a full disk. For an object
+store a file is collected in memory and written in one call, which the store makes atomic.
 """
 
 import io
@@ -19,7 +18,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_local, looks_like_url, store_errors, to_path
 
 _PARTIAL = ".partial-"
-_NAMED = 100  # characters of the target's name: with them a name must not become too long
+_NAMED = 100  # characters of the target's name that the temporary name repeats
 
 
 @contextmanager
@@ -99,11 +98,11 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, but_of: tuple[str, ...] = ()) -> None:
-    """Removes what writers have left in a local folder that were killed; it may be missing.
+    """Removes temporary files that killed writers left in a local folder, which may be missing.
 
     Args:
-      folder: where nobody else is writing now.
-      but_of: names of files that somebody may be writing all the same.
+      folder: a folder in which nothing is being written now.
+      but_of: names of files that may be being written all the same.
     """
     kept = tuple(f"{_PARTIAL}{name}-" for name in but_of)
     for path in folder.glob(f"{_PARTIAL}*"):
@@ -112,7 +111,7 @@ def remove_leftovers(folder: Path, but_of: tuple[str, ...] = ()) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            with suppress(OSError):  # they are in nobody's way
+            with suppress(OSError):  # leftovers do no harm
                 path.unlink()
 
 
@@ -121,12 +120,12 @@ def _whole_object(target: Path) -> Iterator[BinaryIO]:
     buffer = io.BytesIO()
     yield buffer
     # The store's own file object would leave what was written so far when the block fails.
-    with _as_input_error(target, "a place you may write to"), store_errors(target):
+    with _as_input_error(target, "a path you may write to"), store_errors(target):
         target.write_bytes(buffer.getvalue())
 
 
 def _local(path: str | Path) -> Path:
-    # pathlib folds "gs://bucket" to "gs:/bucket": a file put there would vanish with the machine.
+    # pathlib makes "gs:/bucket", a local path, of "gs://bucket": the file would be lost.
     if looks_like_url(path):
         raise InputError(f"cannot write {path}", "a local path", "write it locally and copy it")
     return Path(path)

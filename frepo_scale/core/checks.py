@@ -18,11 +18,24 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
     ok = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not ok or value < low or (high is not None and value > high):
         upper = "" if high is None else f" and at most {high}"
+        meant = _whole_number(value)
+        fits = meant is not None and meant >= low and (high is None or meant <= high)
         raise InputError(
             f"{name} = {value!r}",
             f"a whole number of at least {low}{upper}",
-            f"set --gin.{name}={max(low, 1)}" if low <= 1 else "",
+            f"set --gin.{name}={meant}" if fits else "",
         )
+
+
+def _whole_number(value: Any) -> int | None:
+    """The whole number that a value such as 1e3 or "2" stands for; None where it is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if math.isfinite(number) and number == int(number) else None
 
 
 def check_float(

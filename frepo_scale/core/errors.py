@@ -1,8 +1,6 @@
-"""The two kinds of failure a user meets, and how close names are suggested.
+"""Errors with a meaning for the user, and suggestions for misspelt names.
 
-Exit codes (DESIGN.md section 5): `InputError` ends the program with 2, `RunError` with 1; a run
-whose disk or store just failed for a moment ends with 42, whichever of the two says so.
-Anything else is a bug and shows its traceback.
+`parallel.ending` decides the exit codes. Any other exception is a bug and shows its traceback.
 """
 
 import difflib
@@ -10,7 +8,7 @@ import errno
 import re
 from collections.abc import Iterable
 
-# What file servers and networks do now and then, and disks that are full or forbidden do not.
+# Errors of file servers and networks that pass by themselves, unlike a full or forbidden disk.
 _PASSING = frozenset(
     getattr(errno, name)
     for name in (
@@ -19,7 +17,7 @@ _PASSING = frozenset(
     )
     if hasattr(errno, name)
 )
-# The same in the words of stores and of libraries that keep the number to themselves.
+# The same errors in the words of stores and libraries that do not give the number.
 _PASSING_WORDS = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|Stale file handle|Input/output error"
     r"|Connection (reset|timed out|refused)|Transport endpoint is not connected"
@@ -39,10 +37,10 @@ class InputError(Exception):
         self.what, self.expected, self.fix = what, expected, fix
         text = f"{what}: expected {expected}"
         text = f"{text}; {fix}" if fix else text
-        super().__init__(" ".join(text.split()))  # one line, whatever was put in
+        super().__init__(" ".join(text.split()))  # always one line
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
-        """A worker's error reaches its parent by pickle."""
+        """Worker processes send their errors to the parent by pickle."""
         return type(self), (self.what, self.expected, self.fix)
 
 
@@ -51,7 +49,7 @@ class RunError(Exception):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is of a kind that goes away by itself."""
+    """Whether an error, or its cause, is of a kind that passes by itself."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _PASSING:
@@ -72,8 +70,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(names)
 
 
+class Preempted(Exception):
+    """A stop was requested while work was in progress; what is saved continues after a restart.
+
+    Attributes:
+      code: the exit code, 42 after SIGTERM and 130 after Ctrl-C.
+    """
+
+    def __init__(self, code: int = 42) -> None:
+        """With the exit code of the stop."""
+        super().__init__(f"a stop was requested (exit code {code})")
+        self.code = code
+
+
 class FailedElsewhere(Exception):
-    """Process 0 has failed and said why; this one ends with the same code and says nothing.
+    """Process 0 has failed and reported why; this process ends with the same code, silently.
 
     Attributes:
       code: the exit code.

@@ -1,12 +1,12 @@
-"""What a run *is*: its scientific settings, apart from those that only say how it is carried out.
+"""The identity of a run: its scientific settings.
 
 A dataclass field with `metadata={"operational": True}` does not change the result (log period,
-place of the data, workers); every other field does.
+path of the data, workers); every other field does.
 """
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 
@@ -25,13 +25,36 @@ def scientific_settings(config: Any, prefix: str = "") -> dict[str, Any]:
     return settings
 
 
+def default_settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name to default value of every scientific field that has a default."""
+    settings: dict[str, Any] = {}
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if is_dataclass(value):
+            settings |= default_settings(value, f"{name}.")
+        elif field.default is not MISSING:
+            settings[name] = field.default
+        elif field.default_factory is not MISSING:
+            settings[name] = field.default_factory()
+    return settings
+
+
 def settings_sha256(settings: dict[str, Any]) -> str:
     """A fingerprint of scientific settings, independent of their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """One phrase for every setting that differs, e.g. "distill.ipc is 1 there and 10 here"."""
+def differences(
+    there: dict[str, Any], here: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> list[str]:
+    """One phrase for every setting that differs, e.g. "distill.ipc is 1 there and 10 here".
+
+    Args:
+      there: the settings of the run in a workdir.
+      here: the settings of the recipe.
+      defaults: a setting that an earlier version did not have counts as its default.
+    """
+    there = {k: v for k, v in (defaults or {}).items() if k in here} | there
 
     def shown(side: dict[str, Any], name: str) -> str:
         return repr(side[name]) if name in side else "not set"

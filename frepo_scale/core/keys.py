@@ -1,7 +1,7 @@
-"""Every random choice is a pure function of (seed, step, purpose): promise 1 of DESIGN.md.
+"""Random keys: every random choice is a pure function of seed, purpose, and step or member.
 
-No key is ever stored or split along the way, so a resumed run and a run on another mesh draw the
-same numbers, and adding a purpose never shifts another one's stream.
+No key is stored or split during a run. So a resumed run and a run on another mesh draw the same
+numbers, and a new purpose does not change the numbers of the others.
 """
 
 import enum
@@ -21,6 +21,9 @@ class Purpose(enum.IntEnum):
     EVALUATION_BATCH = 6
     EVALUATION_AUGMENT = 7
     RANDOM_BASELINE = 8
+    FINAL_INIT = 9
+    FINAL_BATCH = 10
+    FINAL_AUGMENT = 11
 
 
 def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) -> jax.Array:
@@ -29,7 +32,7 @@ def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) 
     Args:
       seed: the run's seed, an integer in [0, 2**31).
       purpose: what the key is for.
-      *numbers: step, member, net...: whatever tells this choice from the others of its purpose.
+      *numbers: step, member, net and so on: they distinguish the choices of one purpose.
 
     Returns:
       A typed PRNG key (scalar), the same on every device and process.

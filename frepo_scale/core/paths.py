@@ -1,8 +1,8 @@
-"""Where a run lives: a local folder, or a place on an object store such as gs://bucket/run.
+"""Paths of local files and of objects in a store such as gs://bucket/run.
 
 A local path is a `pathlib.Path`. A URL becomes an `epath.Path`, which has the same methods. A store
-has whole objects under names: it cannot append, rename a folder or lock a file, and a folder is
-there as soon as something is in it. Whoever has to tell the two apart asks `is_local`.
+holds whole objects by name: it cannot append, rename a folder or lock a file, and a folder exists
+as soon as it contains an object. `is_local` tells the two kinds apart.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ _EXPECTED = f"a local path, or a URL that begins with {' or '.join(_STORES)}"
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a path of the file system, and not one on an object store."""
+    """Whether this is a path of the file system, and not of an object store."""
     return "://" not in os.fspath(path)
 
 
 def to_path(path: str | os.PathLike[str]) -> Path:
-    """The path of what was named on the command line; what this function made stays as it is.
+    """The path for a text from the command line; a path is returned as it is.
 
     Raises:
       InputError: a URL that no run can use, or whose store does not answer.
@@ -36,52 +36,52 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     if is_local(text):
         if looks_like_url(text):
             raise InputError(f"{text} is a URL with a slash missing", _EXPECTED)
-        return Path(path).expanduser()  # the shell leaves the tilde of --workdir=~/runs alone
+        return Path(path).expanduser()  # the shell does not expand the tilde of --workdir=~/runs
     if not isinstance(path, str):
         return path  # type: ignore[return-value]  # an epath.Path
     if not text.startswith(_STORES):
         raise InputError(f"{text} is a URL that no run can use", _EXPECTED)
-    # TensorFlow, through which etils reads, would take a file for as long as it was some seconds
-    # ago. Who owns a workdir is decided by what is there now.
+    # etils reads through TensorFlow, which caches the size of a file for some seconds. The lock of
+    # a workdir needs its present content.
     os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
     try:
         from etils import epath
 
-        place: Path = epath.Path(text)
-        place.exists()
-    # Wrong names, missing packages, no permission: each store and each package has its own.
+        store: Path = epath.Path(text)
+        store.exists()
+    # Wrong names, missing packages, no permission: the exception depends on store and package.
     except Exception as error:
         raise InputError(
             f"{text} cannot be used ({_brief(error)})",
             "a bucket that this machine may read, and TensorFlow (or EPATH_USE_TF=0 and gcsfs)",
         ) from error
-    return place
+    return store
 
 
 def looks_like_url(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a URL, or what pathlib folds one to ("gs:/bucket")."""
+    """Whether this is a URL, also with the slash that pathlib removes ("gs:/bucket")."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
 
 
 def check_checkpoints(path: Path) -> None:
-    """Raises InputError if a package is missing that checkpoints there need."""
+    """Raises InputError if a package is missing that checkpoints in this path need."""
     if is_local(path):
         return
-    # Orbax asks the bucket whether it has true folders, whenever it removes a checkpoint.
+    # Orbax asks the bucket whether it has real folders when it removes a checkpoint.
     found = False
     with contextlib.suppress(ModuleNotFoundError):  # not even google.cloud
         found = importlib.util.find_spec("google.cloud.storage") is not None
     if not found:
         raise InputError(
             f"checkpoints in {path} need the package google-cloud-storage",
-            "it to be installed",
+            "the package to be installed",
             "pip install 'frepo-scale[gs]'",
         )
 
 
 @contextlib.contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Errors of a store as what a file system raises, `OSError`; nothing changes for local ones."""
+    """Raises errors of a store as `OSError`, as a file system does; local errors are unchanged."""
     try:
         yield
     except (OSError, InputError):
@@ -93,14 +93,14 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; `OSError` if it cannot be read."""
+    """The content of a file; raises `OSError` if it cannot be read."""
     with store_errors(path):
         return path.read_bytes()
 
 
 @contextlib.contextmanager
 def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
-    """A file in which a reader may jump to and fro; from a store it is fetched as a whole."""
+    """A file with random access; from a store it is fetched as a whole."""
     if is_local(path):
         with open(path, "rb") as file:
             yield file
@@ -109,16 +109,19 @@ def open_to_read(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def children(folder: Path) -> list[Path]:
-    """What lies in a folder, of which a store has none without content; else `OSError`."""
+    """The entries of a folder; raises `OSError` if it cannot be read.
+
+    In a store a folder without entries does not exist; the result is empty.
+    """
     if is_local(folder):
         return [folder / name for name in os.listdir(folder)]
     with store_errors(folder):
-        # An empty object with the folder's own name, which some tools make, is nothing in it.
+        # Some tools make an empty object with the name of the folder: it is no entry.
         return [path for path in folder.iterdir() if path != folder] if folder.is_dir() else []
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False where one may not look."""
+    """Whether there is a file; False without permission to look."""
     if is_local(path):
         return os.path.isfile(path)
     with _as_input_error(path):
@@ -126,7 +129,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; False where one may not look."""
+    """Whether there is a folder; False without permission to look."""
     if is_local(path):
         return os.path.isdir(path)
     with _as_input_error(path):

@@ -1,4 +1,4 @@
-"""The containers that travel between packages.
+"""The containers that packages exchange.
 
 Legend: N synthetic images, B target batch, H W height and width in pixels, C channels, K classes.
 """
@@ -12,7 +12,7 @@ Array = Any  # a jax.Array on devices, an np.ndarray on the host
 
 
 class DistilledSet(NamedTuple):
-    """The synthetic images and labels being learned (ALGORITHM.md section 2).
+    """The synthetic images and labels being learned (docs/algorithm.md section 2).
 
     Attributes:
       images: (N, H, W, C) float, as the net sees them: normalised and whitened.
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
 
     Attributes:
       images: (B, H, W, C) float, normalised and whitened.
-      labels: (B,) int32 classes; `centred_onehot` makes targets of them on the device, so that
-        4 bytes travel per image and not 4 K.
+      labels: (B,) int32 classes; `centred_onehot` makes the targets on the device, so that
+        4 bytes per image are sent and not 4 K.
     """
 
     images: Array
@@ -39,5 +39,5 @@ class Batch(NamedTuple):
 def centred_onehot(
     labels: Array, num_classes: int, dtype: jnp.dtype | type = jnp.float32
 ) -> jax.Array:
-    """`onehot - 1/K` of integer labels (B,): float (B, K) (ALGORITHM.md section 1)."""
+    """`onehot - 1/K` of integer labels (B,): float (B, K) (docs/algorithm.md section 1)."""
     return jax.nn.one_hot(labels, num_classes, dtype=dtype) - 1.0 / num_classes

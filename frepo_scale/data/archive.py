@@ -1,7 +1,7 @@
 """Files read once from front to back: plain, gzip and tar. Nothing is ever unpacked to disk.
 
-Damage is never passed over: gzip checksums are read to the end, and a tar must end with its zero
-block, because `tarfile` itself takes a broken header in the middle for the end of the archive.
+All damage is an error: gzip files are read to the end, where their checksum is, and a tar must end
+with its zero block, because `tarfile` takes a broken header for the end of the archive.
 """
 
 import gzip
@@ -16,9 +16,12 @@ from typing import IO, cast
 
 from frepo_scale.core.errors import InputError
 
+TARS = (".tar", ".tar.gz", ".tgz")
+ARCHIVES = (*TARS, ".npz")
+
 _BLOCK = 512
 _CHUNK = 1 << 22
-# What reading a damaged gzip, zip or tar can raise, besides what is said on purpose.
+# What reading a damaged gzip, zip or tar can raise.
 DAMAGE = (
     tarfile.TarError,
     OSError,
@@ -33,25 +36,25 @@ DAMAGE = (
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turns what a damaged or unreadable file raises into an `InputError` naming `path`."""
+    """Turns the errors of a damaged or unreadable file into an `InputError` that names `path`."""
     try:
         yield
     except DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise InputError(
-            f"{path} cannot be read ({reason})", "an intact file", "fetch or copy it again"
+            f"{path} cannot be read ({reason})", "an intact file", "download or copy it again"
         ) from error
 
 
 def truncated(path: Path, detail: str) -> InputError:
     """The error for a file that ends too early or contradicts its own header."""
     return InputError(
-        f"{path} is cut off or damaged ({detail})", "an intact file", "fetch or copy it again"
+        f"{path} is cut off or damaged ({detail})", "an intact file", "download or copy it again"
     )
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether the file begins as gzip does; names lie more often than the first two bytes."""
+    """Whether the file begins as gzip does; its name may be wrong."""
     with damage(path), path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 
@@ -69,7 +72,7 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
-    """At most `limit` bytes, read piece by piece: a lying header allocates nothing."""
+    """At most `limit` bytes, read in pieces, so that a wrong header allocates nothing."""
     data = bytearray()
     while len(data) < limit:
         piece = stream.read(min(_CHUNK, limit - len(data)))
@@ -79,32 +82,10 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
     return data
 
 
-class _Window:
-    """The bytes of one member of a plain tar, as a stream of their own."""
-
-    def __init__(self, stream: IO[bytes], member: "Member") -> None:
-        self._stream, self._start, self._size = stream, member.offset, member.size
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(self._size - self._position, 0)
-        self._stream.seek(self._start + self._position)
-        data = self._stream.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        self._position = position + (0, self._position, self._size)[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
 class _Watched:
-    """What `tarfile` reads from; remembers the last read, which at the end is the end mark."""
+    """The stream of `tarfile`; has the bytes read last, at the end those of the end mark."""
 
-    def __init__(self, stream: IO[bytes] | _Window) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.last = b""
 
@@ -121,7 +102,7 @@ class _Watched:
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a tar, valid until the next one is asked for.
+    """One entry of a tar, valid until the next one is read.
 
     Attributes:
       name: its path without "./" and double slashes.
@@ -152,15 +133,20 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
 
     Args:
       path: the archive.
-      inside: a member of it that is a tar itself, read in place; the archive must be plain then.
-        Offsets are those within that member.
+      inside: a member that is a tar itself, whose entries are wanted; the archive must not be
+        compressed then. Offsets are those in the archive.
 
     Raises:
-      InputError: the archive is damaged, cut off (between two entries too), or no tar at all.
+      InputError: the archive is damaged, cut off (also between two entries), or not a tar.
     """
     with open_stream(path) as stream:
-        source = _Watched(stream if inside is None else _Window(stream, inside))
+        end = None if is_gzip(path) else path.stat().st_size
+        if inside is not None:
+            end = inside.offset + inside.size
+        source = _Watched(stream)
         with damage(path):
+            if inside is not None:
+                source.seek(inside.offset)
             tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
         while True:
             with damage(path):
@@ -173,10 +159,13 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
             else:
                 kind = "folder" if entry.isdir() else "other"
             name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
+            stored = entry.size if kind == "file" else 0
+            if end is not None and entry.offset_data + stored > end:
+                raise truncated(path, f"it ends inside {name}")
             yield Member(name, kind, entry.size, entry.offset_data, source, path)
-        if source.last != bytes(_BLOCK):
+        if source.last != bytes(_BLOCK) or (end is not None and tar.offset + _BLOCK > end):
             where = "" if inside is None else f" of {inside.name}"
             raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
         with damage(path):
-            while source.read(_CHUNK):  # to the end: only there does gzip compare its checksum
+            while inside is None and source.read(_CHUNK):  # gzip compares its checksum at the end
                 pass

@@ -1,100 +1,99 @@
-"""The three parts of a data set a run uses, and where they lie.
+"""The three parts of a data set that a run uses.
 
-Source: ALGORITHM.md section 1 and 6 (the held-out part replaces selection on the test set).
+Source: docs/algorithm.md sections 1 and 6 (the held-out part replaces selection on the test set).
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from frepo_scale.core.checks import check_choice, check_int
+from frepo_scale.core.checks import check_choice
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.settings import check_settings, setting
+from frepo_scale.data.decode import FITS
 from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.loading import load
 from frepo_scale.data.noise import noise_set
 from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
-from frepo_scale.data.sources import DatasetSpec, load, spec_for
+from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import Chosen, RawDataset, Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
 LARGEST_SIDE = 4096  # pixels; more is a typing error, and would not fit into memory
-FITS = ("crop", "squash")
-_OPERATIONAL = {"operational": True}
+_IMAGES = ("real", "noise")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which real images, and how they arrive.
+    """The real images, and how they reach the devices."""
 
-    Attributes:
-      name: a data set of `frepo_scale.data.sources.SPECS`.
-      directory: where it is, or None for the usual places.
-      resolution: side in pixels images of differing sizes are brought to; None: the data set's.
-      fit: how they become squares, "crop" or "squash".
-      skip_unreadable: how many undecodable images may be left out.
-      batch: target batch, B.
-      images: "real", or "synthetic" for random ones of the same shape.
-      placement: where the target images lie during a run, one of `placement.PLACEMENTS`.
-      workers: processes that read streamed images; 0 reads on threads.
-    """
-
-    name: str
-    directory: str | None = field(default=None, metadata=_OPERATIONAL)
-    resolution: int | None = None
-    fit: str = "crop"
-    skip_unreadable: int = 0
-    batch: int = 1024
-    images: str = "real"
-    placement: str = field(default="auto", metadata=_OPERATIONAL)
-    workers: int = field(default=0, metadata=_OPERATIONAL)
+    name: str = setting(macro="DATASET", help="the data set, such as cifar10")
+    directory: str | None = setting(
+        None,
+        "DATA_DIR",
+        "path of the data set; None: the usual paths, see the README",
+        operational=True,
+    )
+    resolution: int | None = setting(
+        None,
+        "RESOLUTION",
+        "side of the images in pixels; None: as the data set has it",
+        low=1,
+        high=LARGEST_SIDE,
+    )
+    fit: str = setting(
+        "crop", "FIT", "how images of differing sizes become squares: crop | squash", choices=FITS
+    )
+    skip_unreadable: int = setting(
+        0, "SKIP_UNREADABLE", "this many images that cannot be decoded are skipped", low=0
+    )
+    batch: int = setting(1024, "BATCH", "target images per net and outer step", low=1)
+    images: str = setting(
+        "real",
+        "DATA_SOURCE",
+        "real | noise | the dotted path of a source class; noise: random pixels, to measure input",
+    )
+    placement: str = setting(
+        "auto",
+        "DATA_PLACEMENT",
+        "where the target images are during a run: memory | device | stream | auto",
+        choices=PLACEMENTS,
+        operational=True,
+    )
+    workers: int = setting(
+        0,
+        "DATA_WORKERS",
+        "processes that read a streamed set; 0: threads",
+        low=0,
+        operational=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuses unknown data sets and impossible values."""
+        """Raises InputError for an unknown data set or a value out of its bounds."""
         spec_for(self.name)
-        if self.directory is not None and not isinstance(self.directory, str):
-            raise InputError(f"DATA_DIR = {self.directory!r}", "a path, or None")
-        if self.resolution is not None:
-            check_int("RESOLUTION", self.resolution, low=1, high=LARGEST_SIDE)
-        check_choice("FIT", self.fit, FITS)
-        check_int("SKIP_UNREADABLE", self.skip_unreadable, low=0)
-        check_int("BATCH", self.batch, low=1)
-        check_choice("DATA", self.images, ("real", "synthetic"))
-        check_choice("DATA_PLACEMENT", self.placement, PLACEMENTS)
-        check_int("DATA_WORKERS", self.workers, low=0)
+        check_settings(self)
+        if "." not in self.images:
+            check_choice("DATA_SOURCE", self.images, (*_IMAGES, "a dotted path module.Class"))
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, kw_only=True)
+class Dataset(RawDataset):
     """A data set split for a run. Pixels stay uint8; `preprocessing` makes net inputs of them.
 
+    `train` is the target part, without the held-out images; `test` is for the final numbers only.
+
     Attributes:
-      spec: the source's facts.
-      class_names: K names.
-      image_shape: (H, W, C).
-      train: the target part, without the held-out images.
+      spec: facts of the data set that are known before it is read.
       held_out: selects the best distilled set; may be empty.
-      test: for the final numbers only; may be empty.
       placement: "memory", "device" or "stream", see `data.placement`; "constant" for random images.
-      origin: where it was read from.
-      fit: how images became squares.
-      skipped: undecodable images left out.
-      fingerprint: of a prepared set its own, else sha256 of every pixel and label in order.
-      statistics: of the source, see `RawDataset`.
+      fingerprint: of a prepared set its own, otherwise sha256 of every pixel and label in order.
     """
 
     spec: DatasetSpec
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    train: Rows
     held_out: Rows
-    test: Rows
     placement: str
-    origin: str
-    fit: str
-    skipped: int
     fingerprint: str
-    statistics: Callable[[bool], Preprocessing] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -118,14 +117,14 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
 
     Args:
       config: which one.
-      room: what the devices have for images.
+      room: the memory of the devices.
 
     Raises:
-      InputError: it is not there, is damaged, has fewer images than a batch, or cannot lie where
-        the recipe wants it.
+      InputError: it is missing, damaged, has fewer images than a batch, or cannot be placed as the
+        recipe asks.
     """
     spec = spec_for(config.name)
-    if config.images == "synthetic":
+    if config.images == "noise":
         raw, placement = noise_set(spec, config.resolution), "constant"
     else:
         raw, placement = _load(config, room)
@@ -138,36 +137,20 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
             f"at most {len(train)}",
             f"use --gin.BATCH={len(train)}",
         )
-    return Dataset(
-        spec=spec,
-        class_names=raw.class_names,
-        image_shape=raw.image_shape,
-        train=train,
-        held_out=_subset(raw.train, held_out),
-        test=raw.test,
-        placement=placement,
-        origin=raw.origin,
-        fit=raw.fit,
-        skipped=raw.skipped,
-        fingerprint=raw.fingerprint or _fingerprint(raw),
-        statistics=raw.statistics,
-    )
+    parts = {"train": train, "held_out": _subset(raw.train, held_out)}
+    fingerprint = raw.fingerprint or _fingerprint(raw)
+    known = vars(raw) | parts | {"fingerprint": fingerprint}
+    return Dataset(**known, spec=spec, placement=placement)
 
 
 def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:
-    """The data set and where its target part is to lie."""
+    """The data set and the placement of its target part."""
 
     def on_disk(pixels: int) -> bool:
         return choose_placement(config.placement, pixels, True, room) != "memory"
 
-    raw = load(
-        config.name,
-        config.directory,
-        config.resolution,
-        config.fit,
-        config.skip_unreadable,
-        on_disk,
-    )
+    source_class = config.images if config.images not in _IMAGES else None
+    raw = load(config, on_disk, source_class)
     pixels = int(np.prod(raw.image_shape)) * (len(raw.train) + len(raw.test))
     prepared = raw.fingerprint is not None
     return raw, choose_placement(config.placement, pixels, prepared, room)

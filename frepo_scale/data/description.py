@@ -1,18 +1,18 @@
-"""`dataset.json`: what a prepared set is. It is written last, so without it a set is unfinished."""
+"""`dataset.json`, the description of a prepared set: written last, so it marks a finished set."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 FILE, LABELS, WHITENING = "dataset.json", "labels.npz", "whitening.npz"
-UNFINISHED = ".unfinished"  # the folder of what is needed only until the set is finished
-MADE_FIT = "fit"  # in `source`: how its makers made squares, whatever prepare was asked for
+UNFINISHED = ".unfinished"  # the folder of files that only an unfinished set needs
+MADE_FIT = "fit"  # in `source`: how the images were made square before prepare
 LABEL_BYTES = 4  # before the pixels of a record: its label, little-endian
 
 
@@ -35,16 +35,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Description:
-    """A finished set.
+    """A finished prepared set.
 
     Attributes:
-      name: what it is called.
+      name: of the set.
       tool: version of this program.
       resolution: R, height and width of the images.
       channels: C.
       fit: how images became squares, here or before, "crop" or "squash".
       filter: how they were resized, "area" or "lanczos".
-      decode: "full" or "reduced".
       class_names: K names; index = label.
       wnids: the WordNet ids in the same order, or None.
       counts: images of each class, by part ("train", "test").
@@ -52,9 +51,12 @@ class Description:
       channel_mean: of the other training images, pixels in [0, 1].
       channel_std: likewise.
       shards: the files of each part, in order.
-      files: sha256 of `LABELS` and `WHITENING`.
+      files: sha256 of `LABELS`.
       source: form, fingerprint and what that covers; `MADE_FIT` where its images were squares.
       skipped: names and reasons of the images left out because they cannot be decoded.
+      fitted: sha256 of `WHITENING`; None for grey images, and where whitening is not possible.
+        Not part of the fingerprint: eigenvectors differ between machines in their last bits.
+      fingerprint: sha256 of everything else, the checksums of the records included.
     """
 
     name: str
@@ -63,7 +65,6 @@ class Description:
     channels: int
     fit: str
     filter: str
-    decode: str
     class_names: tuple[str, ...]
     wnids: tuple[str, ...] | None
     counts: dict[str, tuple[int, ...]]
@@ -74,6 +75,8 @@ class Description:
     files: dict[str, str]
     source: dict[str, str]
     skipped: tuple[tuple[str, str], ...]
+    fitted: str | None = None
+    fingerprint: str = field(default="", compare=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,28 +93,26 @@ class Description:
         return sum(shard.records for shard in self.shards.get(part, ()))
 
 
-def _content(description: Description) -> dict[str, Any]:
-    return {"format": FORMAT, **asdict(description)}
+def _fingerprint(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(description: Description) -> str:
-    """sha256 of everything a set is, its records' checksums included."""
-    text = json.dumps(_content(description), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_description(folder: Path, description: Description) -> None:
-    """Declares a set finished."""
-    value = {**_content(description), "sha256": fingerprint(description)}
+def write_description(folder: Path, description: Description) -> Description:
+    """Marks a set as finished; returns the description with its fingerprint."""
+    content = {"format": FORMAT, **asdict(description)}
+    del content["fitted"], content["fingerprint"]
+    described = replace(description, fingerprint=_fingerprint(content))
+    value = {**content, "fitted": described.fitted, "sha256": described.fingerprint}
     with whole_file(folder / FILE) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
+    return described
 
 
 def read_description(folder: Path) -> Description:
-    """What the prepared set in a folder is.
+    """The description of the prepared set in a folder.
 
     Raises:
-      InputError: there is none, it is not finished, of another version, or damaged.
+      InputError: there is none, the set is unfinished, of another version, or damaged.
     """
     path = folder / FILE
     again = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
@@ -131,37 +132,44 @@ def read_description(folder: Path) -> Description:
         raise InputError(f"{path} cannot be read ({error.strerror})", "a prepared set") from error
     try:
         value = json.loads(text)
-        version = value.pop("format")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        version = value["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error!r})", "JSON as prepare wrote it", again
         ) from error
     if version != FORMAT:  # first: nothing else is known of other formats
         raise InputError(
             f"{path} is of format {version!r}",
-            f"format {FORMAT}, as this version reads",
+            f"format {FORMAT}, which this version reads",
             "prepare the set again with this version, or use the version that made it",
         )
     try:
-        sha256 = value.pop("sha256")
-        description = Description(
-            **{n: _frozen(v) for n, v in value.items() if n not in ("shards", "counts")},
-            counts={part: tuple(counts) for part, counts in value["counts"].items()},
-            shards={
-                part: tuple(Shard(**shard) for shard in shards)
-                for part, shards in value["shards"].items()
-            },
-        )
-        intact = fingerprint(description) == sha256
+        sha256, fitted = value.pop("sha256"), value.pop("fitted")
+        if _fingerprint(value) != sha256:
+            raise ValueError("its checksum differs")
+        return _description(value, fitted, sha256)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error!r})", "as prepare wrote it", again) from error
-    if not intact:
         raise InputError(
-            f"{path} is damaged or was changed (its checksum differs)",
-            "as prepare wrote it",
-            again,
-        )
-    return description
+            f"{path} is damaged or was changed ({error})", "as prepare wrote it", again
+        ) from error
+
+
+def _description(content: dict[str, Any], fitted: str | None, sha256: str) -> Description:
+    simple = {name: _frozen(value) for name, value in content.items() if name != "format"}
+    simple |= {
+        "counts": {part: tuple(counts) for part, counts in content["counts"].items()},
+        "shards": {
+            part: tuple(Shard(**shard) for shard in shards)
+            for part, shards in content["shards"].items()
+        },
+    }
+    return Description(**simple, fitted=fitted, fingerprint=sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _frozen(value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Target batches on the devices of a mesh, ready when the step wants them.
+"""Target batches on the devices of a mesh, transferred before the step needs them.
 
 A global batch is split over both axes of the mesh in the order of its rows; each process reads the
-rows its own devices hold, which is the p-th of n contiguous parts where processes are alike. So the
-batches are the same for any number of processes, and the state is the step.
+rows of its own devices (the p-th of n contiguous parts, if processes have as many devices). The
+batches are the same for any number of processes, and the only state is the step.
 
 Legend: G rows of a global batch, n images, H W C as in `core.types`.
 """
@@ -27,13 +27,13 @@ from frepo_scale.data.types import Rows
 from frepo_scale.ops.workers import signals_blocked
 from frepo_scale.parallel.mesh import DATA, POOL, over
 
-_AHEAD = 2  # batches on the devices before they are asked for: transfers hide behind the step
+_AHEAD = 2  # batches transferred ahead, while earlier steps run
 _UPLOAD_ROWS = 4096
 _AXES = (POOL, DATA)
 
 
 class Feed(NamedTuple):
-    """Where batches come from.
+    """The source of batches.
 
     Attributes:
       images: the target part: uint8 pixels, or float32 net inputs.
@@ -80,7 +80,7 @@ def target_batches(feed: Feed, start: int) -> Iterator[Iterator[Batch]]:
 def local_part(sharding: NamedSharding, rows: int) -> slice:
     """Which of the first `rows` rows of an array lie on the devices of this process.
 
-    Each process has one contiguous range: meshes take devices in JAX's order (`parallel.mesh`).
+    Each process has one contiguous range, because meshes take devices in JAX's order.
     """
     indices = sharding.addressable_devices_indices_map((rows,)).values()
     mine = [index[0].indices(rows) for index in indices if index is not None]
@@ -88,7 +88,7 @@ def local_part(sharding: NamedSharding, rows: int) -> slice:
 
 
 class _Putter:
-    """The local rows of each array to the global array; a class, as Grain wants it."""
+    """The local rows of each array to the global array; a class, because Grain pickles it."""
 
     def __init__(self, sharding: NamedSharding) -> None:
         self._sharding = sharding
@@ -98,7 +98,7 @@ class _Putter:
 
 
 def _ahead(batches: grain.IterDataset) -> "grain.DatasetIterator":
-    """What Grain yields, made some batches ahead on a thread of its own."""
+    """The batches of Grain, made ahead on a separate thread."""
     ahead = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_AHEAD)
     iterator = iter(ahead)
     with signals_blocked():  # Grain's workers are started by that thread
@@ -109,7 +109,7 @@ def _ahead(batches: grain.IterDataset) -> "grain.DatasetIterator":
 def _gathered(feed: Feed, rows: Iterator[jax.Array]) -> Iterator[Batch]:
     """Batches gathered from the whole part, which is split over the devices."""
     held = _upload(feed.images, feed.mesh)
-    # Each device gives the rows it holds, zeros for the others; the sum of all is the batch.
+    # Each device gives the rows it has and zeros for the others; the sum over devices is the batch.
     gather = jax.jit(
         jax.shard_map(
             _gather_local,
@@ -130,7 +130,7 @@ def _gather_local(held: Batch, rows: jax.Array) -> Batch:
 
     def rows_of(x: jax.Array) -> jax.Array:
         own = x[jnp.clip(local, 0, here - 1)]
-        if jax.lax.axis_size(_AXES) == 1:  # on a CPU a sum of one takes twenty times the gathering
+        if jax.lax.axis_size(_AXES) == 1:  # on a CPU a sum of one term takes 20 times the gather
             return own
         own = jnp.where(mine.reshape((-1,) + (1,) * (x.ndim - 1)), own, 0)
         return jax.lax.psum_scatter(own, _AXES, scatter_dimension=0, tiled=True)
@@ -141,7 +141,7 @@ def _gather_local(held: Batch, rows: jax.Array) -> Batch:
 def _upload(images: Rows, mesh: Mesh) -> Batch:
     """All pixels and labels, split over all devices and padded to them.
 
-    Each process reads only what its own devices will hold.
+    Each process reads only the rows of its own devices.
     """
     split, n = over(mesh, _AXES), len(images)
     part = local_part(split, -(-n // mesh.size) * mesh.size)
@@ -158,7 +158,7 @@ def _upload(images: Rows, mesh: Mesh) -> Batch:
 
 
 def _made(constants: Constants, batches: Iterator[Batch], split: NamedSharding) -> Iterator[Batch]:
-    """Batches of net inputs: pixels are made into them on the devices, without waiting."""
+    """Batches of net inputs, made of pixels on the devices, asynchronously."""
     make = jax.jit(to_net_inputs, out_shardings=split)
     for batch in batches:
         yield Batch(make(constants, batch.images), batch.labels)

@@ -1,6 +1,6 @@
-"""Which training images are held out to select the best distilled set: one rule for every source.
+"""Which training images are held out to select the best distilled set.
 
-Source: ALGORITHM.md section 6 (the held-out part replaces selection on the test set).
+Source: docs/algorithm.md section 6 (the held-out part replaces selection on the test set).
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Pixels to net inputs on the devices: cast, normalise, whiten.
 
-Whitening a 64 px image is a product with a 12 288 x 12 288 matrix of 604 MB, which every device
-keeps. It is computed in full float32: a TPU's default matrix precision is off by 1.5 % here
-(ALGORITHM.md section 1).
+Whitening a 64 px image is a product with a 12 288 x 12 288 matrix (604 MB, on every device). It is
+computed in full float32: a TPU's default matrix precision is off by 1.5 % here
+(docs/algorithm.md section 1).
 
 Legend: n images, b of them at a time, H W height and width, C channels, D = H W C, E of one grid
 (`data.whitening_grid`), D up to 64 px.
@@ -67,10 +67,10 @@ def to_net_inputs(constants: Constants, pixels: jax.Array) -> jax.Array:
 
 
 class NetInputs:
-    """Net inputs of a part whose pixels stay where they are, made when they are asked for."""
+    """Net inputs of a part, made of its pixels when they are read."""
 
     def __init__(self, pixels: Rows, constants: Constants) -> None:
-        """Of the part `pixels`, made on this process's first device with its `replicated` ones."""
+        """Of the part `pixels`, on the first device of this process, which has the `constants`."""
         self._pixels = pixels
         self._constants = jax.tree.map(lambda x: x.addressable_data(0), constants)
         self._apply = jax.jit(to_net_inputs)

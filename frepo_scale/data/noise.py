@@ -1,6 +1,6 @@
-"""Random images in place of a data set: a run on them shows what its input costs.
+"""Random images instead of a data set, to measure the cost of reading the real one.
 
-The statistics are made up as well: no whitening is fitted, but one of the same size is applied.
+No whitening is fitted; an identity of the same size is applied.
 """
 
 import hashlib
@@ -8,26 +8,26 @@ import hashlib
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.sources import DatasetSpec
+from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.types import RawDataset
 from frepo_scale.data.whitening import Preprocessing, Whitening, whitened_size
 
-_DISTINCT = 1024  # images; more would only take memory
+_DISTINCT = 1024  # images
 _PER_CLASS = 1300  # as ImageNet-1K has
 _TEST = 2000
 
 
 class Noise:
-    """Uniformly random pixels, the same ones again and again."""
+    """Uniformly random pixels, repeated every `_DISTINCT` images."""
 
     def __init__(self, size: int, shape: tuple[int, int, int], num_classes: int) -> None:
-        """`size` images (H, W, C) uint8 of classes in turn."""
+        """`size` images (H, W, C) uint8 with labels 0, 1, ..., K - 1, 0, ..."""
         rng = np.random.Generator(np.random.Philox(key=[0, size]))
         self._images = rng.integers(0, 256, (min(size, _DISTINCT), *shape), np.uint8)
         self.labels = (np.arange(size) % num_classes).astype(np.int32)
 
     def __len__(self) -> int:
-        """As many as asked for."""
+        """n."""
         return len(self.labels)
 
     def at(self, rows: np.ndarray) -> np.ndarray:
@@ -39,13 +39,13 @@ def noise_set(spec: DatasetSpec, resolution: int | None) -> RawDataset:
     """Random images with the shape and classes of a data set.
 
     Raises:
-      InputError: its shape or classes are not known without reading it.
+      InputError: its shape or classes are unknown before it is read.
     """
     side = resolution or spec.resolution
     if spec.num_classes is None or side is None or spec.channels is None:
         raise InputError(
-            f"DATA = 'synthetic' with DATASET = {spec.name!r}",
-            "a data set whose classes and shape are known beforehand",
+            f"DATA_SOURCE = 'noise' with DATASET = {spec.name!r}",
+            "a data set of known classes and shape",
             "use one of the published sets, with --gin.RESOLUTION where another size is wanted",
         )
     shape = (side, side, spec.channels)
@@ -69,5 +69,6 @@ def noise_set(spec: DatasetSpec, resolution: int | None) -> RawDataset:
         skipped=0,
         origin="random numbers",
         statistics=statistics,
+        fitted=True,
         fingerprint=hashlib.sha256(repr((spec.name, size, shape)).encode()).hexdigest(),
     )

@@ -1,12 +1,12 @@
 """Target batches in an order that is a pure function of (seed, step).
 
-Every epoch is one permutation of the training part, epochs follow each other without a gap, and
+Every epoch is one permutation of the training part, epochs are concatenated, and
 batch s is rows [s B, (s + 1) B) of that endless sequence. The state of the iterator is one
-integer, the step; nothing else needs saving.
+integer, the step.
 
 We permute a whole epoch at once instead of using Grain's `shuffle`, which shuffles element by
-element in Python: BUILD_NOTES.md has the measurement. Grain carries the rest: random access,
-prefetching threads, worker processes.
+element in Python and is slower (BUILD_NOTES.md). Grain does the rest: random access, prefetching
+threads, worker processes.
 """
 
 from functools import lru_cache
@@ -21,7 +21,7 @@ from frepo_scale.data.types import Rows, Split
 from frepo_scale.ops.workers import ignore_signals_end_with_parent
 
 _PREFETCH = 4  # batches
-_THREADS_IN_MEMORY = 1  # gathering is a memory copy: more threads only contend with the step
+_THREADS_IN_MEMORY = 1  # gathering copies memory: more threads compete with the step
 _THREADS_READING = 4
 
 
@@ -37,11 +37,11 @@ class GlobalOrder:
           seed: the run's seed.
         """
         self._size, self._batch, self._seed = size, batch, seed
-        # A batch touches at most two epochs; a third serves a prefetch across the border.
+        # A batch has rows of at most two epochs; the third is for prefetching.
         self._epoch = lru_cache(maxsize=3)(self._permutation)
 
     def __reduce__(self) -> Any:
-        """Workers get the three numbers, not the cache."""
+        """Without the cache, for workers."""
         return GlobalOrder, (self._size, self._batch, self._seed)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -51,7 +51,7 @@ class GlobalOrder:
         return np.argsort(words, kind="stable")
 
     def __len__(self) -> int:
-        """More steps than any run has."""
+        """More than the steps of any run."""
         return 2**40
 
     def __getitem__(self, step: int) -> np.ndarray:
@@ -69,7 +69,7 @@ class GlobalOrder:
 
 
 class _From:
-    """An order from some step on, so that nothing of Grain's state need be set or kept."""
+    """An order that begins at a step, so that Grain has no state to save."""
 
     def __init__(self, order: GlobalOrder, start: int, part: slice) -> None:
         """Batches `start`, `start` + 1, ...; of each the rows of `part`."""
@@ -83,7 +83,7 @@ class _From:
 
 
 class _Gather:
-    """Rows of a batch to the batch; a class, since workers get it by pickle."""
+    """Makes a batch of its rows; a class, because it is pickled for workers."""
 
     def __init__(self, images: Rows) -> None:
         self._images = images
@@ -93,7 +93,7 @@ class _Gather:
 
 
 def host_rows(order: GlobalOrder, start: int, part: slice) -> grain.IterDataset:
-    """The rows `part` of every global batch from step `start` on, made ahead: (b,) int32."""
+    """The rows `part` of every global batch from step `start` on, prefetched: (b,) int32."""
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
     rows = grain.MapDataset.source(_From(order, start, part))
     return rows.map(_as_int32).to_iter_dataset(options)
@@ -108,8 +108,7 @@ def host_batches(
 ) -> grain.IterDataset:
     """This process's part of every target batch from step `start` on, on the host.
 
-    Each batch is one block of reads; several are read at once, on threads or by workers, and come
-    in order. Workers are made anew at every start and get all they need from this process.
+    Several batches are read at once, by threads or by worker processes, and come in order.
 
     Args:
       images: the target part.

@@ -1,9 +1,9 @@
-"""Where the target images lie while a run uses them.
+"""Where the target images are held during a run.
 
-memory: in the memory of the host. A set that is whitened is so once and float32 travels to the
-devices, of any other the uint8 pixels are kept and travel.
+memory: in host memory. Whitened sets are whitened once and transferred as float32; others are held
+and transferred as uint8 pixels.
 device: uint8 pixels, uploaded once and split over all devices; batches are gathered there.
-stream: uint8 pixels in the records of a prepared set, read as they are needed.
+stream: uint8 pixels in the records of a prepared set, read for each batch.
 Pixels become net inputs on the devices.
 """
 
@@ -16,16 +16,16 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.parallel.mesh import platform_of
 
 PLACEMENTS = ("auto", "memory", "device", "stream")
-DEVICE_SHARE = 20  # of the devices' memory a set may take one part in this many, unasked
-MEMORY_LIMIT = 8 * 2**30  # bytes of float32 images that are put into memory unasked
+DEVICE_SHARE = 20  # "auto": a set may take this fraction of the devices' memory, as 1 / n
+MEMORY_LIMIT = 8 * 2**30  # bytes of float32 images, "auto"
 
 
 class Room(NamedTuple):
-    """What there is for images.
+    """The memory of the devices.
 
     Attributes:
       platform: of the devices.
-      device_bytes: memory of all devices together; 0 where it is not known.
+      device_bytes: memory of all devices together; 0 where it is unknown.
     """
 
     platform: str
@@ -33,7 +33,7 @@ class Room(NamedTuple):
 
 
 def room_of(mesh: Mesh) -> Room:
-    """The room on the devices of a mesh, taken to be alike."""
+    """The memory of the devices of a mesh, which are taken to be alike."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return Room(platform_of(mesh), mesh.size * int(stats.get("bytes_limit", 0)))
 
@@ -48,12 +48,12 @@ def choose_placement(asked: str, pixels: int, prepared: bool, room: Room) -> str
       room: on the devices.
 
     Raises:
-      InputError: streaming is asked for and there are no records.
+      InputError: "stream" without a prepared set.
     """
     if asked == "stream" and not prepared:
         raise InputError(
             "DATA_PLACEMENT = 'stream' and DATA_DIR is not a prepared set",
-            "a prepared set: only its records can be read while a run goes on",
+            "a prepared set: only its records can be read during a run",
             "make one with frepo-scale prepare, or leave DATA_PLACEMENT at 'auto'",
         )
     if asked != "auto":

@@ -1,4 +1,4 @@
-"""A prepared set as one of the forms of a run's data."""
+"""A prepared set as the data set of a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,91 +6,95 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.description import FILE, UNFINISHED
+from frepo_scale.data.description import FILE, UNFINISHED, Description
 from frepo_scale.data.records import PreparedSet, Records
+from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.types import RawDataset, Rows, Split
 
-_BLOCK = 4096  # records at once: they are in memory twice while they are copied
+_BLOCK = 4096  # records per read: they are in memory twice while they are copied
 
 
-def is_prepared(place: Path) -> bool:
+def is_prepared(path: Path) -> bool:
     """Whether a folder holds a prepared set, finished or not."""
-    return (place / FILE).is_file() or (place / UNFINISHED).is_dir()
+    return (path / FILE).is_file() or (path / UNFINISHED).is_dir()
 
 
 def read_prepared(
-    place: Path,
-    name: str,
-    num_classes: int | None,
+    path: Path,
+    spec: DatasetSpec,
     resolution: int | None,
-    channels: int | None,
     fit: str | None,
     on_disk: Callable[[int], bool],
 ) -> RawDataset:
-    """A prepared set that suits a recipe, with every checksum right; its test part may be empty.
+    """A prepared set for a recipe, with every checksum compared; its test part may be empty.
 
-    A set that is put into memory is checked by each process, which reads it all anyway. One that
-    stays on disk is checked by process 0 alone, for which the others wait: each calls this.
+    A set that is read into memory is checked by each process, which reads all of it anyway. One
+    that stays on disk is checked by process 0 while the others wait; every process must call this.
 
     Args:
-      place: its folder.
-      name: what the recipe calls it.
-      num_classes: K; None: whatever it has.
-      resolution: R; None: whatever it has.
-      channels: C; None: whatever it has.
-      fit: how images are to have become squares; None: however they did.
-      on_disk: asked with the bytes of all its pixels: whether they stay where they are.
+      path: its folder.
+      spec: the data set that the recipe names.
+      resolution: R; None: any.
+      fit: how images became squares; None: any.
+      on_disk: called with the bytes of all its pixels: whether they stay on disk.
 
     Raises:
-      InputError: not finished, damaged, or of other classes, another size, fit or other channels.
+      InputError: unfinished, damaged, or of other classes, size, fit or channels.
     """
-    found = PreparedSet.open(place)
+    found = PreparedSet.open(path)
     described = found.description
-    classes, side = len(described.class_names), described.resolution
-    if num_classes not in (None, classes):
-        raise InputError(
-            f"{place} has {classes} classes",
-            f"{num_classes}",
-            "check that DATA_DIR is the right set",
-        )
-    if resolution not in (None, side):
-        raise InputError(
-            f"{place} was prepared at {side} pixels",
-            f"{resolution}",
-            f"prepare it with --resolution {resolution}, or use --gin.RESOLUTION={side}",
-        )
-    if channels not in (None, described.channels):
-        raise InputError(
-            f"{place} has images of {described.channels} channels",
-            f"{channels}",
-            "check that DATA_DIR is the right set",
-        )
-    if fit not in (None, described.fit):
-        raise InputError(
-            f"{place} was prepared with --fit {described.fit}",
-            f"{fit}",
-            f"prepare it with --fit {fit}, or use --gin.FIT={described.fit}",
-        )
+    _check_suits(path, described, spec, resolution, fit)
     pixels = int(np.prod(described.image_shape)) * (len(found.train) + len(found.test))
     parts: tuple[Rows, Rows] = (found.train, found.test)
     if on_disk(pixels):
-        from frepo_scale.parallel.share import on_first  # late: reading images needs no JAX
+        from frepo_scale.parallel.share import on_first  # here: reading images needs no JAX
 
         on_first(found.verify)
     else:
         found.verify()
         parts = _read(found.train), _read(found.test)
     return RawDataset(
-        name,
+        spec.name,
         described.class_names,
         *parts,
         image_shape=described.image_shape,
         fit=described.fit,
         skipped=len(described.skipped),
-        origin=str(place),
+        origin=str(path),
         statistics=found.preprocessing,
+        fitted=described.fitted is not None,
         fingerprint=found.fingerprint,
     )
+
+
+def _check_suits(
+    path: Path, described: Description, spec: DatasetSpec, resolution: int | None, fit: str | None
+) -> None:
+    """Raises InputError unless the set has the values of the recipe; None: any."""
+    classes, side = len(described.class_names), described.resolution
+    for what, found, wanted, fix in (
+        ("has {} classes", classes, spec.num_classes, "check that DATA_DIR is the right set"),
+        (
+            "was prepared at {} pixels",
+            side,
+            resolution,
+            f"prepare it with --resolution {resolution}, or use --gin.RESOLUTION={side}",
+        ),
+        (
+            "has images of {} channels",
+            described.channels,
+            spec.channels,
+            "check that DATA_DIR is the right set",
+        ),
+        (
+            "was prepared with --fit {}",
+            described.fit,
+            fit,
+            f"prepare it with --fit {fit}, or use --gin.FIT={described.fit}",
+        ),
+    ):
+        if wanted not in (None, found):
+            raise InputError(f"{path} {what.format(found)}", f"{wanted}", fix)
 
 
 def _read(records: Records) -> Split:

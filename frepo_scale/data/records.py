@@ -1,10 +1,8 @@
-"""A prepared set, read by random access in blocks; nothing wrong in it goes unnoticed.
+"""Reading a prepared set: random access in blocks, with every damage detected.
 
 Legend: n images of a part, b images asked for, R resolution, C channels, K classes.
 """
 
-import hashlib
-import io
 import sys
 import threading
 import zipfile
@@ -22,18 +20,17 @@ from frepo_scale.data.description import (
     WHITENING,
     Description,
     Shard,
-    fingerprint,
+    file_sha256,
     read_description,
 )
 from frepo_scale.data.held_out import held_out_rows
-from frepo_scale.data.prepare.shards import file_sha256
-from frepo_scale.data.whitening import Preprocessing, moments_preprocessing
+from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.parallel.runtime import is_first
 
 _AGAIN = "copy the set again, or remove it and give the frepo-scale prepare command that made it"
-_LARGE = 2 << 30  # bytes: comparing the checksums of a larger set takes long enough to be told
+_LARGE = 2 << 30  # bytes; a line is printed before the checksums of a larger set are compared
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # random access
-_FRAME = 112  # bytes the format adds to a record: one read gets it, and little beside it
+_FRAME = 112  # bytes the format adds to a record: one read gets a record and little more
 
 
 class Records:
@@ -67,12 +64,7 @@ class Records:
         """n."""
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Image (R, R, C) uint8 and label of one record."""
-        images, labels = self.__getitems__([int(index)])
-        return images[0], int(labels[0])
-
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images (b, R, R, C) uint8 and labels (b,) int32 of the records at `indices`, in order.
 
         Raises:
@@ -84,31 +76,31 @@ class Records:
             raise IndexError(f"records {rows.min()} to {rows.max()} of {len(self)}")
         size = self._record - LABEL_BYTES
         images = np.empty((len(rows), *self.shape), np.uint8)
-        cells = images.reshape(-1).data  # a view of it costs half of what NumPy's does
+        cells = images.reshape(-1).data  # slices of it cost half of NumPy's
         labels = self.labels[rows]
         shards = np.searchsorted(self._ends, rows, side="right")
         order = np.argsort(shards, kind="stable")
         used, starts = np.unique(shards[order], return_index=True)
-        for shard, places in zip(used.tolist(), np.split(order, starts)[1:], strict=True):
+        for shard, wanted in zip(used.tolist(), np.split(order, starts)[1:], strict=True):
             first = self._ends[shard] - self._shards[shard].records
-            records = self._read(shard, (rows[places] - first).tolist())
+            records = self._read(shard, (rows[wanted] - first).tolist())
             stored = np.frombuffer(b"".join([r[:LABEL_BYTES] for r in records]), "<u4")
-            wrong = np.flatnonzero(stored != labels[places])
+            wrong = np.flatnonzero(stored != labels[wanted])
             if len(wrong):
-                place = places[wrong[0]]
+                row = wanted[wrong[0]]
                 raise InputError(
-                    f"record {rows[place] - first} of {self._path(shard)} has label"
+                    f"record {rows[row] - first} of {self._path(shard)} has label"
                     f" {stored[wrong[0]]}",
-                    f"{labels[place]}, as {LABELS} says",
+                    f"{labels[row]}, as in {LABELS}",
                     _AGAIN,
                 )
-            for place, record in zip(places.tolist(), records, strict=True):  # one copy, no join
-                cells[place * size : (place + 1) * size] = memoryview(record)[LABEL_BYTES:]
+            for row, record in zip(wanted.tolist(), records, strict=True):  # one copy, no join
+                cells[row * size : (row + 1) * size] = memoryview(record)[LABEL_BYTES:]
         return images, labels
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """The images alone, as every part of a data set gives them."""
-        return self.__getitems__(rows)[0]
+        """See `data.types.Rows`."""
+        return self.read(rows)[0]
 
     def _path(self, shard: int) -> Path:
         return self._folder / self._shards[shard].file
@@ -135,7 +127,7 @@ class Records:
                     options=_READER,
                     file_reader_buffer_size=self._record + _FRAME,
                 )
-                count = reader.num_records()  # 0 for a file cut off: no error of its own
+                count = reader.num_records()  # 0 for a file cut off, without an error
                 if count != self._shards[shard].records:
                     raise self._damaged(
                         shard, f"{count} of {self._shards[shard].records} records can be read"
@@ -148,11 +140,11 @@ class Records:
 
 
 class PreparedSet:
-    """What `frepo-scale prepare` left in a folder.
+    """The output of `frepo-scale prepare`.
 
     Attributes:
-      folder: where it is.
-      description: what it is.
+      folder: its path.
+      description: the content of `dataset.json`.
       train: all training images, the held-out ones too.
       test: the test images; may be empty.
     """
@@ -160,7 +152,7 @@ class PreparedSet:
     def __init__(
         self, folder: Path, description: Description, labels: dict[str, np.ndarray]
     ) -> None:
-        """Use `open`, which checks what it is given."""
+        """Use `open`, which checks the files."""
         self.folder = folder
         self.description = description
         none = np.zeros(0, np.int32)
@@ -172,12 +164,12 @@ class PreparedSet:
         """Opens a finished set.
 
         Args:
-          folder: where it is.
-          verify: whether to `verify` it at once; presence and size of every shard are checked
-            always, and what is read of it too.
+          folder: its path.
+          verify: whether to `verify` it; presence and size of every shard are always checked, and
+            so is every record that is read.
 
         Raises:
-          InputError: not a set, not finished, of another version, or a file is missing or damaged.
+          InputError: not a set, unfinished, of another version, or a file is missing or damaged.
         """
         folder = Path(folder)
         description = read_description(folder)
@@ -192,7 +184,7 @@ class PreparedSet:
         return found
 
     def verify(self) -> None:
-        """Reads every file and compares its checksum; says so where that takes long.
+        """Reads every file and compares its checksum.
 
         Raises:
           InputError: a file is missing, damaged, or of another set.
@@ -204,39 +196,43 @@ class PreparedSet:
             print(line, file=sys.stderr, flush=True)
         for shard in shards:
             _check_shard(self.folder / shard.file, shard, True)
-        _checked(self.folder, WHITENING, self.description)
+        if self.description.fitted is not None:
+            _check_file(self.folder / WHITENING, self.description.fitted)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of everything the set is, its pixels and labels included."""
-        return fingerprint(self.description)
-
-    def held_out(self) -> np.ndarray:
-        """Which training images select the best distilled set: (n,) bool."""
-        return held_out_rows(self.train.labels, len(self.description.class_names))
+        return self.description.fingerprint
 
     def preprocessing(self, whiten: bool) -> Preprocessing:
         """Normalisation and whitening from the training images that are not held out.
 
         Raises:
-          InputError: the statistics are damaged, or there are none for whitening this size.
+          InputError: the statistics are damaged, of other held-out images than this version
+            selects, or there are none for whitening this size.
         """
-        mean, std = (
-            np.array(values, np.float32)
-            for values in (self.description.channel_mean, self.description.channel_std)
-        )
+        described = self.description
+        rows = held_out_rows(self.train.labels, len(described.class_names))
+        if int(rows.sum()) != described.held_out:
+            raise InputError(
+                f"{self.folder} holds out {described.held_out} images",
+                f"{int(rows.sum())}, as this version does",
+                "prepare it again with this version",
+            )
+        mean = np.array(described.channel_mean, np.float32)
+        std = np.array(described.channel_std, np.float32)
         if not whiten:
             return Preprocessing(mean, std, None)
-        arrays = _load(self.folder / WHITENING, _checked(self.folder, WHITENING, self.description))
-        if int(arrays["grid"]) == 0:
+        if described.fitted is None:
             raise InputError(
-                f"{self.folder} has images of {self.description.resolution} pixels, which cannot be"
-                " whitened",
-                "at most 64 pixels, or such as split evenly into grids of 33 to 64",
-                "prepare it at 64, 96 or 128 pixels, say",
+                f"{self.folder} has no whitening for its images of {described.resolution} pixels",
+                "differing images in colour of at most 64 pixels, or of a size that splits evenly"
+                " into grids of 33 to 64",
+                "prepare it at 64, 96 or 128 pixels, for example",
             )
-        return moments_preprocessing(
-            mean, std, arrays["mean"], arrays["covariance"], int(arrays["count"])
+        return Preprocessing.from_arrays(
+            {"channel_mean": mean, "channel_std": std}
+            | _arrays(self.folder / WHITENING, described.fitted)
         )
 
 
@@ -258,25 +254,23 @@ def _check_shard(path: Path, shard: Shard, verify: bool) -> None:
         raise InputError(f"shard {path} is damaged ({detail})", "as prepared", _AGAIN)
 
 
-def _checked(folder: Path, name: str, description: Description) -> bytes:
-    """A whole file of the set, with the right checksum."""
-
+def _check_file(path: Path, sha256: str | None) -> None:
+    """Compares the checksum of a file of the set."""
     try:
-        data = (folder / name).read_bytes()
+        found = file_sha256(path)
     except OSError as error:
         raise InputError(
-            f"{folder / name} cannot be read ({error.strerror})", "the whole set", _AGAIN
+            f"{path} cannot be read ({error.strerror})", "the whole set", _AGAIN
         ) from error
-    if hashlib.sha256(data).hexdigest() != description.files.get(name):
-        raise InputError(
-            f"{folder / name} is damaged (its checksum differs)", "as prepared", _AGAIN
-        )
-    return data
+    if found != sha256:
+        raise InputError(f"{path} is damaged (its checksum differs)", "as prepared", _AGAIN)
 
 
-def _load(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _arrays(path: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a file of the set, whose checksum is right."""
+    _check_file(path, sha256)
     try:
-        with np.load(io.BytesIO(data)) as arrays:
+        with np.load(path) as arrays:
             return dict(arrays)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error})", "as prepared", _AGAIN) from error
@@ -285,7 +279,7 @@ def _load(path: Path, data: bytes) -> dict[str, np.ndarray]:
 def _labels(folder: Path, description: Description) -> dict[str, np.ndarray]:
     """Labels (n,) int32 by part, of the right number and in [0, K)."""
     path = folder / LABELS
-    arrays = _load(path, _checked(folder, LABELS, description))
+    arrays = _arrays(path, description.files.get(LABELS))
     classes = len(description.class_names)
     if arrays.keys() != description.shards.keys() or "train" not in arrays:
         raise InputError(f"{path} has the parts {sorted(arrays)}", "those of the shards", _AGAIN)

@@ -1,4 +1,4 @@
-"""What a source of real images delivers: uint8 pixels and integer labels."""
+"""Parts of data sets: images with integer labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from frepo_scale.data.whitening import Preprocessing
 
 
 class Rows(Protocol):
-    """One part of a data set, wherever its images are: memory, records, or made on demand."""
+    """One part of a data set, in memory, in records, or made on demand."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -49,7 +49,7 @@ class Split:
 
 
 class Chosen:
-    """Some rows of a part, which stays where it is."""
+    """Some rows of a part, which is not copied."""
 
     def __init__(self, source: Rows, chosen: np.ndarray) -> None:
         """The rows `chosen` (m,) int64 of `source`."""
@@ -72,23 +72,24 @@ def everything(part: Rows) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set as its source delivers it, before whitening and before the held-out split.
+    """A data set as it is read, before whitening and before the held-out split.
 
     Legend: n images, H W height and width in pixels, C channels, K classes.
 
     Attributes:
-      name: the name the recipe used.
+      name: its name in the recipe.
       class_names: K names, index = label.
-      train: all images the source offers for training, uint8.
+      train: all training images, uint8.
       test: the test part, likewise; only a prepared set's may be empty.
       image_shape: (H, W, C).
       fit: how images became squares: "native" (they already were of the right size), "crop" or
         "squash".
       skipped: unreadable images left out because the recipe allowed it.
-      origin: where it was read from, for messages and provenance.
-      statistics: whether to whiten -> the preprocessing fitted to the images that are not held out,
-        where the source knows it; None: to be fitted.
-      fingerprint: sha256 of all that it is, where the source knows it; None: to be computed.
+      origin: its path, for messages and provenance.
+      statistics: whether to whiten -> the preprocessing fitted to the images that are not held out;
+        None: not known.
+      fitted: whether `statistics` computes no eigenvectors.
+      fingerprint: sha256 of all pixels and labels; None: not known.
     """
 
     name: str
@@ -100,4 +101,5 @@ class RawDataset:
     skipped: int
     origin: str
     statistics: Callable[[bool], Preprocessing] | None = None
+    fitted: bool = False
     fingerprint: str | None = None

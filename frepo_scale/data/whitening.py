@@ -1,6 +1,6 @@
-"""Pixels to what the net sees and back: channel normalisation, then ZCA whitening for colour sets.
+"""Pixels to net inputs and back: channel normalisation, then ZCA whitening for colour sets.
 
-Source: ALGORITHM.md section 1 (Zhou et al. 2022, section 4 and its published code).
+Source: docs/algorithm.md section 1 (Zhou et al. 2022, section 4 and its published code).
 
 Legend: n images, H W height and width, C channels, D = H*W*C pixels of one image, E of one of its
 interleaved grids (`data.whitening_grid`); up to 64 px there is one, and E = D.
@@ -16,8 +16,8 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening_grid import grid_of, grids_per_axis, join_grids, split_grids
 
 ZCA_REGULARISATION = 0.1
-_FEW = 4  # fewer images than a fourth of the dimensions have their eigenvectors found from them
-_ROWS_AT_ONCE = 4096  # bounds the float copy made while a uint8 set is transformed
+_FEW = 4  # with at most 1 / 4 as many rows as dimensions, eigenvectors are computed from the rows
+_ROWS_AT_ONCE = 4096  # bounds the float copy of a uint8 set
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The whole way from uint8 pixels to net inputs; part of every checkpointed run and export.
+    """All steps from uint8 pixels to net inputs; part of every checkpointed run and export.
 
     Attributes:
       channel_mean: (C,) float32, of pixels in [0, 1].
@@ -81,7 +81,7 @@ class Preprocessing:
         return np.asarray(x * self.channel_std + self.channel_mean, np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By the names under which runs and exports store them."""
+        """The arrays by the names under which runs and exports store them."""
         arrays = {"channel_mean": self.channel_mean, "channel_std": self.channel_std}
         if self.whitening is not None:
             arrays |= {
@@ -93,7 +93,7 @@ class Preprocessing:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Preprocessing":
-        """The inverse of `arrays`; other names are left alone."""
+        """The inverse of `arrays`; other names are ignored."""
         whitening = None
         if "whitening_matrix" in arrays:
             whitening = Whitening(
@@ -107,7 +107,7 @@ class Preprocessing:
 
 
 def empty_preprocessing(image_shape: tuple[int, int, int], whiten: bool) -> Preprocessing:
-    """Zeros in place of what is fitted to images (H, W, C); the shapes are right."""
+    """A preprocessing of zeros with the shapes of one fitted to images (H, W, C)."""
     dim, channels = int(np.prod(image_shape)), image_shape[-1]
     zeros = np.zeros(channels, np.float32)
     if not whiten:
@@ -137,7 +137,7 @@ def _grid(image_shape: tuple[int, ...]) -> int:
         raise InputError(
             f"images of {height}x{width} pixels cannot be whitened",
             "at most 64 pixels, or squares that split evenly into grids of 33 to 64",
-            "bring them to 64, 96 or 128 pixels, say: --gin.RESOLUTION, or prepare --resolution",
+            "use --gin.RESOLUTION=64 (or 96, 128), or prepare the set with --resolution 64",
         )
     return grid
 
@@ -146,7 +146,7 @@ def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     import jax  # here: reading data needs none of it
     import jax.numpy as jnp
 
-    # HIGHEST: a TPU's default matrix precision is off by 1.5 % here (ALGORITHM.md section 1).
+    # HIGHEST: a TPU's default matrix precision is off by 1.5 % here (docs/algorithm.md section 1).
     with jax.default_matmul_precision("highest"):
         return np.asarray(jnp.asarray(rows) @ jnp.asarray(matrix))
 
@@ -215,7 +215,7 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
     rows = n * (len(mean) // dim)
     if rows * _FEW <= dim:
         roots, vectors = _few_images(covariance, regularisation, n, rows)
-        # All other directions are left as they are.
+        # All other directions are unchanged.
         matrix = np.eye(dim) + (vectors * (1.0 / roots - 1.0)) @ vectors.T
         inverse = np.eye(dim) + (vectors * (roots - 1.0)) @ vectors.T
     else:
@@ -250,7 +250,7 @@ def _few_images(
     values, rotation = values[-n:], rotation[:, -n:]
     rank = len(values)
     vectors = factor @ (rotation / np.sqrt(values))
-    # Rows that come last among the pivots are the ones the factor says least about.
+    # The factor determines the rows that come last among the pivots least.
     rest = np.zeros((len(covariance), n - rank))
     rest[pivots[::-1][: n - rank] - 1, np.arange(n - rank)] = 1.0
     for _ in range(2):  # once leaves rounding errors along `vectors`

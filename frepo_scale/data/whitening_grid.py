@@ -1,8 +1,8 @@
-"""Large images as interleaved grids of at most 64 px, each of which is whitened alike.
+"""Large images as interleaved grids of at most 64 px, all whitened by one matrix.
 
-Source: ALGORITHM.md section 1 (block ZCA on checkerboard sub-grids).
+Source: docs/algorithm.md section 1 (block ZCA on checkerboard sub-grids).
 
-The functions take NumPy's and JAX's arrays alike.
+The functions take NumPy and JAX arrays.
 
 Legend: n images, H W height and width, C channels, g grids per axis, E = H*W*C / g^2.
 """
@@ -10,14 +10,14 @@ Legend: n images, H W height and width, C channels, g grids per axis, E = H*W*C 
 import math
 from typing import Any
 
-Array = Any  # NumPy's or JAX's, which reading data does without
+Array = Any  # NumPy's or JAX's; reading data does not import JAX
 
 LARGEST_SIDE = 64  # 12 288 dimensions of a colour image
 _SMALLEST_SIDE = 32  # of a grid: below, neighbouring pixels are too far apart to be whitened
 
 
 def grids_per_axis(resolution: int) -> int | None:
-    """g, the fewest that divide the resolution; None where the grids would be too coarse."""
+    """g, the smallest that divides the resolution; None where the grids would be too coarse."""
     if resolution <= LARGEST_SIDE:
         return 1
     for grid in range(2, resolution // _SMALLEST_SIDE + 1):

@@ -1,14 +1,13 @@
-"""The pool of nets whose features the regression uses (ALGORITHM.md section 3).
+"""The pool of nets whose features the regression uses (docs/algorithm.md section 3).
 
 All members live in one `PoolState` whose leaves have a leading axis of P members, split over the
-mesh axis "pool". The pool is M strata of S = P/M neighbouring members, and every outer step uses
-one member of each stratum: which one is a function of (seed, step, stratum), not of the mesh.
+mesh axis "pool". The pool consists of M strata of S = P/M neighbouring members. Every outer step
+uses one member of each stratum; which one is a function of (seed, step, stratum), not of the mesh.
 
 Legend: P pool size, M members per outer step, S = P/M members per stratum, T online updates a
 member lives, b online minibatch, K classes.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from frepo_scale.core.checks import LARGEST_COUNT, check_float, check_int
+from frepo_scale.core.checks import LARGEST_COUNT
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.models.norm import batch_spread_over
+from frepo_scale.parallel.mesh import DATA
 from frepo_scale.regression.loss import half_squared_errors
 
 PyTree = Any
@@ -29,37 +30,31 @@ LARGEST_POOL = 4096  # members; their shapes are traced one by one
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """The pool.
+    """The pool of nets."""
 
-    Attributes:
-      size: members, P.
-      members: members per outer step, M, one of each stratum; 1 is the paper's algorithm. With
-        more, the meta-gradient is the mean over them, each with its own target batch.
-      max_online: online updates T before a member is replaced (it gets T + 1).
-      learning_rate: Adam's, for the members.
-      batch: most synthetic images an online step trains on.
-    """
-
-    size: int = 10
-    members: int = 1
-    max_online: int = 100
-    learning_rate: float = 3e-4
-    batch: int = 1000
+    size: int = setting(10, "POOL_SIZE", "nets in the pool, P", low=1, high=LARGEST_POOL)
+    members: int = setting(
+        1,
+        "MEMBERS",
+        "nets per outer step, each with its own target batch; 1 is the algorithm of the paper",
+        low=1,
+    )
+    max_online: int = setting(
+        100, "MAX_ONLINE", "online steps before a net is replaced, T", low=0, high=LARGEST_COUNT
+    )
+    learning_rate: float = setting(3e-4, "", "Adam, for the nets", above=0)
+    batch: int = setting(1000, "", "largest minibatch of an online step", low=1)
 
     def __post_init__(self) -> None:
-        """Refuses an empty pool and negative counts."""
-        check_int("POOL", self.size, low=1, high=LARGEST_POOL)
-        check_int("MEMBERS", self.members, low=1)
+        """Raises InputError for a value out of its bounds, or members that do not divide."""
+        check_settings(self)
         if self.size % self.members:
             fits = ", ".join(str(m) for m in range(1, self.size + 1) if self.size % m == 0)
             raise InputError(
-                f"MEMBERS = {self.members} with POOL = {self.size}",
+                f"MEMBERS = {self.members} with POOL_SIZE = {self.size}",
                 "members per step that divide the pool",
                 f"possible for MEMBERS: {fits}",
             )
-        check_int("MAX_ONLINE", self.max_online, low=0, high=LARGEST_COUNT)
-        check_float("Pool.learning_rate", self.learning_rate, low=0.0, open_low=True)
-        check_int("Pool.batch", self.batch, low=1)
 
     @property
     def stratum(self) -> int:
@@ -153,26 +148,19 @@ def put_member(pool: PoolState, index: jax.Array, member: Member) -> PoolState:
 
 
 class Minibatch(NamedTuple):
-    """This device's part of an online minibatch.
+    """This device's part of an online minibatch, which is spread over the mesh axis "data".
 
     Attributes:
       images: (b, H, W, C).
       labels: (b, K).
       weights: (b,) 1 for an image, 0 for padding.
       size: images of the whole minibatch, over all devices.
-      axis: the mesh axis it is spread over; None if it is all here.
     """
 
     images: jax.Array
     labels: jax.Array
     weights: jax.Array
     size: int
-    axis: str | None
-
-
-def whole_minibatch(images: jax.Array, labels: jax.Array) -> Minibatch:
-    """A minibatch that is not spread and has no padding."""
-    return Minibatch(images, labels, jnp.ones(len(images), bool), len(images), None)
 
 
 def online_loss(
@@ -180,11 +168,10 @@ def online_loss(
 ) -> tuple[jax.Array, PyTree]:
     """This device's share of `mean_b ½ ‖logits - labels‖²` in training mode, and new statistics.
 
-    The shares of the devices of the axis add up to the loss; the statistics are those of the whole
-    minibatch and the same everywhere.
+    Inside `shard_map` over the mesh. The shares of the devices add up to the loss; the statistics
+    are those of the whole minibatch and the same on every device.
     """
-    spread = nullcontext() if batch.axis is None else batch_spread_over(batch.axis, batch.weights)
-    with spread:
+    with batch_spread_over(DATA, batch.weights):
         (logits, _), updated = module.apply(
             {"params": params, "batch_stats": stats},
             batch.images,
@@ -199,21 +186,21 @@ def online_loss(
 def online_step(
     module: nn.Module, config: PoolConfig, member: Member, batch: Minibatch
 ) -> tuple[Member, jax.Array]:
-    """One Adam step of a member on synthetic images: ALGORITHM.md section 4, step 6.
+    """One Adam step of a member on synthetic images: docs/algorithm.md section 4, step 6.
 
-    Inside `shard_map` over `batch.axis`.
+    Inside `shard_map` over the mesh.
 
     Returns:
-      The member one update older, the same on every device of the axis, and the loss before the
-      update (scalar).
+      The member one update older, the same on every device, and the loss before the update
+      (scalar).
     """
     (loss, stats), grads = jax.value_and_grad(
         lambda p: online_loss(module, p, member.stats, batch), has_aux=True
     )(member.params)
-    # Each device's gradient is that of the sum of all shares with respect to its own copy of the
-    # parameters (the normalisation crosses the axis, forward and back); their sum is the gradient.
-    if batch.axis is not None:
-        loss, grads = jax.lax.psum((loss, grads), batch.axis)
+    # The gradient on each device is that of the sum of all shares with respect to its own copy of
+    # the parameters (normalisation sums over the axis, forward and backward). Their sum is the
+    # gradient.
+    loss, grads = jax.lax.psum((loss, grads), DATA)
     updates, optimiser = adam(config).update(grads, member.optimiser, member.params)
     params = optax.apply_updates(member.params, updates)
     return Member(params, stats, optimiser, member.age + 1), loss

@@ -1,26 +1,19 @@
-"""Everything that changes from outer step to outer step, and where it lies on the mesh.
+"""What the framework keeps beside an algorithm's state, and the jitted step around both.
 
-Images, labels and their LAMB moments are split over the mesh axis "data", padded with zeros to a
-size that divides; the pool is split over "pool". Padding never gets a gradient, so it stays zero
-and no norm or sum sees it.
-
-Legend: N synthetic images, n the same padded to the mesh, P pool size, K classes.
+Legend: N synthetic images, n the rows that the algorithm stores (`Algorithm.rows`), K classes.
 """
 
+from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 
-from frepo_scale.core.types import DistilledSet
-from frepo_scale.distill.config import DistillConfig, lamb
-from frepo_scale.distill.pool import PoolConfig, PoolState, initial_pool
+from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.algorithm import Algorithm, Metrics, State
 from frepo_scale.parallel.mesh import DATA, POOL, over
 from frepo_scale.parallel.share import on_host
 
@@ -28,12 +21,12 @@ NEVER = -1
 
 
 class Best(NamedTuple):
-    """The distilled set that did best on the held-out part so far.
+    """The distilled set with the best score on the held-out images so far.
 
     Attributes:
-      distilled: the set.
+      distilled: the set, n rows.
       score: float32 scalar, its held-out accuracy; -1 before the first probe.
-      step: int32 scalar, the outer step it is from; `NEVER` before the first probe.
+      step: int32 scalar, its outer step; `NEVER` before the first probe.
     """
 
     distilled: DistilledSet
@@ -41,145 +34,168 @@ class Best(NamedTuple):
     step: jax.Array
 
 
-class DistillState(NamedTuple):
-    """What a checkpoint holds.
+class TrainState(NamedTuple):
+    """Everything that changes from outer step to outer step.
 
     Attributes:
-      step: int32 scalar, outer steps done.
-      distilled: the set being learned, (n, H, W, C) and (n, K).
-      optimiser: LAMB state.
-      pool: the nets.
-      best: the best set so far; the step hands it through.
+      algorithm: the state of the algorithm.
+      best: the best set so far; the step passes it through.
       first_bad_step: int32 scalar, first step whose loss was not finite; `NEVER` so far.
     """
 
-    step: jax.Array
-    distilled: DistilledSet
-    optimiser: optax.OptState
-    pool: PoolState
+    algorithm: State
     best: Best
     first_bad_step: jax.Array
 
 
-def padded_size(size: int, mesh: Mesh) -> int:
-    """The smallest multiple of the "data" axis that holds `size` images."""
-    data = mesh.shape[DATA]
-    return -(-size // data) * data
+def _build(algorithm: Algorithm, start: DistilledSet) -> TrainState:
+    # A copy: the state is donated, and a buffer cannot be donated twice.
+    best = Best(jax.tree.map(jnp.copy, start), jnp.float32(-1), jnp.int32(NEVER))
+    return TrainState(algorithm.init(start), best, jnp.int32(NEVER))
 
 
-def state_shardings(state: DistillState, mesh: Mesh) -> Any:
-    """A `DistillState` with a sharding for every leaf of a state (of arrays or of shapes)."""
+def train_state_shapes(algorithm: Algorithm, start: DistilledSet) -> TrainState:
+    """Shapes and dtypes of a state, from those of its n images and labels."""
+    return jax.eval_shape(partial(_build, algorithm), start)
 
-    def rows_over_data(leaf: jax.Array) -> jax.sharding.Sharding:
-        return over(mesh, DATA) if leaf.ndim else over(mesh)
 
-    return state._replace(
-        step=over(mesh),  # type: ignore[arg-type]
-        distilled=jax.tree.map(rows_over_data, state.distilled),
-        optimiser=jax.tree.map(rows_over_data, state.optimiser),
-        pool=jax.tree.map(lambda _: over(mesh, POOL), state.pool),
-        best=jax.tree.map(rows_over_data, state.best),
-        first_bad_step=over(mesh),  # type: ignore[arg-type]
+def train_state_shardings(algorithm: Algorithm, state: TrainState) -> Any:
+    """A `TrainState` with a sharding for every leaf of a state (of arrays or of shapes)."""
+    mesh = algorithm.problem.mesh
+
+    def rows(leaf: jax.Array) -> jax.sharding.Sharding:
+        divides = leaf.ndim and len(leaf) % mesh.shape[DATA] == 0
+        return over(mesh, DATA) if divides else over(mesh)
+
+    return TrainState(
+        algorithm.shardings(state.algorithm),
+        jax.tree.map(rows, state.best),
+        over(mesh),  # type: ignore[arg-type]
     )
 
 
-def _build(
-    module: nn.Module, config: DistillConfig, pool: PoolConfig, distilled: DistilledSet
-) -> DistillState:
-    image = jax.ShapeDtypeStruct(distilled.images.shape[1:], distilled.images.dtype)
-    return DistillState(
-        step=jnp.int32(0),
-        distilled=distilled,
-        optimiser=lamb(config).init(distilled),
-        pool=initial_pool(module, pool, config.seed, image),
-        # A copy: the state is donated, and a buffer cannot be donated twice.
-        best=Best(jax.tree.map(jnp.copy, distilled), jnp.float32(-1), jnp.int32(NEVER)),
-        first_bad_step=jnp.int32(NEVER),
-    )
-
-
-def state_shapes(
-    module: nn.Module, config: DistillConfig, pool: PoolConfig, distilled: DistilledSet
-) -> DistillState:
-    """Shapes and dtypes of a state, from those of its distilled set; nothing is computed."""
-    return jax.eval_shape(partial(_build, module, config, pool), distilled)
-
-
-def initial_state(
-    module: nn.Module, config: DistillConfig, pool: PoolConfig, start: DistilledSet, mesh: Mesh
-) -> DistillState:
-    """The state before outer step 0, laid out over the mesh.
+def initial_train_state(algorithm: Algorithm, start: DistilledSet) -> TrainState:
+    """The state before outer step 0, on the devices of the algorithm's mesh.
 
     Args:
-      module: the pool's net.
-      config: the distilled set.
-      pool: the pool.
-      start: real images (N, H, W, C) and initial labels (N, K), on the host.
-      mesh: where it goes.
+      algorithm: the algorithm.
+      start: real images (N, H, W, C) and initial labels (N, K), in host memory.
     """
-    extra = padded_size(len(start.images), mesh) - len(start.images)
+    extra = algorithm.rows - len(start.images)
     host = DistilledSet(*(_with_zero_rows(np, np.asarray(x), extra) for x in start))
-    shardings = state_shardings(state_shapes(module, config, pool, host), mesh)
-    # Each device makes its own part of the pool; nothing is built in one place and sent.
-    built: DistillState = jax.jit(partial(_build, module, config, pool), out_shardings=shardings)(
-        host
+    shardings = train_state_shardings(algorithm, train_state_shapes(algorithm, host))
+    # Each device computes its own part; nothing is built on one device and sent to the others.
+    build = jax.jit(partial(_build, algorithm), out_shardings=shardings)
+    state: TrainState = build(host)
+    return state
+
+
+def make_train_step(
+    algorithm: Algorithm, state: TrainState
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The outer step as one jitted function `(state, batch) -> (state, metrics)`.
+
+    The batch is the global one: `algorithm.batch_size` images (B, H, W, C) and labels (B,), sharded
+    by rows over all devices. The state is donated: the one passed in must not be used again.
+    Metrics are scalars on the device.
+
+    Args:
+      algorithm: the algorithm.
+      state: a state, or its shapes.
+    """
+    mesh = algorithm.problem.mesh
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        inner, metrics = algorithm.step(state.algorithm, batch)
+        newly_bad = (state.first_bad_step == NEVER) & ~jnp.isfinite(metrics["loss"])
+        first_bad_step = jnp.where(newly_bad, state.algorithm.step, state.first_bad_step)
+        return TrainState(inner, state.best, first_bad_step), metrics
+
+    shardings = train_state_shardings(algorithm, state)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, over(mesh, (POOL, DATA))),
+        out_shardings=(shardings, over(mesh)),
     )
-    return built
+
+
+def unpadded(distilled: DistilledSet, size: int) -> DistilledSet:
+    """The first `size` rows in host memory, float32 (N, H, W, C) and (N, K), on every process."""
+    return DistilledSet(*(x[:size] for x in on_host(distilled)))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def keep_as_best(algorithm: Algorithm, state: TrainState, score: float) -> TrainState:
+    """The state with its current set as the best one; the state passed in is donated."""
+    distilled = jax.tree.map(jnp.copy, algorithm.distilled(state.algorithm))
+    return state._replace(best=Best(distilled, jnp.float32(score), state.algorithm.step))
+
+
+# Checkpoints ------------------------------------------------------------------------------------
+
+
+def checkpoint_tree(algorithm: Algorithm, state: TrainState) -> Any:
+    """The state as a checkpoint holds it: N rows whatever the mesh, so that any mesh can read it.
+
+    One flat NamedTuple: the fields of the algorithm's state, then `best` and `first_bad_step`.
+    Where N does not divide over the "data" axis, rows are replicated while they are saved: a
+    checkpoint then needs memory for the whole set on each device.
+    """
+    if algorithm.rows != algorithm.problem.size:
+        state = _resharded(algorithm, state, partial(_without_padding, algorithm))
+    inner = state.algorithm
+    fields = (*inner._fields, "best", "first_bad_step")
+    # The names of fields are the names of the arrays on disk; the name of the class is not kept.
+    tree: Any = _tree_class(fields)
+    return tree(*inner, state.best, state.first_bad_step)
+
+
+@cache
+def _tree_class(fields: tuple[str, ...]) -> Any:
+    return namedtuple("CheckpointTree", list(fields))
+
+
+def from_checkpoint_tree(algorithm: Algorithm, tree: Any, like: TrainState) -> TrainState:
+    """The inverse of `checkpoint_tree`, on the algorithm's mesh.
+
+    Args:
+      algorithm: the algorithm.
+      tree: as `checkpoint_tree` gives it.
+      like: a state of the algorithm, for the type of its state.
+    """
+    *inner, best, first_bad_step = tree
+    state = TrainState(type(like.algorithm)(*inner), best, first_bad_step)
+    if algorithm.rows != algorithm.problem.size:
+        state = _resharded(algorithm, state, partial(_with_padding, algorithm))
+    return state
+
+
+def _resharded(
+    algorithm: Algorithm, state: TrainState, change: Callable[[TrainState], TrainState]
+) -> TrainState:
+    shardings = train_state_shardings(algorithm, jax.eval_shape(change, state))
+    changed: TrainState = jax.jit(change, out_shardings=shardings)(state)
+    return changed
+
+
+def _without_padding(algorithm: Algorithm, state: TrainState) -> TrainState:
+    size = algorithm.problem.size
+    distilled = jax.tree.map(lambda x: x[:size], state.best.distilled)
+    return state._replace(
+        algorithm=algorithm.without_padding(state.algorithm),
+        best=state.best._replace(distilled=distilled),
+    )
+
+
+def _with_padding(algorithm: Algorithm, state: TrainState) -> TrainState:
+    extra = algorithm.rows - algorithm.problem.size
+    distilled = jax.tree.map(lambda x: _with_zero_rows(jnp, x, extra), state.best.distilled)
+    return state._replace(
+        algorithm=algorithm.with_padding(state.algorithm),
+        best=state.best._replace(distilled=distilled),
+    )
 
 
 def _with_zero_rows(library: Any, x: Any, extra: int) -> Any:
     return library.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))
-
-
-def _map_rows(function: Callable[[jax.Array], jax.Array], state: DistillState) -> DistillState:
-    """`function` on every array that has a row per synthetic image."""
-
-    def on_rows(leaf: jax.Array) -> jax.Array:
-        return function(leaf) if leaf.ndim else leaf
-
-    return state._replace(
-        distilled=jax.tree.map(on_rows, state.distilled),
-        optimiser=jax.tree.map(on_rows, state.optimiser),
-        best=jax.tree.map(on_rows, state.best),
-    )
-
-
-def without_padding(state: DistillState, size: int, mesh: Mesh) -> DistillState:
-    """The state as checkpoints hold it: N rows, whatever the mesh, so that any mesh can read it.
-
-    Where N does not divide over the "data" axis the rows are replicated: only then does a
-    checkpoint cost memory for the whole set on each device.
-    """
-    if len(state.distilled.images) == size:
-        return state
-    cut_rows = partial(_map_rows, lambda x: x[:size])
-    shapes = jax.eval_shape(cut_rows, state)
-    everywhere = jax.tree.map(lambda _: over(mesh), shapes)
-    shardings = everywhere._replace(pool=state_shardings(shapes, mesh).pool)
-    cut: DistillState = jax.jit(cut_rows, out_shardings=shardings)(state)
-    return cut
-
-
-def with_padding(state: DistillState, mesh: Mesh) -> DistillState:
-    """The inverse of `without_padding`, on this mesh."""
-    size = len(state.distilled.images)
-    extra = padded_size(size, mesh) - size
-    if not extra:
-        return state
-    pad = partial(_map_rows, lambda x: _with_zero_rows(jnp, x, extra))
-    shardings = state_shardings(jax.eval_shape(pad, state), mesh)
-    padded: DistillState = jax.jit(pad, out_shardings=shardings)(state)
-    return padded
-
-
-def unpadded(distilled: DistilledSet, size: int) -> DistilledSet:
-    """The first `size` rows on the host, float32 (N, H, W, C) and (N, K), on every process."""
-    return DistilledSet(*(x[:size] for x in on_host(distilled)))
-
-
-@partial(jax.jit, donate_argnums=0)
-def keep_as_best(state: DistillState, score: float) -> DistillState:
-    """The state with its current set as the best one; the state passed in is donated."""
-    return state._replace(
-        best=Best(jax.tree.map(jnp.copy, state.distilled), jnp.float32(score), state.step)
-    )

@@ -1,4 +1,4 @@
-"""How the synthetic set starts (ALGORITHM.md section 2) and how random baselines are drawn."""
+"""How the synthetic set starts (docs/algorithm.md section 2) and how random baselines are drawn."""
 
 import jax
 import numpy as np

@@ -1,1 +1,1 @@
-"""How good a distilled set is: fresh nets trained on it and tested on real images."""
+"""Evaluates distilled sets: fresh nets are trained on them and tested on real images."""

@@ -1,19 +1,19 @@
 """The augmentation of the evaluation nets' batches: one random operation per batch.
 
-Source: ALGORITHM.md section 5 / Zhou et al. 2022 ("Dataset Distillation using Neural Feature
+Source: docs/algorithm.md section 5; Zhou et al. 2022 ("Dataset Distillation using Neural Feature
 Regression"). The operation is drawn once per batch, its strength once per image:
 
   flip       left-right mirror with probability 1/2 (not for digits and clothes)
   colour     brightness, contrast, saturation
-  crop       zoom in or out at a random place
+  crop       zoom in or out at a random position
   rotate     about the centre
   translate  along both axes
   cutout     a square hole filled with 0, the mean of normalised images
 
 Crop, rotate and translate share one bilinear sampler that replicates the edges: gathers and
 elementwise arithmetic only, because a matrix product of coordinates would be rounded to bfloat16
-on a TPU. Random numbers are 32 bits wide whatever the images are, so that float64 images meet the
-same strengths as float32 ones; arithmetic is in float32 at least.
+on a TPU. Random numbers are float32 for images of every dtype, so that float64 images get the same
+strengths as float32 ones. Arithmetic is in float32 or wider.
 
 Legend: B images of the batch, H W height and width in pixels, C channels; a trailing 2 is (y, x).
 
@@ -38,17 +38,19 @@ Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Which operations there are and how strong (ALGORITHM.md section 5 / Zhou et al. 2022).
+    """The operations and their strengths (docs/algorithm.md section 5; Zhou et al. 2022).
+
+    Recipes set `flip` only. The strengths are fields because each export records them.
 
     Attributes:
       flip: whether mirroring is one of the operations; False for digits and clothes.
       brightness: largest value added or subtracted, in whitened units.
       contrast: the contrast factor is log-uniform in exp(-contrast)..exp(contrast).
       saturation: the same for the saturation factor.
-      crop_scale: the zoom is log-uniform in 1/crop_scale..crop_scale; 1 is none.
+      crop_scale: the zoom is log-uniform in 1/crop_scale..crop_scale; 1 disables it.
       rotate_degrees: largest angle, either way.
-      translate: largest shift along an axis, as a part of the side.
-      cutout: largest side of the hole, as a part of the (shorter) side.
+      translate: largest shift along an axis, as a fraction of the side.
+      cutout: largest side of the hole, as a fraction of the shorter side.
     """
 
     flip: bool
@@ -72,9 +74,9 @@ class AugmentConfig:
 
 
 def augment(key: jax.Array, images: Array, config: AugmentConfig) -> jax.Array:
-    """Applies one operation, drawn uniformly, to a batch (ALGORITHM.md section 5).
+    """Applies one operation, drawn uniformly, to a batch (docs/algorithm.md section 5).
 
-    Under `jit` only the operation drawn is executed; under `vmap` over keys all of them would be.
+    Under `jit` only the operation drawn is executed; `vmap` over keys would execute all of them.
 
     Args:
       key: one PRNG key; the same key gives the same result.
@@ -93,7 +95,7 @@ def augment(key: jax.Array, images: Array, config: AugmentConfig) -> jax.Array:
     return jax.lax.switch(index, branches, strength_key, x_BHWC)
 
 
-@functools.cache  # the same functions every time, or each call outside of jit would compile again
+@functools.cache  # new function objects would make each call outside of jit compile again
 def _operations(config: AugmentConfig) -> tuple[Operation, ...]:
     operations: tuple[Operation, ...] = (
         lambda key, x: colour(key, x, config.brightness, config.contrast, config.saturation),
@@ -105,7 +107,7 @@ def _operations(config: AugmentConfig) -> tuple[Operation, ...]:
     return (flip, *operations) if config.flip else operations
 
 
-# The operations: strengths drawn per image.
+# The operations with random strengths, drawn per image.
 
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -133,11 +135,11 @@ def colour(
 
 
 def crop(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
-    """`zoom_by` a factor log-uniform in 1/scale..scale at a uniform place; (B, H, W, C)."""
-    scale_key, place_key = jax.random.split(key)
+    """`zoom_by` a factor log-uniform in 1/scale..scale at a uniform position; (B, H, W, C)."""
+    scale_key, position_key = jax.random.split(key)
     log_scale_B = jnp.log(scale) * _uniform(scale_key, images.shape[:1])
-    place_B2 = jax.random.uniform(place_key, (images.shape[0], 2), jnp.float32)
-    return zoom_by(images, jnp.exp(log_scale_B), place_B2)
+    position_B2 = jax.random.uniform(position_key, (images.shape[0], 2), jnp.float32)
+    return zoom_by(images, jnp.exp(log_scale_B), position_B2)
 
 
 def rotate(key: jax.Array, images: jax.Array, degrees: float) -> jax.Array:
@@ -155,19 +157,19 @@ def translate(key: jax.Array, images: jax.Array, fraction: float) -> jax.Array:
 def cutout(key: jax.Array, images: jax.Array, fraction: float) -> jax.Array:
     """`cut_hole` of a side uniform in 1..floor(fraction * min(H, W)), anywhere inside.
 
-    Where that bound is below one pixel nothing is cut. (B, H, W, C).
+    Nothing is cut where that bound is below one pixel. (B, H, W, C).
     """
     b, h, w, _ = images.shape
     largest = int(fraction * min(h, w))
     if largest == 0:
         return images
-    side_key, place_key = jax.random.split(key)
+    side_key, position_key = jax.random.split(key)
     side_B = jax.random.randint(side_key, (b,), 1, largest + 1, jnp.int32)
     room_B2 = jnp.asarray([h, w], jnp.int32) - side_B[:, None] + 1
-    return cut_hole(images, side_B, jax.random.randint(place_key, (b, 2), 0, room_B2, jnp.int32))
+    return cut_hole(images, side_B, jax.random.randint(position_key, (b, 2), 0, room_B2, jnp.int32))
 
 
-# What the operations do, strengths given.
+# The operations with given strengths.
 
 
 def adjust_colour(
@@ -179,8 +181,8 @@ def adjust_colour(
       images: (B, H, W, C), any float dtype.
       brightness: (B,) added to every pixel and channel.
       contrast: (B,) factor of the distance to the mean of the image.
-      saturation: (B,) factor of the distance to the channel mean of the pixel; it changes
-        nothing where C = 1.
+      saturation: (B,) factor of the distance to the channel mean of the pixel; it has no
+        effect where C = 1.
 
     Returns:
       (B, H, W, C) images of the dtype of `images`.
@@ -197,7 +199,7 @@ def adjust_colour(
     return x_BHWC.astype(images.dtype)
 
 
-def zoom_by(images: jax.Array, scale: Array, place: Array) -> jax.Array:
+def zoom_by(images: jax.Array, scale: Array, position: Array) -> jax.Array:
     """Shows a window of `scale` times each side in the whole frame.
 
     Below 1 it zooms in and the window lies inside the image; above 1 it zooms out, the image lies
@@ -206,15 +208,15 @@ def zoom_by(images: jax.Array, scale: Array, place: Array) -> jax.Array:
     Args:
       images: (B, H, W, C), any float dtype.
       scale: (B,) side of the window, in sides of the image.
-      place: (B, 2) in [0, 1]: where in the room there is; 0 aligns the top (left) edges of window
-        and image, 1 the bottom (right) ones.
+      position: (B, 2) in [0, 1]: 0 aligns the top (left) edges of window and image, 1 the bottom
+        (right) ones.
 
     Returns:
       (B, H, W, C) images of the dtype of `images`.
     """
     scale_B1 = jnp.asarray(scale)[:, None]
     side_2 = jnp.asarray(images.shape[1:3], jnp.float32)
-    shift_B2 = (1 - scale_B1) * side_2 * (jnp.asarray(place) - 0.5)
+    shift_B2 = (1 - scale_B1) * side_2 * (jnp.asarray(position) - 0.5)
     return sample_affine(images, scale_B1[:, :, None] * jnp.eye(2, dtype=jnp.float32), shift_B2)
 
 
@@ -236,7 +238,7 @@ def cut_hole(images: jax.Array, side: Array, top_left: Array) -> jax.Array:
 
     Args:
       images: (B, H, W, C), any float dtype.
-      side: (B,) int, side of the hole in pixels; 0 is none.
+      side: (B,) int, side of the hole in pixels; 0 cuts none.
       top_left: (B, 2) int, its first row and column.
 
     Returns:

@@ -1,8 +1,9 @@
-"""Nets whose final evaluation is done, kept so that a restart does not train them again."""
+"""Accuracies of nets that are finished, stored so that a restart does not train them again."""
 
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,18 @@ from frepo_scale.parallel.runtime import agree, is_first
 
 
 class FinishedNets:
-    """Accuracies by (set, net) of one final evaluation, in a file that process 0 keeps.
+    """Measurements by (name, net) in a file that process 0 reads and writes.
 
-    What the file holds of another evaluation (other images, labels or settings) is not used.
+    What the file holds of other images, labels or settings is not used.
     """
 
     def __init__(self, path: Path | None, sets: dict[str, DistilledSet], settings: str) -> None:
-        """Reads what is there; a file that is not whole counts for nothing.
+        """Reads the file if there is one; a damaged file counts as empty.
 
         Args:
-          path: the file; None keeps nothing.
+          path: the file; None stores nothing.
           sets: what is evaluated, by name.
-          settings: a fingerprint of everything else the accuracies depend on.
+          settings: a fingerprint of everything else the measurements depend on.
         """
         self._path = path if is_first() else None
         digest = hashlib.sha256(settings.encode())
@@ -38,24 +39,28 @@ class FinishedNets:
         if self._path is None:
             return
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            there = json.loads(read_bytes(self._path))
-            if there["evaluation"] == self._identity:
+            stored = json.loads(read_bytes(self._path))
+            if stored["evaluation"] == self._identity:
                 self._nets = {
-                    str(key): [float(top1), float(top5)]
-                    for key, (top1, top5) in there["nets"].items()
+                    str(key): [float(value) for value in values]
+                    for key, values in stored["nets"].items()
                 }
 
-    def get(self, name: str, net: int) -> tuple[float, float] | None:
-        """Top-1 and top-5 accuracy of net number `net` on set `name`, if it is done; collective."""
-        found = self._nets.get(f"{name}/{net}", [-1.0, -1.0])
-        top1, top5 = (agree(value) for value in found)
-        return None if top1 < 0 else (top1, top5)
+    def get(self, name: str, net: int) -> tuple[float, ...] | None:
+        """What was measured for net number `net` under `name`; None if it is not finished.
 
-    def put(self, name: str, net: int, accuracies: tuple[float, float]) -> None:
-        """Keeps the accuracies of one more net."""
+        Collective: every process calls it and gets process 0's answer.
+        """
+        values = self._nets.get(f"{name}/{net}", [])
+        count = agree(len(values))  # the others have none
+        return tuple(agree(value) for value in values or [0.0] * count) or None
+
+    def put(self, name: str, net: int, values: Sequence[float]) -> None:
+        """Stores the measurements of one more net."""
         if self._path is None:
             return
-        self._nets[f"{name}/{net}"] = list(accuracies)
+        # The launchers count the lines `"<name>/<net>": [` to see that a run makes progress.
+        self._nets[f"{name}/{net}"] = [float(value) for value in values]
         with whole_file(self._path) as file:
             content = {"evaluation": self._identity, "nets": self._nets}
             file.write((json.dumps(content, indent=1) + "\n").encode())

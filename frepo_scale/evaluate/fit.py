@@ -1,6 +1,6 @@
-"""Training one fresh net on a small labelled set and counting what it gets right.
+"""Trains one fresh net on a small labelled set and counts its correct predictions.
 
-Source: ALGORITHM.md section 5. Legend: N training images, b batch, n test images, K classes.
+Source: docs/algorithm.md section 5. Legend: N training images, b batch, n test images, K classes.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,26 @@ from frepo_scale.regression.loss import half_squared_errors
 WARM_UP = 500
 FINAL_LEARNING_RATE = 0.01
 _TEST_BATCH = 500
-_POLL_EVERY = 20  # steps between looks at the stop flag; also bounds what is queued on the device
-TOP5_FROM = 100  # classes from which on top-5 accuracy is reported
+_POLL_EVERY = 20  # steps between polls of the stop flag; also bounds the queue of the device
+
+
+class Draws(NamedTuple):
+    """The purposes of a net's random numbers, see `core.keys`.
+
+    Attributes:
+      init: initial parameters.
+      batch: order of the images.
+      augment: augmentation.
+    """
+
+    init: Purpose
+    batch: Purpose
+    augment: Purpose
+
+
+PROBE_DRAWS = Draws(Purpose.EVALUATION_INIT, Purpose.EVALUATION_BATCH, Purpose.EVALUATION_AUGMENT)
+# Others than the probe's: the exported set is the one that was best with those.
+FINAL_DRAWS = Draws(Purpose.FINAL_INIT, Purpose.FINAL_BATCH, Purpose.FINAL_AUGMENT)
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,7 @@ class FitConfig:
       constant: whether the learning rate stays constant (probes) or warms up over
         min(500, steps / 2) and decays by a cosine to 1 % (final evaluation).
       augment: the augmentation.
+      draws: which random numbers are used.
     """
 
     steps: int
@@ -47,6 +66,7 @@ class FitConfig:
     learning_rate: float
     constant: bool
     augment: AugmentConfig
+    draws: Draws = PROBE_DRAWS
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam on the schedule."""
@@ -82,15 +102,15 @@ class Fitter:
     """Compiled training and testing of one architecture at one shape; used for several nets."""
 
     def __init__(self, module: nn.Module, config: FitConfig, size: int, seed: int) -> None:
-        """Prepares the jitted functions.
+        """Makes the jitted functions; nothing is compiled yet.
 
         Args:
           module: the evaluation net.
           config: how it is trained.
-          size: training images, N.
+          size: number of training images, N.
           seed: the run's seed.
         """
-        self._module, self._config, self._seed = module, config, seed
+        self.module, self._config, self._seed = module, config, seed
         self._batch = min(size, config.batch)
         self._per_epoch = size // self._batch
         self._optimiser = config.optimiser()
@@ -99,8 +119,8 @@ class Fitter:
         self._test = jax.jit(self._test_fn, donate_argnums=1)
 
     def _start_fn(self, net: jax.Array, shape: tuple[int, ...]) -> _Fitting:
-        key = key_for(self._seed, Purpose.EVALUATION_INIT, net)
-        variables = self._module.init(key, jnp.zeros((1, *shape)), train=False)
+        key = key_for(self._seed, self._config.draws.init, net)
+        variables = self.module.init(key, jnp.zeros((1, *shape)), train=False)
         params = variables["params"]
         stats = variables.get("batch_stats", {})
         return _Fitting(params, stats, self._optimiser.init(params), jnp.int32(0))
@@ -109,15 +129,15 @@ class Fitter:
         """One Adam step on one batch of one shuffled epoch."""
         epoch, position = jnp.divmod(state.step, self._per_epoch)
         order = jax.random.permutation(
-            key_for(self._seed, Purpose.EVALUATION_BATCH, net, epoch), len(data.images)
+            key_for(self._seed, self._config.draws.batch, net, epoch), len(data.images)
         )
         rows = jax.lax.dynamic_slice_in_dim(order, position * self._batch, self._batch)
-        key = key_for(self._seed, Purpose.EVALUATION_AUGMENT, net, state.step)
+        key = key_for(self._seed, self._config.draws.augment, net, state.step)
         images = augment(key, data.images[rows], self._config.augment)
         labels = data.labels[rows]
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            (logits, _), updated = self._module.apply(
+            (logits, _), updated = self.module.apply(
                 {"params": params, "batch_stats": state.stats},
                 images,
                 train=True,
@@ -139,13 +159,13 @@ class Fitter:
         mask: jax.Array,
     ) -> Hits:
         variables = {"params": state.params, "batch_stats": state.stats}
-        logits, _ = self._module.apply(variables, images, train=False)
-        # Rank of the true class: how many logits beat it. Exact ties count against it only if
-        # they come first, as argmax has it.
+        logits, _ = self.module.apply(variables, images, train=False)
+        # Rank of the true class: the number of larger logits. Of equal logits the first one wins,
+        # as in argmax.
         own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
         earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
         rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=-1)
-        # A NaN logit compares false with everything and would pass for a hit.
+        # A NaN logit compares false with everything and would count as correct.
         finite = jnp.all(jnp.isfinite(logits), axis=-1)
         return totals.merge(
             Hits.single_from_model_output(
@@ -160,10 +180,16 @@ class Fitter:
         preemption: Preemption,
         progress: Callable[[int], None],
     ) -> _Fitting:
-        """Trains fresh net number `net`; nothing is fetched on the way.
+        """Trains fresh net number `net`; nothing is copied to the host in between.
+
+        Args:
+          data: images (N, H, W, C) float32 as net inputs, labels (N, K) float32.
+          net: number of the net; with the seed it decides every random choice.
+          preemption: polled every 20 steps.
+          progress: called with the number of steps done since the last call.
 
         Raises:
-          Preempted: a stop was asked for.
+          Preempted: a stop was requested.
         """
         number = jnp.int32(net)
         state = self._start(number, tuple(data.images.shape[1:]))
@@ -177,7 +203,7 @@ class Fitter:
         return state
 
     def test(self, state: _Fitting, split: Rows) -> tuple[float, float]:
-        """Top-1 and top-5 accuracy on float32 net inputs, read a batch at a time."""
+        """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs, read 500 at a time."""
         totals = Hits.empty()
         size = min(_TEST_BATCH, len(split))
         for lo in range(0, len(split), size):
@@ -192,3 +218,31 @@ class Fitter:
             )
         result = jax.device_get(totals.compute())
         return float(result["top1"]), float(result["top5"])
+
+
+class TrainedNet(NamedTuple):
+    """A net after training, for measurements.
+
+    Attributes:
+      fitter: trained it; holds the compiled test.
+      state: its parameters and statistics.
+      number: the number of the net, from 0.
+    """
+
+    fitter: Fitter
+    state: _Fitting
+    number: int
+
+    @property
+    def module(self) -> nn.Module:
+        """The flax module."""
+        return self.fitter.module
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`params` and `batch_stats`, for `module.apply(variables, images, train=False)`."""
+        return {"params": self.state.params, "batch_stats": self.state.stats}
+
+    def accuracy(self, rows: Rows) -> tuple[float, float]:
+        """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs with integer labels."""
+        return self.fitter.test(self.state, rows)

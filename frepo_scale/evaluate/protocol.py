@@ -1,11 +1,10 @@
-"""The evaluation protocol: several fresh nets, mean and spread, probes and baselines.
+"""The evaluation protocol: settings, scores of several fresh nets, probes.
 
-Source: ALGORITHM.md sections 5 and 6.
+Source: docs/algorithm.md sections 5 and 6.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,16 +13,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from frepo_scale.core.checks import check_bool, check_float, check_int
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
-from frepo_scale.evaluate.fit import TOP5_FROM, FitConfig, Fitter
+from frepo_scale.evaluate.fit import FitConfig, Fitter, TrainedNet
+from frepo_scale.evaluate.registry import check_evaluations
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 
-# Steps of the final evaluation by number of synthetic images (ALGORITHM.md section 5).
+TOP5_FROM = 100  # top-5 accuracy is reported from this number of classes on
+# Steps of the final evaluation by number of distilled images (docs/algorithm.md section 5).
 STEPS_BY_SIZE = (
     (10, 1_000),
     (100, 2_000),
@@ -38,42 +39,39 @@ STEPS_BY_SIZE = (
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How distilled sets are judged.
+    """How distilled sets are evaluated."""
 
-    Attributes:
-      nets: fresh nets of a final number.
-      steps: Adam steps of each; 0 takes `STEPS_BY_SIZE`.
-      probe_nets: fresh nets of a probe.
-      probe_steps: Adam steps of each.
-      learning_rate: Adam's.
-      batch: at most this many images per step.
-      flip: whether training images may be mirrored; None: as it suits the data set.
-      full_data: whether all training data are a baseline too.
-      full_data_steps: Adam steps there; 0 takes the same as for the distilled set.
-    """
-
-    nets: int = 5
-    steps: int = 0
-    probe_nets: int = 5
-    probe_steps: int = 1_000
-    learning_rate: float = 3e-4
-    batch: int = 500
-    flip: bool | None = None
-    full_data: bool = False
-    full_data_steps: int = 0
+    nets: int = setting(5, "EVAL_NETS", "fresh nets of a final number", low=1)
+    steps: int = setting(
+        0, "EVAL_STEPS", "Adam steps of each; 0: as in the paper, by number of images", low=0
+    )
+    probe_nets: int = setting(5, "PROBE_NETS", "fresh nets of a probe", low=1)
+    probe_steps: int = setting(1_000, "PROBE_STEPS", "Adam steps of each", low=1)
+    learning_rate: float = setting(
+        3e-4, "EVAL_LEARNING_RATE", "Adam, for nets of evaluations and probes", above=0
+    )
+    batch: int = setting(500, "", "largest batch of a step", low=1)
+    flip: bool | None = setting(
+        None,
+        "EVAL_FLIP",
+        "training images may be mirrored; None: as it suits the data set",
+    )
+    full_data: bool = setting(
+        False, "FULL_DATA", "nets are also trained on all real images, for comparison"
+    )
+    full_data_steps: int = setting(
+        0, "FULL_DATA_STEPS", "Adam steps there; 0: as for the distilled set", low=0
+    )
+    evaluations: list[str] = setting(
+        ["accuracy"],
+        "EVALUATIONS",
+        "names of evaluations, or dotted paths of classes of your own",
+    )
 
     def __post_init__(self) -> None:
-        """Refuses impossible values."""
-        check_int("EVAL_NETS", self.nets, low=1)
-        check_int("EVAL_STEPS", self.steps, low=0)
-        check_int("PROBE_NETS", self.probe_nets, low=1)
-        check_int("PROBE_STEPS", self.probe_steps, low=1)
-        check_float("EVAL_LEARNING_RATE", self.learning_rate, low=0.0, open_low=True)
-        check_int("Evaluation.batch", self.batch, low=1)
-        if self.flip is not None:
-            check_bool("EVAL_FLIP", self.flip)
-        check_bool("FULL_DATA", self.full_data)
-        check_int("FULL_DATA_STEPS", self.full_data_steps, low=0)
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
+        object.__setattr__(self, "evaluations", check_evaluations(self.evaluations))
 
     def steps_for(self, size: int) -> int:
         """Adam steps of the final evaluation of `size` images."""
@@ -81,14 +79,14 @@ class EvaluationConfig:
 
 
 def is_guessing(accuracy: float, classes: int, images: int) -> bool:
-    """Whether nets that guess would be as good, within three standard deviations.
+    """Whether an accuracy is that of guessing, within three standard deviations.
 
-    False where so few images were seen that good nets would not stand out either.
+    False where there are too few images to tell good nets from guessing.
 
     Args:
-      accuracy: the share of the images that were right, in [0, 1].
+      accuracy: the fraction of correct predictions, in [0, 1].
       classes: K.
-      images: how many were seen.
+      images: number of images tested.
     """
     chance = 1.0 / classes
     most = chance + 3.0 * math.sqrt(chance * (1.0 - chance) / images)
@@ -108,7 +106,15 @@ def steps_by_size(size: int) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies of several nets; `std` is over the nets (population)."""
+    """Accuracies of several nets.
+
+    Attributes:
+      mean: over the nets, a fraction in [0, 1].
+      std: over the nets (population).
+      n: number of nets.
+      top5_mean: the same of the top-5 accuracy, where it is reported.
+      top5_std: the same.
+    """
 
     mean: float
     std: float
@@ -116,23 +122,27 @@ class Score:
     top5_mean: float | None = None
     top5_std: float | None = None
 
+    @staticmethod
+    def of(values: Sequence[float]) -> "Score":
+        """The score of one number per net."""
+        array = np.array(values)
+        return Score(float(array.mean()), float(array.std()), len(array))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; top-5 only where it is reported."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
 
 def score(accuracies: list[tuple[float, float]], num_classes: int) -> Score:
-    """Summarises (top-1, top-5) accuracies of several nets."""
-    top1, top5 = (np.array(values) for values in zip(*accuracies, strict=True))
+    """Summarises (top-1, top-5) accuracies of several nets; top-5 from 100 classes on."""
+    top1, top5 = (Score.of(values) for values in zip(*accuracies, strict=True))
     if num_classes < TOP5_FROM:
-        return Score(float(top1.mean()), float(top1.std()), len(top1))
-    return Score(
-        float(top1.mean()), float(top1.std()), len(top1), float(top5.mean()), float(top5.std())
-    )
+        return top1
+    return Score(top1.mean, top1.std, top1.n, top5.mean, top5.std)
 
 
 class Evaluator:
-    """Judges labelled sets with fresh nets; compiled functions are kept between calls."""
+    """Trains and tests fresh nets of one architecture; compiled functions are reused."""
 
     def __init__(
         self,
@@ -142,7 +152,7 @@ class Evaluator:
         seed: int,
         preemption: Preemption,
     ) -> None:
-        """Builds nothing yet.
+        """Compiles nothing yet.
 
         Args:
           module: the evaluation net.
@@ -151,81 +161,88 @@ class Evaluator:
           seed: the run's seed.
           preemption: polled while nets are trained.
         """
-        self._module, self._config, self._augment = module, config, augment
+        self._module, self._config, self.augment = module, config, augment
         self._seed, self._preemption = seed, preemption
         self._fitters: dict[tuple[FitConfig, int], Fitter] = {}
 
-    def probe(self, distilled: DistilledSet, split: Rows, num_classes: int) -> Score:
-        """A quick score on `split`, whose images are float32 net inputs."""
+    def with_net(self, module: nn.Module) -> "Evaluator":
+        """The same for another net."""
+        return Evaluator(module, self._config, self.augment, self._seed, self._preemption)
+
+    def probe(self, distilled: DistilledSet, rows: Rows, num_classes: int) -> Score:
+        """A quick score with few steps, for the choice of the best distilled set.
+
+        Args:
+          distilled: images (N, H, W, C), labels (N, K).
+          rows: float32 net inputs and integer labels to test on.
+          num_classes: K.
+        """
         fit = FitConfig(
             self._config.probe_steps,
             self._config.batch,
             self._config.learning_rate,
             constant=True,
-            augment=self._augment,
+            augment=self.augment,
         )
-        return self._score(
+        values = self.measure(
             "probe",
             fit,
             self._config.probe_nets,
             lambda net: distilled,
-            split,
-            num_classes,
+            lambda trained: trained.accuracy(rows),
             FinishedNets(None, {}, ""),
         )
+        return score([(top1, top5) for top1, top5 in values], num_classes)
 
-    def final(
+    def measure(
         self,
-        what: str,
-        data: Callable[[int], DistilledSet],
-        split: Rows,
-        num_classes: int,
-        steps: int,
-        finished: FinishedNets,
-    ) -> Score:
-        """The score of the protocol.
-
-        Args:
-          what: shown in the progress bar.
-          data: the labelled set net number i trains on.
-          split: test images, float32 net inputs, and labels.
-          num_classes: K.
-          steps: Adam steps per net.
-          finished: nets that are done already, under `what`.
-        """
-        fit = FitConfig(
-            steps,
-            self._config.batch,
-            self._config.learning_rate,
-            constant=False,
-            augment=self._augment,
-        )
-        return self._score(what, fit, self._config.nets, data, split, num_classes, finished)
-
-    def _score(
-        self,
-        what: str,
+        name: str,
         fit: FitConfig,
         nets: int,
-        data: Callable[[int], DistilledSet],
-        split: Rows,
-        num_classes: int,
+        labelled: Callable[[int], DistilledSet],
+        test: Callable[[TrainedNet], Sequence[float]],
         finished: FinishedNets,
-    ) -> Score:
-        accuracies = []
-        with _bar(what, fit.steps * nets) as advance:
+    ) -> list[tuple[float, ...]]:
+        """Trains fresh nets and measures each.
+
+        Args:
+          name: the measurements are stored under it; what follows its first "/" is shown in the
+            progress bar.
+          fit: how the nets are trained.
+          nets: how many.
+          labelled: the set that net number 0, 1, ... is trained on.
+          test: takes a trained net and returns numbers.
+          finished: measurements of an earlier attempt; completed here.
+
+        Returns:
+          What `test` returned, one tuple per net.
+
+        Raises:
+          Preempted: a stop was requested.
+        """
+        found: list[tuple[float, ...]] = []
+        with Progress(_shown(name), fit.steps * nets) as progress:
             for net in range(nets):
-                known = finished.get(what, net)
-                if known is not None:
-                    accuracies.append(known)
-                    advance(fit.steps)
-                    continue
-                labelled = DistilledSet(*(jnp.asarray(x) for x in data(net)))
-                fitter = self._fitter(fit, len(labelled.images))
-                state = fitter.fit(labelled, net, self._preemption, advance)
-                accuracies.append(fitter.test(state, split))
-                finished.put(what, net, accuracies[-1])
-        return score(accuracies, num_classes)
+                values = finished.get(name, net)
+                if values is None:
+                    values = tuple(test(self._train(fit, labelled(net), net, progress.advance)))
+                    finished.put(name, net, values)
+                else:
+                    progress.advance(fit.steps)
+                found.append(values)
+        return found
+
+    def train(self, name: str, fit: FitConfig, labelled: DistilledSet, net: int) -> TrainedNet:
+        """Trains fresh net number `net` on a labelled set; `name` is shown in the progress bar."""
+        with Progress(_shown(name), fit.steps) as progress:
+            return self._train(fit, labelled, net, progress.advance)
+
+    def _train(
+        self, fit: FitConfig, labelled: DistilledSet, net: int, advance: Callable[[int], None]
+    ) -> TrainedNet:
+        data = DistilledSet(*(jnp.asarray(x) for x in labelled))
+        fitter = self._fitter(fit, len(data.images))
+        return TrainedNet(fitter, fitter.fit(data, net, self._preemption, advance), net)
 
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:
         if (fit, size) not in self._fitters:
@@ -233,7 +250,5 @@ class Evaluator:
         return self._fitters[fit, size]
 
 
-@contextmanager
-def _bar(what: str, steps: int) -> Iterator[Callable[[int], None]]:
-    with Progress(what, steps) as progress:
-        yield progress.advance
+def _shown(name: str) -> str:
+    return (name.partition("/")[2] or name).replace("_", " ")

@@ -1,1 +1,1 @@
-"""What a run hands over: the distilled set in two formats, its gallery and the result page."""
+"""Files made from a distilled set: two formats to train on, a gallery and the result page."""

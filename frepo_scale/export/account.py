@@ -1,11 +1,11 @@
-"""Where the time of a run went, for people."""
+"""How the time of a run was spent, as text for the terminal and the report."""
 
 from datetime import UTC, datetime
 
 from frepo_scale.ops.goodput import Attempt, History, summary
 
 _KILLED = "killed, or still running"
-_SHOWN = 30  # attempts, of a run that may have had hundreds
+_SHOWN = 30  # attempts; a run may have hundreds
 _NAMES = {
     "step": "outer steps",
     "data": "waiting for batches",
@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def account(history: History) -> dict[str, str]:
-    """Name and value of every line, the last attempts one by one; nothing before the first."""
+    """Name and value of every line, with the last 30 attempts one by one; {} without attempts."""
     if not history.attempts:
         return {}
     found = summary(history)
@@ -37,9 +37,9 @@ def account(history: History) -> dict[str, str]:
     first = max(0, len(ends) - _SHOWN)
     return {
         "attempts": f"{len(ends)} ({kinds})",
-        "from first start to last sign of life": duration(found["wall"]),
+        "from the first start to the last heartbeat": duration(found["wall"]),
         "goodput (steps that were kept)": f"{100 * found['goodput']:.1f} %",
-        "lost (work done again)": duration(found["lost"]),
+        "lost (steps done again)": duration(found["lost"]),
         "between attempts": duration(found["between"]),
         **{
             _NAMES[name]: f"{duration(seconds)} ({100 * seconds / max(spent, 1e-9):.1f} %)"

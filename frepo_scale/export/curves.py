@@ -1,4 +1,4 @@
-"""Training curves as inline SVG whose text and axes take the colour of the page around them."""
+"""Training curves as inline SVG; text and axes have the text colour of the page."""
 
 import io
 import math
@@ -12,14 +12,14 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK = "#010203"  # stands for the page's own text colour and is replaced by it
+_INK = "#010203"  # replaced by the text colour of the page
 _BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
-_MOST_POINTS = 300  # a curve drawn with more is no clearer, only larger
+_MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
 
 @dataclass(frozen=True)
 class _Series:
-    """Values over steps, thinned: (n,) float64 each, `low` and `high` bound what was averaged."""
+    """Values over steps, averaged in bins: (n,) float64; `low` and `high` bound each bin."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -52,7 +52,7 @@ def accuracy_curve(metrics: list[dict[str, Any]], random_real: float | None) -> 
     Args:
       metrics: rows with "step" and any of "target_accuracy", "probe_accuracy" and
         "probe_accuracy_std".
-      random_real: test accuracy of random real images, drawn as a level, or None.
+      random_real: test accuracy of random real images, drawn as a horizontal line, or None.
     """
     target, probe = _series(metrics, "target_accuracy", 100), _probes(metrics)
     if not len(target.steps) and not len(probe.steps):
@@ -112,8 +112,8 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    # The salt makes equal curves equal text and keeps ids of two curves apart; fonttype "none"
-    # leaves text as text.
+    # With a salt equal curves give equal text and two curves have different ids. Font type
+    # "none" keeps text as text.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(5.2, 3.3), layout="constrained")
         axes = figure.add_subplot()
@@ -136,9 +136,9 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
 def _inline(document: str, name: str) -> str:
     svg = document[document.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    # matplotlib's own style sheet would apply to the whole page.
+    # matplotlib's style sheet would apply to the whole page.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
-    # Group names such as "axes_1" would occur once per curve; nothing refers to them.
+    # Group ids such as "axes_1" would occur once per curve; nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the size
     svg = svg.replace(_INK, "currentColor")

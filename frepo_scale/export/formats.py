@@ -1,6 +1,6 @@
-"""The distilled set on disk: one .npz that stands alone, or a folder of viewable images.
+"""The distilled set on disk: one self-contained .npz, or a folder of viewable images.
 
-Legend: N synthetic images, H W height and width, C channels (1 or 3), K classes, D = H*W*C.
+Legend: N distilled images, H W height and width, C channels (1 or 3), K classes, D = H*W*C.
 """
 
 import csv
@@ -31,11 +31,11 @@ _PLAIN = (
     "channel_std",
 )
 _WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
-_AGAIN = "export it again or fetch the file again"
+_AGAIN = "export the set again, or copy the file again"
 _NOTE = (
     "The PNG files show the images after undoing the normalisation (and the whitening), rounded "
-    "to 8 bits and clipped to the range of pixels. Training on them loses a little against the "
-    ".npz export, which holds the learned values themselves. The rows of labels.csv are in the "
+    "to 8 bits and clipped to the range of pixels. Training on them is less accurate than on "
+    "the .npz export, which holds the learned values. The rows of labels.csv are in the "
     "order of that export; its soft_<k> columns are the learned labels."
 )
 
@@ -49,10 +49,10 @@ class Export:
       labels: (N, K) float32, the learned soft labels.
       hard_labels: (N,) int32 in [0, K), the class each image started from.
       class_names: K names, index = class.
-      preprocessing: the way from pixels to `images` and back.
-      evaluation: the recipe that gives the reported accuracy (net, steps, batch...), as JSON
-        takes it.
-      provenance: where the set comes from (data set, step, seed, versions...), as JSON takes it.
+      preprocessing: from pixels to `images` and back.
+      evaluation: the recipe that gives the reported accuracy (net, steps, batch, ...); JSON
+        values.
+      provenance: where the set comes from (data set, step, seed, versions, ...); JSON values.
     """
 
     images: np.ndarray
@@ -63,7 +63,7 @@ class Export:
     evaluation: dict[str, Any]
     provenance: dict[str, Any]
 
-    def pixels(self) -> np.ndarray:
+    def to_pixels(self) -> np.ndarray:
         """The images as viewable (N, H, W, C) uint8 pixels, clipped and rounded."""
         return self.preprocessing.to_pixels(self.images)
 
@@ -80,9 +80,9 @@ def write_npz(path: str | Path, export: Export) -> None:
     """
     arrays = _to_arrays(export)
     _check(path, arrays)
-    arrays["images_uint8"] = export.pixels()
+    arrays["images_uint8"] = export.to_pixels()
     with whole_file(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes them for its own keyword
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for a keyword of numpy
 
 
 def read_npz(path: str | Path) -> Export:
@@ -129,7 +129,7 @@ def write_folder(path: str | Path, export: Export) -> None:
             table = csv.writer(file)
             soft = [f"soft_{k}" for k in range(len(classes))]
             table.writerow(["file", "hard_label", *soft])
-            rows = zip(export.pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
+            rows = zip(export.to_pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
             for pixels, label, learned in rows:
                 name = f"{classes[label]}/{counts[label]:04d}.png"
                 counts[label] += 1
@@ -143,8 +143,8 @@ def write_folder(path: str | Path, export: Export) -> None:
 
 
 def _to_arrays(export: Export) -> dict[str, np.ndarray]:
-    # All but the pixels, which wait until the images are known to be finite.
-    # C order so that bytes depend on values only; nothing that already is C-ordered is copied.
+    # Without images_uint8, which is made once the images are known to be finite.
+    # C order, so that the bytes depend on the values only.
     def c_ordered(array: np.ndarray, dtype: type) -> np.ndarray:
         return np.ascontiguousarray(array, dtype)
 
@@ -160,11 +160,11 @@ def _to_arrays(export: Export) -> dict[str, np.ndarray]:
 
 
 def _load(path: str | Path) -> dict[str, np.ndarray]:
-    # A damaged archive fails in a dozen ways (zip structure, checksum, array header, compression
-    # method...), and all of them mean the same to whoever named the file.
+    # A damaged archive fails in many ways (zip structure, checksum, array header, compression
+    # method, ...); all of them are one error for the user.
     try:
         with open_to_read(path) as file:
-            # First the checksums of all members: an array header is then never trusted unchecked.
+            # Checksums of all members first, so that no unchecked array header is read.
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
@@ -204,7 +204,7 @@ def _read_meta(path: str | Path, arrays: dict[str, np.ndarray]) -> dict[str, Any
 
 
 def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Refuses what a reader could not use, naming the first wrong array."""
+    """Raises InputError for the first array that a reader could not use."""
     images, names = arrays["images"], arrays["class_names"]
     if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3):
         raise InputError(f"{path}: array images is {images.shape}", "(N, H, W, 1 or 3)")
@@ -228,7 +228,7 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         "whitening_inverse": ((e, e), float32),
     }
     for name, (shape, dtype) in wanted.items():
-        if name not in arrays:  # the whitening of a grey set, pixels not made yet
+        if name not in arrays:  # no whitening in a grey set, images_uint8 not made yet
             continue
         array = arrays[name]
         if array.shape != shape or array.dtype != dtype:
@@ -247,7 +247,7 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _folder_names(class_names: tuple[str, ...]) -> list[str]:
-    # The index keeps names apart that become equal, and sorted folders are in class order.
+    # With the index, names stay different and sorted folders are in class order.
     digits = len(str(len(class_names) - 1))
     safe = (re.sub(r"[^\w-]+", "_", name)[:40].strip("_") for name in class_names)
     return [f"{k:0{digits}d}_{name}".rstrip("_") for k, name in enumerate(safe)]
@@ -275,5 +275,5 @@ def _description(export: Export) -> bytes:
         indent=2,
         ensure_ascii=False,
     )
-    # A file name that is not UTF-8 may have become a class name; JSON can escape such characters.
+    # A class name may come from a file name that is not UTF-8; JSON escapes such characters.
     return (text + "\n").encode("utf-8", "backslashreplace")

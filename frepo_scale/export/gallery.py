@@ -1,6 +1,6 @@
 """One PNG that shows the distilled images, class by class.
 
-Legend: N synthetic images, H W height and width, C channels (1 or 3), K classes.
+Legend: N distilled images, H W height and width, C channels (1 or 3), K classes.
 """
 
 import math
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 _LARGE_CELL, _SMALL_CELL = 96, 64  # pixels an image is enlarged to at most
-_MANY = 200  # more images than this get the small cells
+_MANY = 200  # small cells are used above this number of images
 _GAP, _MARGIN, _FONT_SIZE, _LINE = 4, 12, 13, 18
 _LONGEST_NAME = 130  # pixels of the column of names
-_TALLEST = 2.2  # height over width above which rows of classes go on in another column
+_TALLEST = 2.2  # height / width; taller galleries are split into columns
 _INK = (115, 122, 132, 255)  # readable on white and on black: the background is transparent
 
 
@@ -31,13 +31,13 @@ class _Layout:
     cell: tuple[int, int]  # width, height of an enlarged image
     name_width: int
     block: tuple[int, int]  # width, height of a class with the gaps after it
-    first_image: tuple[int, int]  # where in its block
+    first_image: tuple[int, int]  # left, top within its block
     columns: int  # of blocks
     rows: int
 
     def corner(self, index: int) -> tuple[int, int]:
         """Upper left corner of the block of the class `index`."""
-        # Single images are read along the line, rows of images down the column.
+        # Single images are in reading order; rows of images are ordered down the columns.
         above = self.first_image[0] == 0
         row, column = divmod(index, self.columns) if above else divmod(index, self.rows)[::-1]
         return _MARGIN + column * self.block[0], _MARGIN + row * self.block[1]
@@ -54,15 +54,15 @@ def save_gallery(
     """Writes a PNG grid of the images with the name of each class.
 
     Small images are enlarged by whole factors, pixel by pixel. One image per class gives a grid of
-    named images, several give one row per class. What is left out is said in a caption.
+    named images, several give one row per class. A caption states what is left out.
 
     Args:
       path: the PNG to write; an existing one is replaced.
       pixels: (N, H, W, C) uint8, N = K * ipc, class-major.
       class_names: K names.
       ipc: images per class.
-      max_classes: how many classes are shown at most.
-      max_per_class: how many images of each class are shown at most.
+      max_classes: largest number of classes shown.
+      max_per_class: largest number of images shown of each class.
 
     Raises:
       InputError: `path` cannot be written.
@@ -75,7 +75,7 @@ def save_gallery(
             f"{pixels.shape} {pixels.dtype} are not {ipc} images for {len(class_names)} classes"
         )
     font = ImageFont.load_default(_FONT_SIZE)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # it is wherever a size is given
+    assert isinstance(font, ImageFont.FreeTypeFont)  # it is, if a size is given
     classes, shown = min(len(class_names), max_classes), min(ipc, max_per_class)
     names = [" ".join(name.split()) for name in class_names[:classes]]
     widest = math.ceil(max(font.getlength(name) for name in names))
@@ -113,7 +113,7 @@ def _lay_out(classes: int, shown: int, height: int, width: int, widest_name: int
     scale = max(1, side // max(height, width))
     cell = (width * scale, height * scale)
     if shown == 1:
-        name_width = max(cell[0], min(_LARGE_CELL, widest_name))  # small cells are set wider apart
+        name_width = max(cell[0], min(_LARGE_CELL, widest_name))  # room for names under small cells
         block = (name_width + _GAP, _LINE + cell[1] + 2 * _GAP)
         columns = _even_columns(classes)
         rows = math.ceil(classes / columns)
@@ -125,12 +125,12 @@ def _lay_out(classes: int, shown: int, height: int, width: int, widest_name: int
     while rows * block[1] > _TALLEST * columns * block[0]:
         columns += 1
         rows = math.ceil(classes / columns)
-    columns = math.ceil(classes / rows)  # rounding rows up can leave the last column empty
+    columns = math.ceil(classes / rows)  # rounding up rows can leave the last column empty
     return _Layout(scale, cell, name_width, block, (left, 0), columns, rows)
 
 
 def _even_columns(count: int) -> int:
-    # From square to twice as wide as tall: the number that leaves the fewest places empty.
+    # Between square and twice as wide as tall, the number with the fewest empty cells.
     square = math.ceil(math.sqrt(count))
     return min(range(square, min(2 * square, count) + 1), key=lambda c: (-count % c, c))
 

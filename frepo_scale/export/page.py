@@ -1,4 +1,4 @@
-"""The frame of the result page: its layout and its colours, light and dark."""
+"""The HTML frame of the report: layout and colours, light and dark."""
 
 from html import escape
 
@@ -77,7 +77,7 @@ pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--groun
 }
 """
 
-# The policy makes the promise checkable: a browser refuses anything the page does not carry.
+# With this policy a browser loads nothing from elsewhere.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -86,8 +86,8 @@ def fill_page(*, title: str, headline: str, sections: list[tuple[str, str]]) -> 
 
     Args:
       title: plain text, escaped here.
-      headline: HTML, what to know in one sentence.
-      sections: (heading, HTML) pairs; those with no content are left out.
+      headline: HTML, the result in one sentence.
+      sections: (heading, HTML) pairs; pairs without content are left out.
     """
     body = "\n".join(
         f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>"

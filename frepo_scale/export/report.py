@@ -17,45 +17,102 @@ from frepo_scale.export.page import fill_page
 
 _MOST_SNAPSHOTS = 8
 _NOTHING = "no accuracies: the data set has no test images"
+_IN_HEADLINE = {
+    "distilled": "",
+    "random_real": "as many random real images give",
+    "full_data": "the full training set gives",
+}
 _THUMBNAIL = (440, 640)  # pixels, width and height at most
 
 
 @dataclass(frozen=True)
-class _Score:
-    """One line of the result: an accuracy in [0, 1] and its deviation over networks, if known."""
+class ResultRow:
+    """One line of a result.
 
+    Attributes:
+      key: its name in `result.json`; "distilled, top 5" for a top-5 accuracy.
+      label: what was measured.
+      mean: over the nets, in [0, 1].
+      std: over the nets; None where it is not known or there is one net.
+    """
+
+    key: str
     label: str
-    key: str  # the part of the result it was read from
     mean: float
     std: float | None
 
     def text(self) -> str:
-        """The accuracy as "87.1 ± 0.8 %"."""
+        """Such as "87.1 ± 0.8 %"."""
         spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
         return f"{100 * self.mean:.1f}{spread} %"
 
 
-def result_table(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The accuracies of a result as rows such as ("random real images", "71.2 ± 0.8 %").
+@dataclass(frozen=True)
+class ResultTable:
+    """The rows of one evaluation.
+
+    Attributes:
+      title: what they are, such as "test accuracy".
+      networks: over how many nets, as text; "" where it is not known or differs.
+      rows: the measurements; top-5 accuracies follow those of all top-1 accuracies.
+    """
+
+    title: str
+    networks: str
+    rows: tuple[ResultRow, ...]
+
+
+def result_tables(result: dict[str, Any]) -> list[ResultTable]:
+    """The scores of a result, one table per evaluation that has any.
 
     Args:
-      result: what `result.json` holds: "distilled", "distilled_last", "distilled_hard",
-        "random_real" and "full_data", each {"mean", "std", "n"} with "top5_mean" and "top5_std"
-        where measured; absent parts are left out.
+      result: what `result.json` holds, see `evaluate.run.evaluate_sets`. A file written before
+        there were "evaluations" has its scores under their keys alone, which then are the labels.
     """
-    return [(score.label, score.text()) for score in _scores(result)]
+    found = result.get("evaluations")
+    if found is None:
+        rows = [
+            {"key": key, "label": key.replace("_", " "), **part}
+            for key, part in result.items()
+            if isinstance(part, dict) and "mean" in part
+        ]
+        found = [{"title": "test accuracy", "rows": rows}]
+    return [_table(part["title"], part["rows"]) for part in found if part["rows"]]
+
+
+def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
+    rows = [
+        _row(part["key"] + suffix, part["label"] + suffix, part, prefix)
+        for prefix, suffix in (("", ""), ("top5_", ", top 5"))
+        for part in measured
+        if part.get(f"{prefix}mean") is not None
+    ]
+    counts = {part.get("n") for part in measured}
+    count = counts.pop() if len(counts) == 1 else None
+    networks = "1 network" if count == 1 else f"mean ± std of {count} networks" if count else ""
+    return ResultTable(title, networks, tuple(rows))
+
+
+def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> ResultRow:
+    std = part.get(f"{prefix}std")
+    known = std is not None and math.isfinite(std) and part.get("n") != 1
+    return ResultRow(key, label, part[f"{prefix}mean"], std if known else None)
 
 
 def format_table(result: dict[str, Any]) -> str:
     """The result as aligned plain text for the terminal, without a final newline."""
-    rows = result_table(result)
-    if not rows:
+    tables = result_tables(result)
+    if not tables:
         return _NOTHING if result else "no result yet"
-    labels = max(len(label) for label, _ in rows)
-    values = max(len(value) for _, value in rows)
-    networks = _networks(result)
-    head = "test accuracy" + (f", {networks}" if networks else "")
-    return "\n".join([head, *(f"  {label:<{labels}}  {value:>{values}}" for label, value in rows)])
+    return "\n\n".join(_aligned(table) for table in tables)
+
+
+def _aligned(table: ResultTable) -> str:
+    labels = max(len(row.label) for row in table.rows)
+    values = max(len(row.text()) for row in table.rows)
+    head = table.title + (f", {table.networks}" if table.networks else "")
+    lines = [f"  {row.label:<{labels}}  {row.text():>{values}}" for row in table.rows]
+    return "\n".join([head, *lines])
 
 
 def write_report(
@@ -71,31 +128,31 @@ def write_report(
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
-    A run that has not finished gives a page that says so and shows what there is.
+    The page of an unfinished run says so and shows what has been written so far.
 
     Args:
       path: the page to write; an existing one is replaced.
       title: what was run, such as the name of the recipe.
-      result: see `result_table`; also read: "steps", "seconds", "config_sha256", "selected_step",
+      result: see `result_tables`; also read: "steps", "seconds", "config_sha256", "selected_step",
         "selected_by" and "held_out_images". {} where the run has not finished.
       metrics: logged rows, each with "step"; every other key may be missing.
       galleries: (outer step, PNG file) pairs in any order.
-      times: where its time went, see `export.account`.
+      times: how its time was spent, see `export.account`.
       operative_config: the configuration the run used, shown as it is.
-      paths: what to find where, such as {"distilled set": "export/distilled.npz"}.
+      paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
     """
-    random_real = next((s.mean for s in _scores(result) if s.key == "random_real"), None)
+    random_real = (result.get("random_real") or {}).get("mean")
     curves = [("Loss", loss_curve(metrics)), ("Accuracy", accuracy_curve(metrics, random_real))]
     page = fill_page(
         title=title,
         headline=_headline(result, metrics),
         sections=[
-            ("Test accuracy", _bars(result) + _facts(result)),
-            ("The distilled images", _final_gallery(galleries, result.get("selected_step"))),
-            ("On the way", _strip(galleries)),
+            *_result_sections(result),
+            ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
+            ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
             ("Time", _definitions(times)),
             ("Files", _definitions(paths, code=True)),
@@ -103,81 +160,54 @@ def write_report(
         ],
     )
     with whole_file(path) as file:
-        # Names may hold characters of file names that are not UTF-8.
+        # Class names may contain characters of file names that are not UTF-8.
         file.write(page.encode("utf-8", "xmlcharrefreplace"))
 
 
-def _scores(result: dict[str, Any]) -> list[_Score]:
-    labels = {
-        "distilled": _distilled_label(result),
-        "distilled_last": "distilled set, last step",
-        "distilled_hard": "distilled images, hard labels",
-        "random_real": "random real images",
-        "full_data": "full training set",
-    }
-    if result.get("selected_by") == "last step":
-        del labels["distilled_last"]  # the first row is that one
-    scores = []
-    for prefix, suffix in (("", ""), ("top5_", ", top 5")):
-        for key, label in labels.items():
-            part = result.get(key) or {}
-            mean, std = part.get(f"{prefix}mean"), part.get(f"{prefix}std")
-            if mean is None:
-                continue
-            known = std is not None and math.isfinite(std) and part.get("n") != 1
-            scores.append(_Score(label + suffix, key + suffix, mean, std if known else None))
-    return scores
-
-
-def _distilled_label(result: dict[str, Any]) -> str:
-    chosen = {"held-out": "best on held-out images", "last step": "last step"}
-    by = chosen.get(result.get("selected_by", ""))
-    return f"distilled set, {by}" if by else "distilled set"
-
-
-def _networks(result: dict[str, Any]) -> str:
-    count = (result.get("distilled") or {}).get("n")
-    if not count:
-        return ""
-    return "1 network" if count == 1 else f"mean ± std of {count} networks"
-
-
 def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
-    scores = {score.key: score for score in _scores(result)}
+    # Only `accuracy` puts its scores under their keys alone.
+    scores = {
+        key: _row(key, "", result[key]) for key in _IN_HEADLINE if "mean" in (result.get(key) or {})
+    }
     if "distilled" in scores:
         others = [
             f"{name} {scores[key].text()}"
-            for key, name in (
-                ("random_real", "as many random real images give"),
-                ("full_data", "the full training set gives"),
-            )
-            if key in scores
+            for key, name in _IN_HEADLINE.items()
+            if name and key in scores
         ]
         text = (
             f"<b>{scores['distilled'].text()}</b> test accuracy for new networks trained on the "
             "distilled set alone"
         )
         return text + ("; " + ", ".join(others) if others else "") + "."
+    if result_tables(result):
+        return "<strong>Finished.</strong>"
     if result:
         return f"<strong>Finished</strong>; {_NOTHING}."
-    rows = [row for row in metrics if row.get("step") is not None]
-    if not rows:
+    logged = [row for row in metrics if row.get("step") is not None]
+    if not logged:
         return "<strong>No result yet.</strong> This run has not logged a step."
-    done = max(row["step"] for row in rows)
+    done = max(row["step"] for row in logged)
     text = f"<strong>No result yet.</strong> This run has not finished: {done:,} outer steps so far"
-    probes = [row for row in rows if row.get("probe_accuracy") is not None]
+    probes = [row for row in logged if row.get("probe_accuracy") is not None]
     if probes:
         last = max(probes, key=lambda row: row["step"])
-        score = _Score("", "", last["probe_accuracy"], last.get("probe_accuracy_std"))
+        score = ResultRow("", "", last["probe_accuracy"], last.get("probe_accuracy_std"))
         text += f"; the probe at step {last['step']:,} reads {score.text()}"
     return text + "."
 
 
-def _bars(result: dict[str, Any]) -> str:
-    scores = _scores(result)
-    if not scores:
-        return ""
-    # From 0 to the best: the lengths stay proportional, also where 7 % is a good result.
+def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
+    facts, tables = _facts(result), result_tables(result)
+    if not tables:
+        return [("Result", facts)]
+    sections = [(table.title[:1].upper() + table.title[1:], _bars(table)) for table in tables]
+    return [(sections[0][0], sections[0][1] + facts), *sections[1:]]
+
+
+def _bars(table: ResultTable) -> str:
+    scores = table.rows
+    # Bars start at 0 and the longest is the best score, so lengths are proportional.
     full = max(max(score.mean + (score.std or 0) for score in scores), 1e-9)
     rows = []
     for score in scores:
@@ -194,8 +224,7 @@ def _bars(result: dict[str, Any]) -> str:
             f'<i class="mean" style="width:{_percent(score.mean / full)}"></i>{spread}</div></td>'
             f'<td class="value">{score.text()}</td></tr>'
         )
-    networks = _networks(result)
-    caption = f"<caption>{escape(networks)}</caption>" if networks else ""
+    caption = f"<caption>{escape(table.networks)}</caption>" if table.networks else ""
     return f'<table class="result">{caption}<tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -223,7 +252,7 @@ def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> s
     if not galleries:
         return '<p class="none">No gallery has been saved yet.</p>'
     steps = dict(sorted(galleries))
-    # What was exported, if it has a picture of its own; the latest otherwise.
+    # The exported step if it has a picture, else the latest.
     step = selected if selected in steps else max(steps)
     what = "The exported set" if step == selected else "The latest picture"
     image = _embed(_read(steps[step]), f"distilled images after {step:,} outer steps")
@@ -241,7 +270,7 @@ def _strip(galleries: list[tuple[int, Path]]) -> str:
         f"<figcaption>step {step:,}</figcaption></figure>"
         for step, file in chosen
     ]
-    # tabindex: whoever has no pointer scrolls with the keyboard.
+    # tabindex lets the keyboard scroll the strip.
     return f'<div class="strip" tabindex="0">{"".join(figures)}</div>'
 
 
@@ -263,7 +292,7 @@ def _thumbnail(file: Path) -> bytes:
     try:
         image = Image.open(io.BytesIO(content))
         image.thumbnail(_THUMBNAIL, Image.Resampling.BOX)
-    except (OSError, SyntaxError) as error:  # Pillow's words for a damaged PNG
+    except (OSError, SyntaxError) as error:  # how Pillow reports a damaged PNG
         raise InputError(f"{file}: damaged ({error})", "a gallery PNG") from error
     small = io.BytesIO()
     image.save(small, format="png", optimize=True)

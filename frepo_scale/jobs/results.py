@@ -1,89 +1,134 @@
-"""What a run leaves: texts, the report, and the table printed at the end."""
+"""The end of a run: export the selected set, evaluate it, write result and report."""
 
-import contextlib
+import importlib.metadata
 import json
-import re
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from frepo_scale.core.atomic import whole_file
-from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
-from frepo_scale.export.account import account
-from frepo_scale.export.report import format_table, write_report
-from frepo_scale.ops.goodput import read_ledger
-from frepo_scale.ops.metrics import read_jsonl
+from frepo_scale.core.identity import scientific_settings, settings_sha256
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.distill.state import NEVER, TrainState, unpadded
+from frepo_scale.distill.synthetic import hard_labels
+from frepo_scale.evaluate.evaluation import RealData
+from frepo_scale.evaluate.protocol import Evaluator
+from frepo_scale.evaluate.run import evaluate_sets
+from frepo_scale.export.formats import Export, write_npz
+from frepo_scale.export.run_report import print_result, write_run_report, write_text
+from frepo_scale.jobs.run import Run, evaluation_context, evaluation_recipe
+from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
-
-_PICTURE = re.compile(r"step_(\d+)\.png")
-
-
-def write_run_report(place: Workdir, name: str) -> None:
-    """Writes `report.html` from what the run has left so far."""
-    pictures = children(place.gallery) if is_folder(place.gallery) else []
-    galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
-    result = _result(place) if is_file(place.result) else {}
-    write_report(
-        place.report,
-        title=name,
-        result=result,
-        metrics=read_jsonl(place.metrics),
-        galleries=galleries,
-        times=account(read_ledger(place.ledger)),
-        operative_config=read_text(place.operative_config),
-        paths=_paths(place),
-    )
+from frepo_scale.parallel.share import on_first
+from frepo_scale.train.inputs import Inputs
 
 
-def _result(place: Workdir) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads(read_bytes(place.result))
-        if isinstance(result, dict):
-            return result
-    raise InputError(
-        f"{place.result} is damaged",
-        "JSON as a run has written it",
-        "remove it, and the same frepo-scale distill command makes it again",
-    )
+@dataclass(frozen=True)
+class Work:
+    """What an attempt at a run works with.
+
+    Attributes:
+      run: the run.
+      workdir: its folder.
+      supervisor: lock, ledger and watchdog.
+      preprocessing: pixels to net inputs and back.
+      inputs: the real images as net inputs.
+      evaluator: trains and tests fresh nets.
+    """
+
+    run: Run
+    workdir: Workdir
+    supervisor: Supervisor
+    preprocessing: Preprocessing
+    inputs: Inputs
+    evaluator: Evaluator
 
 
-def read_text(path: Path) -> str:
-    """A text that a run has left; `InputError` where it is gone or damaged."""
-    try:
-        return read_bytes(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason})", "a file a run has written") from error
+def write_results(work: Work, state: TrainState, seconds: float) -> None:
+    """Writes `distilled.npz` first, then spends the final evaluation on it.
 
+    Args:
+      work: what the attempt works with.
+      state: the state after the last step.
+      seconds: seconds spent on the run.
 
-def _paths(place: Workdir) -> dict[str, str]:
-    return {
-        "distilled set": str(place.distilled),
-        "result": str(place.result),
-        "report": str(place.report),
-        "gallery": str(place.gallery),
-        "metrics": str(place.metrics),
-        "TensorBoard": str(place.tensorboard),
-        "checkpoints": str(place.checkpoints),
+    Raises:
+      Preempted: a stop was requested; the nets that are evaluated are kept.
+    """
+    run, config, workdir = work.run, work.run.config, work.workdir
+    last = unpadded(run.algorithm.distilled(state.algorithm), run.size)
+    selected, step = last, config.distill.steps
+    by_held_out = int(state.best.step) != NEVER
+    if by_held_out:
+        selected, step = unpadded(state.best.distilled, run.size), int(state.best.step)
+    on_first(work.supervisor.check_lock)
+    on_first(lambda: write_npz(workdir.distilled, _export(work, selected, step)))
+    selected_by = "held-out" if by_held_out else "last step"
+    sets = {"distilled": selected}
+    if by_held_out:  # the same object, and not evaluated again, if the last step is the best one
+        sets["distilled_last"] = selected if step == config.distill.steps else last
+    with work.supervisor.ledger.during("evaluation"):
+        scores = _scores(work, sets, selected_by)
+    result = scores | {
+        "steps": config.distill.steps,
+        "seconds": round(seconds, 1),
+        "selected_step": step,
+        "selected_by": selected_by,
+        "held_out_images": len(run.dataset.held_out),
+        "config_sha256": settings_sha256(scientific_settings(config)),
     }
 
+    def write() -> None:
+        work.supervisor.check_lock()
+        work.supervisor.finished()
+        write_text(workdir.result, json.dumps(result, indent=1) + "\n")
+        write_run_report(workdir, run.recipe.name)
+        write_text(workdir.done, "")  # last: without it the same command does this again
+        print_result(workdir)
 
-def print_result(place: Workdir, heading: str = "") -> None:
-    """Prints the table of a finished run and where everything is."""
-    print(heading + "\n" + format_table(_result(place)) + "\n")
-    for what, path in _paths(place).items():
-        print(f"{what:14} {path}")
-
-
-def print_account(place: Workdir) -> None:
-    """Prints where the time of a run went so far."""
-    lines = account(read_ledger(place.ledger))
-    width = max(map(len, lines), default=0)
-    for name, value in lines.items():
-        print(f"{name:{width}}  {value}")
+    on_first(write)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with whole_file(path) as file:
-        file.write(text.encode())
+def _export(work: Work, selected: DistilledSet, step: int) -> Export:
+    run, config, dataset = work.run, work.run.config, work.run.dataset
+    return Export(
+        images=selected.images,
+        labels=selected.labels,
+        hard_labels=hard_labels(dataset.num_classes, config.distill.ipc),
+        class_names=dataset.class_names,
+        preprocessing=work.preprocessing,
+        evaluation=evaluation_recipe(config, dataset),
+        provenance={
+            "recipe": run.recipe.name,
+            "config": run.recipe.text,
+            "config_sha256": settings_sha256(scientific_settings(config)),
+            "dataset": config.data.name,
+            "dataset_sha256": dataset.fingerprint,
+            "images_skipped": dataset.skipped,
+            "fit": dataset.fit,
+            "ipc": config.distill.ipc,
+            "seed": config.distill.seed,
+            "step": step,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("frepo-scale", "jax", "flax", "optax", "numpy")
+            },
+        },
+    )
+
+
+def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:
+    """The final numbers; none where there are no test images."""
+    inputs, dataset = work.inputs, work.run.dataset
+    if not len(dataset.test):
+        return {}
+    context = evaluation_context(
+        work.run.config,
+        work.evaluator,
+        RealData(inputs.train, inputs.test, dataset.num_classes, inputs.held_out),
+        sets,
+        work.preprocessing,
+        work.workdir.finished_nets,
+        dataset.fingerprint,
+        selected_by,
+    )
+    return evaluate_sets(work.run.evaluations, context)

@@ -1,4 +1,7 @@
-"""The paper's ConvNet (ALGORITHM.md section 3; Zhou et al. 2022, appendix on architectures)."""
+"""The paper's ConvNet.
+
+Source: docs/algorithm.md section 3; Zhou et al. 2022, appendix on architectures.
+"""
 
 import flax.linen as nn
 import jax
@@ -28,7 +31,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Images (B, H, W, C) to logits (B, K) and features (B, d), d = the flattened last map."""
-        # One-channel images are digits and clothes: 28 px become 32 (ALGORITHM.md section 3).
+        # One-channel images are digits and clothes: 28 px become 32 (docs/algorithm.md section 3).
         first_padding = 3 if x.shape[-1] == 1 else 1
         for block in range(self.depth):
             if block:

@@ -1,9 +1,9 @@
 """Batch normalisation with the paper's running average, over a batch spread over devices.
 
-Our own small layer instead of flax's: the running statistics follow `r <- 0.1 r + 0.9 batch` with
-the *biased* variance (ALGORITHM.md section 3), and a batch spread over devices, unevenly or not at
-all on some, must be normalised by its global sums and counts, which flax's mean of local means is
-not (STACK.md section 0, item 16).
+This replaces flax's layer for two reasons. The running statistics follow `r <- 0.1 r + 0.9 batch`
+with the *biased* variance (docs/algorithm.md section 3). And a batch may be spread over devices
+unevenly, with no image on some: it is normalised by its global sums and counts, where flax takes
+the mean of local means.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ class _Spread(NamedTuple):
     axis: str
 
 
-# Set while a training-mode forward pass is traced. Not an argument of the nets: a user's own net
-# then needs nothing but our layer to be right on every mesh.
+# Set while a training-mode forward pass is traced. It is not an argument of the nets, so that a
+# user's own net only has to use this layer to be right on every mesh.
 _spread: ContextVar[_Spread | None] = ContextVar("spread", default=None)
 
 
 @contextmanager
 def batch_spread_over(axis: str, weights: jax.Array) -> Iterator[None]:
-    """Within it, training-mode statistics are those of the images of weight 1 on all devices.
+    """In this context training-mode statistics are over the images of weight 1 on all devices.
 
     Args:
       axis: the mesh axis the batch is spread over.

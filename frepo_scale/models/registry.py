@@ -1,20 +1,31 @@
-"""From the net a recipe names to a flax module, checked before any compute is spent."""
+"""The net seam: from the net a recipe names to a flax module, checked before compute is spent.
 
-import importlib
+A net is a flax module. Its `__call__(images, train)` takes images (B, H, W, C) and returns logits
+(B, K) and features (B, d); the ridge regression works on the features. It may keep running
+statistics in the collection `batch_stats`, through `models.norm.BatchNorm`, which is right for a
+batch spread over several devices. docs/how-to/net.md shows a complete one.
+"""
+
 import inspect
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
-from frepo_scale.core.checks import check_choice, check_int
+from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
 from frepo_scale.models.norm import BatchNorm
 
 NETS: dict[str, type[nn.Module]] = {"convnet": ConvNet}
+# Fields that have a setting of their own.
+_SETTINGS = {"num_classes": "DATASET", "width": "WIDTH", "depth": "DEPTH", "norm": "NORM"}
 
 
 @dataclass(frozen=True)
@@ -22,83 +33,143 @@ class NetConfig:
     """Which net.
 
     Attributes:
-      name: a key of `NETS`, or the dotted path of a flax module class of the user's own. Such a
-        class is built with those of `num_classes, width, depth, norm` it has fields for; its
-        `__call__(images, train)` returns (logits (B, K), features (B, d)), and BatchNorm-like
-        statistics live in the collection `batch_stats`.
-      width: channels of the first layer.
-      depth: number of convolution blocks.
-      norm: one of batch, layer, group, instance, none.
+      name: a key of `NETS`, or the dotted path of a user's own flax module class. The class is
+        constructed with those of `num_classes, width, depth, norm` that it has fields for.
+      args: values of further fields of the class, by name: numbers, texts, booleans, None, lists
+        and dicts of them. Lists arrive as tuples and dicts as `FrozenDict`, so that the module can
+        be hashed.
     """
 
-    name: str = "convnet"
-    width: int = 128
-    depth: int = 3
-    norm: str = "batch"
+    name: str = setting(
+        "convnet", "NET", "convnet, or the dotted path of a flax module of your own"
+    )
+    width: int = setting(
+        128, "WIDTH", "channels of the first layer, doubling per layer", low=1, high=2**20
+    )
+    depth: int = setting(3, "DEPTH", "convolution blocks", low=1)
+    norm: str = setting("batch", "NORM", "batch | layer | group | instance | none", choices=NORMS)
+    args: dict[str, Any] = setting(
+        {}, "NET_ARGS", "further fields of a net of your own, such as {'heads': 4}"
+    )
 
     def __post_init__(self) -> None:
-        """Refuses values no net can be built from."""
-        check_int("WIDTH", self.width, low=1, high=2**20)
-        check_int("DEPTH", self.depth, low=1)
-        check_choice("NORM", self.norm, NORMS)
-        if not isinstance(self.name, str) or ("." not in self.name and self.name not in NETS):
+        """Raises InputError for values from which no net can be built."""
+        check_settings(self)
+        if "." not in self.name and self.name not in NETS:
             raise InputError(
                 f"NET = {self.name!r}",
                 "the name of a net or the dotted path of a flax module",
                 nearest(str(self.name), NETS),
             )
+        object.__setattr__(self, "args", _checked_args(self.args))
 
     def for_evaluation(self) -> "NetConfig":
-        """The net that fresh evaluation nets use: without norm where the pool has BatchNorm."""
+        """The net of fresh evaluation nets: without norm where the pool nets have BatchNorm."""
         return replace(self, norm="none") if self.norm == "batch" else self
+
+
+def _checked_args(args: Any) -> dict[str, Any]:
+    """`NET_ARGS` as JSON reads them back: they are part of the identity of a run."""
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise InputError(
+            f"NET_ARGS = {args!r}",
+            "a dict of fields of the net",
+            """for example --gin.NET_ARGS="{'heads': 4}" """,
+        )
+    for name in args:
+        if name in _SETTINGS:
+            setting = _SETTINGS[name]
+            raise InputError(
+                f"NET_ARGS = {args!r}: {name!r} has a setting of its own",
+                f"fields other than {', '.join(_SETTINGS)}",
+                f"set {setting} instead",
+            )
+    try:
+        stored: dict[str, Any] = json.loads(json.dumps(dict(args), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"NET_ARGS = {args!r}: {error}",
+            "finite numbers, texts, booleans, None, and lists and dicts of them",
+        ) from error
+    return stored
 
 
 def build_net(
     config: NetConfig, num_classes: int, image_shape: tuple[int, ...], spread: bool = False
 ) -> nn.Module:
-    """The module, after a dry run of its shapes.
+    """The module, after a trace of its shapes.
 
     Args:
       config: which net.
       num_classes: K.
       image_shape: (H, W, C).
-      spread: whether a batch will be spread over several devices.
+      spread: whether batches will be spread over several devices.
 
     Raises:
-      InputError: the class cannot be imported, a feature map would vanish, the module does not
-        return (logits (B, K), features (B, d)), or keeps statistics of a spread batch that are not
-        of the whole batch.
+      InputError: the class cannot be imported, has no such field, a feature map would vanish, the
+        module does not return (logits (B, K), features (B, d)), or it keeps statistics of a spread
+        batch that are not of the whole batch.
     """
     if config.name == "convnet":
-        side = smallest_map(image_shape, config.depth)
-        if side == 0:
-            deepest = smallest_map(image_shape, 0).bit_length() - 1  # each block halves the map
-            raise InputError(
-                f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
-                " shrinks to size 0",
-                f"a depth of at most {deepest}",
-                f"use --gin.DEPTH={deepest}",
-            )
-    cls = NETS[config.name] if config.name in NETS else _import_class(config.name)
-    offered: dict[str, Any] = {
-        "num_classes": num_classes,
-        "width": config.width,
-        "depth": config.depth,
-        "norm": config.norm,
-    }
-    accepted = inspect.signature(cls).parameters
-    try:
-        module = cls(**{k: v for k, v in offered.items() if k in accepted})
-    except TypeError as error:
-        raise InputError(
-            f"NET = {config.name!r}: {error}",
-            f"no fields without a default but {', '.join(offered)}",
-        ) from error
+        _check_depth(config, image_shape)
+    cls = NETS[config.name] if config.name in NETS else import_class("NET", config.name, nn.Module)
+    module = _construct(cls, config, num_classes)
     if config.name not in NETS:
         _check_outputs(config.name, module, num_classes, image_shape)
         if spread:
             _check_statistics(config.name, module, image_shape)
     return module
+
+
+def _check_depth(config: NetConfig, image_shape: tuple[int, ...]) -> None:
+    if smallest_map(image_shape, config.depth) == 0:
+        deepest = smallest_map(image_shape, 0).bit_length() - 1  # each block halves the map
+        raise InputError(
+            f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
+            " shrinks to size 0",
+            f"a depth of at most {deepest}",
+            f"use --gin.DEPTH={deepest}",
+        )
+
+
+def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.Module:
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "width": config.width,
+        "depth": config.depth,
+        "norm": config.norm,
+    }
+    # Flax adds `parent` and `name` to the fields of every module.
+    known = [name for name in inspect.signature(cls).parameters if name not in ("parent", "name")]
+    own = [name for name in known if name not in given]
+    for name, value in config.args.items():
+        if name not in own:
+            raise InputError(
+                f"NET_ARGS = {config.args!r}: NET = {config.name!r} has no field {name!r}",
+                "fields of the net",
+                nearest(name, own) if own else 'it has none of its own: use --gin.NET_ARGS="{}"',
+            )
+        given[name] = _hashable(value)
+    try:
+        return cls(**{name: value for name, value in given.items() if name in known})
+    except Exception as error:  # a user's __post_init__ can fail in any way
+        missing = [name for name in own if name not in config.args]
+        raise InputError(
+            f"NET = {config.name!r}: {error}",
+            f"values for its fields; {', '.join(_SETTINGS)} have settings of their own",
+            f"""give the others with --gin.NET_ARGS="{{'{missing[0]}': VALUE}}" """
+            if missing
+            else "",
+        ) from error
+
+
+def _hashable(value: Any) -> Any:
+    """JSON lists as tuples and dicts as `FrozenDict`: flax hashes its modules."""
+    if isinstance(value, list):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, dict):
+        return FrozenDict({name: _hashable(item) for name, item in value.items()})
+    return value
 
 
 def feature_dim(module: nn.Module, image_shape: tuple[int, ...]) -> int:
@@ -114,7 +185,7 @@ def _output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Any:
 
 
 def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """Refuses running statistics that another layer than ours keeps: each device's own."""
+    """Refuses running statistics of layers other than ours: each device would have its own."""
     ours: set[tuple[str, ...]] = set()
 
     def note(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -134,23 +205,8 @@ def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]
                 f"NET = {name!r}: {'/'.join(layer) or 'it'} keeps batch statistics of each"
                 " device's images alone",
                 "statistics of the whole batch, on every mesh",
-                "take frepo_scale.models.norm.BatchNorm, or one device of the data axis",
+                "use frepo_scale.models.norm.BatchNorm, or one device on the data axis",
             )
-
-
-def _import_class(path: str) -> type[nn.Module]:
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # a user's file can fail in any way while it is imported
-        raise InputError(
-            f"NET = {path!r}: {error}",
-            "an importable module.Class",
-            "put the module's folder on PYTHONPATH",
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(f"NET = {path!r} is {found!r}", "a subclass of flax.linen.Module")
-    return found
 
 
 def _check_outputs(
@@ -171,7 +227,7 @@ def _check_outputs(
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:
         logits, features = (x.shape for x in jax.eval_shape(evaluated_and_trained, images))
-    # A user's module can fail in any way while it is traced: all are wrong input here.
+    # A user's module can fail in any way while it is traced; each is wrong input here.
     except Exception as error:
         raise InputError(f"NET = {name!r} failed on {image_shape} images: {error}", expected) from (
             error

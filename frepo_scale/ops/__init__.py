@@ -1,1 +1,1 @@
-"""What every long job needs, whatever it computes: checkpoints, metrics, signals, progress."""
+"""Parts of every long job: checkpoints, metrics, signals, progress, watchdog, workdir."""

@@ -1,7 +1,7 @@
-"""Checkpoints of the whole state through Orbax, verified when they are read back.
+"""Checkpoints of the whole state through Orbax, verified when they are restored.
 
-Format of one step: item `state` (every array of the state), item `digests` (two words for each of
-them) and item `meta` (JSON: the caller's facts, and path and kind of each array).
+The items of one step: `state` (every array of the state), `digests` (two uint32 words for each
+array) and `meta` (JSON: the caller's facts, and path, dtype and shape of each array).
 """
 
 import errno
@@ -23,16 +23,16 @@ from frepo_scale.ops.digest import array_labels, digest_words, digests, labelled
 from frepo_scale.parallel.runtime import all_true
 
 KEPT = 2
-_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # how TensorStore ends
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # at the end of TensorStore's messages
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What came back from a checkpoint.
+    """A restored checkpoint.
 
     Attributes:
       step: its step.
-      state: the state, with the structure, dtypes and shardings asked for.
+      state: the state, with the requested structure, dtypes and shardings.
       meta: the caller's facts.
       damaged: one line for each newer checkpoint that could not be used.
     """
@@ -44,12 +44,13 @@ class Restored:
 
 
 class _Manager(ocp.CheckpointManager):
-    """One that does not ask JAX whether a stop was asked for.
+    """A CheckpointManager that does not poll JAX's preemption sync point.
 
-    Orbax asks at every save, and again from a thread when it is committed, with the step. JAX keeps
-    the number of the last question only and stops all at the next one: after a signal between such
-    a question and our next, which counts looks (`preemption`), that would be a look long past, or
-    one of the next days. Orbax makes statistics of the answer.
+    Orbax polls it with the step at every save, and again from a thread when the save is committed.
+    JAX stores only the number of the last poll and stops all processes at the next number. Our
+    numbers count polls (`preemption`), so after a signal between a poll of Orbax and one of ours
+    the agreed number could be long past or far in the future. Orbax uses the answer for statistics
+    only.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -60,23 +61,23 @@ class _Manager(ocp.CheckpointManager):
 class Checkpointer:
     """Saves asynchronously, keeps the newest two and milestones, restores the newest intact one.
 
-    Orbax refuses arrays without elements: a state must not hold any.
+    Orbax does not accept arrays without elements; a state must not contain any.
     """
 
     def __init__(self, directory: Path, keep_every: int = 0) -> None:
-        """Opens (and makes) `directory`.
+        """Opens `directory` and creates it if necessary.
 
         Args:
-          directory: where checkpoints lie.
-          keep_every: those of steps that it divides are never removed; 0: none are kept.
+          directory: the folder of the checkpoints, local or on an object store.
+          keep_every: checkpoints of steps that are multiples of it are never removed; 0: none.
 
         Raises:
-          RunError: it cannot be made or read.
+          RunError: the folder cannot be created or read.
         """
         self._directory = directory
         _quieten_failures()
         try:
-            # Handlers are named so that the items of a step can be read before any was saved.
+            # Handlers are given here so that items can be read before anything was saved.
             self._manager = _Manager(
                 directory.absolute() if is_local(directory) else directory,
                 item_names=("state", "digests", "meta"),
@@ -101,31 +102,28 @@ class Checkpointer:
         """The newest committed step, intact or not."""
         return self._manager.latest_step()
 
-    def meta(self, step: int) -> dict[str, Any]:
-        """The caller's facts of a step, without reading its arrays."""
-        return dict(
-            self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-                "meta"
-            ]["facts"]
-        )
-
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Starts saving; returns once the arrays are copied, so that they may be donated.
+        """Starts a save and returns once the arrays are copied, so that they may be donated.
+
+        Args:
+          step: the step of the state.
+          state: a pytree of arrays, of any sharding.
+          facts: what to store with it; JSON.
 
         Raises:
-          RunError: this or an earlier save failed, naming the reason.
+          RunError: this or an earlier save failed; the message names the reason.
         """
         try:
             for newer in self._manager.all_steps():
-                # Only damaged ones we stepped back from can be there. Left in place they would
-                # count among those kept, at the cost of an intact one.
+                # These can only be damaged ones that `restore` skipped. If they stayed, they would
+                # count among those kept, and an intact one would be removed instead.
                 if newer >= step:
                     self._manager.delete(newer)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    # Arrays as well: the loop need not wait until they are computed.
+                    # As arrays too, so that the loop does not wait until they are computed.
                     digests=ocp.args.StandardSave({"words": digest_words(state)}),
                     meta=ocp.args.JsonSave({"facts": facts, "arrays": array_labels(state)}),
                 ),
@@ -135,29 +133,29 @@ class Checkpointer:
             raise _save_error(step, self._directory, error) from error
 
     def wait(self) -> None:
-        """Returns when everything started is committed; raises RunError if that failed."""
+        """Waits until all saves are committed; raises RunError if one failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise _save_error(None, self._directory, error) from error
 
     def restore(self, like: Any) -> Restored | None:
-        """The newest intact checkpoint, or None where none was ever committed.
+        """Restores the newest intact checkpoint; None if none was ever committed.
 
         Args:
-          like: a state (arrays or shape structs, with shardings) of the structure to restore.
+          like: a state with the structure to restore: arrays or shape structs with shardings.
 
         Raises:
-          RunError: there are checkpoints and none is intact. Nothing is deleted.
+          RunError: there are checkpoints but none is intact. Nothing is deleted.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        words = np.zeros((len(jax.tree.leaves(like)), 2), np.uint32)  # its shape is what counts
+        words = np.zeros((len(jax.tree.leaves(like)), 2), np.uint32)  # only its shape is used
         damaged: list[str] = []
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            # All processes use the same checkpoint, or none of them does. They vote before the
-            # next thing they do together: one that fails alone would leave the others in it.
-            items, trouble = self._read(step, abstract, words)
+            # All processes use the same checkpoint or none does. They agree before the next
+            # collective: if one process failed alone, the others would wait in it forever.
+            items, reason = self._read(step, abstract, words)
             if all_true(items is not None) and items is not None:
                 state, facts, expected = items
                 found = digests(state)
@@ -165,9 +163,9 @@ class Checkpointer:
                 if all_true(not wrong):
                     return Restored(step, state, facts, tuple(damaged))
                 name = wrong[0] if wrong else "an array"
-                trouble = f"{name} differs from its digest ({len(wrong)} of {len(found)} arrays)"
-            trouble = trouble or "another process cannot read it"
-            damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {trouble}")
+                reason = f"{name} differs from its digest ({len(wrong)} of {len(found)} arrays)"
+            reason = reason or "another process cannot read it"
+            damaged.append(f"checkpoint {self._directory / str(step)} is damaged: {reason}")
         if steps:
             raise RunError(
                 f"no intact checkpoint in {self._directory}; nothing was deleted: "
@@ -178,56 +176,56 @@ class Checkpointer:
     def _read(
         self, step: int, abstract: Any, words: np.ndarray
     ) -> tuple[tuple[Any, dict[str, Any], dict[str, str]] | None, str]:
-        """State, facts and digests of a step; or nothing, and what is wrong.
+        """State, facts and digests of a step, or None and the reason.
 
-        By the items' own handlers: the manager lets all processes wait for each other.
+        Uses the items' handlers directly: the manager's `restore` contains a barrier.
         """
-        place = self._directory.absolute() if is_local(self._directory) else self._directory
-        place = place / str(step)
+        root = self._directory.absolute() if is_local(self._directory) else self._directory
+        path = root / str(step)
         arrays = ocp.StandardCheckpointHandler()
         try:
-            state = arrays.restore(place / "state", args=ocp.args.StandardRestore(abstract))
+            state = arrays.restore(path / "state", args=ocp.args.StandardRestore(abstract))
             saved = arrays.restore(
-                place / "digests", args=ocp.args.StandardRestore({"words": words})
+                path / "digests", args=ocp.args.StandardRestore({"words": words})
             )
-            meta = ocp.JsonCheckpointHandler().restore(place / "meta", args=ocp.args.JsonRestore())
+            meta = ocp.JsonCheckpointHandler().restore(path / "meta", args=ocp.args.JsonRestore())
             expected = labelled(meta["arrays"], np.asarray(saved["words"]))
             return (state, dict(meta["facts"]), expected), ""
-        # Orbax reports damage as exceptions of many types; each means the same to us here.
+        # Orbax reports damage as exceptions of many types; all are handled alike.
         except Exception as error:
             return None, _brief(error)
 
     def close(self) -> None:
-        """Waits for what was started and releases the manager's threads."""
+        """Waits for all saves and releases the manager's threads."""
         self.wait()
         self._manager.close()
 
 
-def _without_stacks(record: logging.LogRecord) -> bool:
-    """Orbax logs a failure with pages of stacks in each thread it passes, and raises it too."""
+def _not_an_orbax_traceback(record: logging.LogRecord) -> bool:
+    """Orbax logs a failure with its traceback in every thread it passes, and raises it too."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _without_unasked(record: logging.LogRecord) -> bool:
-    """What fails beside the first failure, which is raised, is reported when it is given up."""
+def _not_an_unretrieved_exception(record: logging.LogRecord) -> bool:
+    """asyncio logs the failures that follow the first one, which is raised."""
     return "exception was never retrieved" not in record.getMessage()
 
 
 def _quieten_failures() -> None:
-    """What fails in a checkpoint is one line, ours, and not somewhere in hundreds of others.
+    """Leaves one line, ours, of a failed save instead of hundreds.
 
-    Beside what is logged, TensorStore prints each late answer to reads or writes given up, as an
-    exception that nobody can catch, from threads of its own.
+    Besides what is logged, TensorStore's threads print an exception that cannot be caught for each
+    answer that arrives after a read or write was abandoned.
     """
-    if _without_stacks in logging.getLogger("absl").filters:
+    if _not_an_orbax_traceback in logging.getLogger("absl").filters:
         return
-    logging.getLogger("absl").addFilter(_without_stacks)
-    logging.getLogger("asyncio").addFilter(_without_unasked)
-    shown = sys.unraisablehook
+    logging.getLogger("absl").addFilter(_not_an_orbax_traceback)
+    logging.getLogger("asyncio").addFilter(_not_an_unretrieved_exception)
+    default = sys.unraisablehook
 
-    def show(uncatchable: "sys.UnraisableHookArgs") -> None:
-        if str(uncatchable.exc_value) != "Event loop is closed":
-            shown(uncatchable)
+    def show(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            default(unraisable)
 
     sys.unraisablehook = show
 
@@ -235,16 +233,17 @@ def _quieten_failures() -> None:
 def _save_error(step: int | None, directory: Path, error: Exception) -> RunError:
     what = "a checkpoint" if step is None else f"checkpoint {step}"
     full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-    hint = "free some space and start again" if full else "mend it and start again"
+    hint = "free some disk space" if full else "remove the cause"
     return RunError(
-        f"could not save {what} in {directory}: {_brief(error)}; {hint}, the run resumes"
+        f"could not save {what} in {directory}: {_brief(error)}; {hint} and give the same command"
+        " again: the run resumes from its last checkpoint"
     )
 
 
 def _brief(error: Exception) -> str:
-    """One line of bounded length: Orbax quotes whole storage specifications.
+    """One line of at most 300 characters: Orbax quotes whole storage specifications.
 
-    TensorStore gives the system's reason last, behind paths of any length.
+    The system's reason comes first; TensorStore gives it last, after paths of any length.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     code = _OS_ERROR.search(text)

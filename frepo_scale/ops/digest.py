@@ -1,7 +1,7 @@
-"""A content digest of every array of a state, to notice damaged checkpoints.
+"""A content digest of every array of a state, to detect damaged checkpoints.
 
-Orbax restores flipped bytes without complaint (STACK.md section 4). The digest is computed on the
-devices and sums over elements, so it is the same however the array is sharded.
+Orbax restores flipped bytes without an error. The digest is computed on the devices and is a sum
+over elements, so it does not depend on how the array is sharded.
 """
 
 import functools
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_ODD = 0x9E3779B1  # times this, positions next to each other differ in high bits too
+_ODD = 0x9E3779B1  # multiplied by it, neighbouring positions also differ in their high bits
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits of an array as uint32, in its own shape: flattening would gather a sharded one."""
+    """The bits of an array as uint32, in its shape: flattening would gather a sharded array."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:
@@ -27,20 +27,21 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """MurmurHash3's finaliser: one-to-one on uint32, and every bit of x reaches every bit of it."""
+    """MurmurHash3's finalizer: a bijection of uint32; every input bit affects every output bit."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
-def _leaf_digest(x: jax.Array, spread: tuple[int, ...]) -> jax.Array:
+def _leaf_digest(x: jax.Array, sharded: tuple[int, ...]) -> jax.Array:
     """Two sums over words mixed with their positions.
 
-    One-to-one mixing lets no change of a single word pass. It must not be linear: in a sum of
-    word * weight two flipped signs cancel, and x and -x can change places.
+    Because the mixing is a bijection, every change of a single word changes the sum. It must not be
+    linear: in a sum of word * weight two flipped signs cancel, and exchanging x and -x is not seen.
     """
     words = _words(x)
-    number = 1 + jax.lax.iota(jnp.uint32, words.size).reshape(words.shape)  # a first 0 counts too
+    # From 1, so that a leading 0 counts.
+    number = 1 + jax.lax.iota(jnp.uint32, words.size).reshape(words.shape)
     position = number * jnp.uint32(_ODD)
     once = _mix(words ^ position)
     mixed = [once, _mix(once ^ position)]
@@ -48,21 +49,21 @@ def _leaf_digest(x: jax.Array, spread: tuple[int, ...]) -> jax.Array:
     def add(x: list[jax.Array], y: list[jax.Array]) -> list[jax.Array]:
         return [x[0] + y[0], x[1] + y[1]]
 
-    # One reduction of both: the array is read once, and on CPUs XLA makes vector code of it, which
-    # it does not of a sum of integers. Along spread axes it would gather the array first.
+    # One reduction of both sums: the array is read once, and on CPUs XLA vectorizes it, unlike a
+    # sum of integers. Along sharded axes XLA would gather the array first.
     zeros = [jnp.uint32(0)] * len(mixed)
-    whole = [axis for axis in range(words.ndim) if axis not in spread]
+    whole = [axis for axis in range(words.ndim) if axis not in sharded]
     sums = jax.lax.reduce(mixed, zeros, add, whole) if whole else mixed
     return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in sums])
 
 
-@functools.partial(jax.jit, static_argnames="spread")
-def _digests(leaves: list[jax.Array], spread: tuple[tuple[int, ...], ...]) -> jax.Array:
-    return jnp.stack([_leaf_digest(x, axes) for x, axes in zip(leaves, spread, strict=True)])
+@functools.partial(jax.jit, static_argnames="sharded")
+def _digests(leaves: list[jax.Array], sharded: tuple[tuple[int, ...], ...]) -> jax.Array:
+    return jnp.stack([_leaf_digest(x, axes) for x, axes in zip(leaves, sharded, strict=True)])
 
 
-def _spread_axes(x: Any) -> tuple[int, ...]:
-    """The axes of which no device has the whole."""
+def _sharded_axes(x: Any) -> tuple[int, ...]:
+    """The axes along which the array is sharded."""
     if not isinstance(x, jax.Array):
         return ()
     part = x.sharding.shard_shape(x.shape)
@@ -72,15 +73,15 @@ def _spread_axes(x: Any) -> tuple[int, ...]:
 def digest_words(state: Any) -> jax.Array:
     """Two words for every leaf of a pytree of arrays, in its order: (leaves, 2) uint32.
 
-    On the devices, and not waited for: a large state takes a while.
+    The result is on the devices and may still be being computed.
     """
     leaves = jax.tree.leaves(state)
-    words: jax.Array = _digests(leaves, tuple(map(_spread_axes, leaves)))
+    words: jax.Array = _digests(leaves, tuple(map(_sharded_axes, leaves)))
     return words
 
 
 def array_labels(state: Any) -> list[list[str]]:
-    """Path and kind ("float32[3, 2]") of every leaf, in the same order."""
+    """Path, and dtype with shape ("float32[3, 2]"), of every leaf, in the same order."""
     return [
         [jax.tree_util.keystr(path, simple=True, separator="/"), f"{leaf.dtype}{list(leaf.shape)}"]
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -88,10 +89,14 @@ def array_labels(state: Any) -> list[list[str]]:
 
 
 def labelled(labels: list[list[str]], words: np.ndarray) -> dict[str, str]:
-    """Path of every leaf to its kind and 64-bit digest.
+    """Maps the path of every leaf to its dtype, shape and 64-bit digest.
+
+    Args:
+      labels: what `array_labels` returned.
+      words: what `digest_words` returned; (leaves, 2) uint32.
 
     Raises:
-      ValueError: there are not as many of one as of the other.
+      ValueError: the lengths differ.
     """
     return {
         path: f"{kind}:{one:08x}{other:08x}"
@@ -100,5 +105,5 @@ def labelled(labels: list[list[str]], words: np.ndarray) -> dict[str, str]:
 
 
 def digests(state: Any) -> dict[str, str]:
-    """`labelled` of a state."""
+    """The digest of every leaf of a state; see `labelled`."""
     return labelled(array_labels(state), np.asarray(digest_words(state)))

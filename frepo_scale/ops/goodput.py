@@ -1,8 +1,8 @@
-"""Where the time of a run went, over all its attempts, and how much of it was lost.
+"""The time of a run by category, over all its attempts, and how much of it was lost.
 
-Every attempt writes one file `attempt-0001.json`, numbered on from what is there, whole each time:
-that works on stores without appending, and a kill never damages it. Times are in seconds; those
-of day are Unix times (UTC).
+Every attempt writes one file, `attempt-0001.json` and so on, and always replaces it as a whole:
+that works on object stores, and a kill does not damage it. Durations are in seconds; times of day
+are Unix times (UTC).
 """
 
 import contextlib
@@ -28,20 +28,20 @@ _NUMBER = re.compile(r"attempt-(\d{4,})\.json")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt, as its file has it.
+    """One attempt, as recorded in its file.
 
     Attributes:
-      started: when it began, a Unix time.
-      alive: its last sign of life; `started` plus a duration, whatever the clock did meanwhile.
-      ended: when it ended; None if it still runs or was killed.
-      reason: "finished", "preempted", "diverged" or "failed: ..."; None like `ended`.
-      first_step: the step it began at.
+      started: when it started, a Unix time.
+      alive: when the file was last written: `started` plus a monotonic duration.
+      ended: when it ended; None if it is still running or was killed.
+      reason: "finished", "preempted", "diverged" or "failed: ..."; None if `ended` is None.
+      first_step: the step at which it started.
       last_step: the last step it saved; None if it saved none.
-      process_count: processes.
-      device_count: devices of all processes.
-      device_kind: what they are.
-      seconds: by category; together they are `alive - started`.
-      saved_seconds: the same as of the last save, all zero without one: what is not lost.
+      process_count: the number of processes.
+      device_count: the number of devices of all processes.
+      device_kind: the kind of device.
+      seconds: duration by category; the sum is `alive - started`.
+      saved_seconds: `seconds` at the last save, all zero without a save.
     """
 
     started: float
@@ -57,19 +57,20 @@ class Attempt:
     saved_seconds: Mapping[str, float]
 
     def kept_seconds(self) -> Mapping[str, float]:
-        """By category, what need not be repeated: all of a finished attempt, else up to its save.
+        """Duration by category of work that need not be repeated.
 
-        A checkpoint older than the last one, taken because that is damaged, is not accounted for.
+        That is all of a finished attempt, otherwise its work up to the last save. A later attempt
+        that resumes from an older checkpoint, because the last is damaged, does not change it.
         """
         return self.seconds if self.reason == FINISHED else self.saved_seconds
 
 
 class Ledger:
-    """Keeps the account of one attempt; one thread, and of several processes the first one only.
+    """Records the time of one attempt; used by one thread, and by the first process only.
 
-    Time counts from construction on, the file is there from `begin` on. It is written again at
-    every save and, while the account is in use, about every 30 s. A write that fails is let go:
-    bookkeeping must not end a run, and the checkpoints meet the same disk.
+    Time counts from construction. The file exists after `begin`; it is written again at every save
+    and, while the ledger is used, about every 30 s. Failed writes are ignored: bookkeeping must not
+    end a run, and a failing disk also fails the checkpoints.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts to count.
+        """Starts to count time.
 
         Args:
-          folder: where attempts lie; None keeps no account.
-          clock: the time of day, read once.
-          timer: seconds that never go back.
+          folder: the folder of the attempts' files; None: no file is written.
+          clock: the time of day as a Unix time, read once.
+          timer: a monotonic clock, in seconds.
         """
         self._folder, self._timer = folder, timer
         self._started, self._origin = clock(), timer()
@@ -106,7 +107,7 @@ class Ledger:
         device_count: int = 1,
         device_kind: str = "",
     ) -> None:
-        """Opens the attempt's file, with a number of its own."""
+        """Creates the attempt's file, with the next free number."""
         if self._folder is None:
             return
         number = 1 + max(_numbered(self._folder), default=0)
@@ -128,9 +129,9 @@ class Ledger:
 
     @contextlib.contextmanager
     def during(self, category: str) -> Iterator[None]:
-        """Counts the block's time for `category`; what an inner block takes, the outer does not."""
+        """Counts the block's time for `category`, without the time of inner blocks."""
         if category not in CATEGORIES:
-            raise ValueError(f"{category!r} is none of {', '.join(CATEGORIES)}")
+            raise ValueError(f"{category!r} is not one of {', '.join(CATEGORIES)}")
         outer = self._turn_to(category)
         try:
             yield
@@ -138,31 +139,31 @@ class Ledger:
             self._turn_to(outer)
 
     def tick(self) -> None:
-        """Writes the file if that was about 30 s ago; costs next to nothing otherwise."""
+        """Writes the file if the last write is about 30 s old; otherwise costs almost nothing."""
         if self._timer() - self._written >= _REWRITE_SECONDS:
             self._write()
 
     def saved(self, step: int) -> None:
-        """Says that the work up to here need not be repeated: `step` is committed."""
+        """Records that `step` is committed, so that work up to now need not be repeated."""
         self._turn_to(self._category)
         self._last_step, self._saved_seconds = step, dict(self._seconds)
         self._write()
 
     def goodput(self) -> float:
-        """Share of the time since the run's first start that went into steps that count so far."""
+        """Time of steps that need not be repeated so far, over the time since the first start."""
         own = self._seconds["step"] + (self._timer() - self._mark) * (self._category == "step")
         wall = self._started + self._timer() - self._origin - self._first_start
         return (self._earlier["kept_step"] + own) / wall if wall > 0 else 0.0
 
     def totals(self) -> dict[str, float]:
-        """Seconds of all attempts so far, as "seconds/step" and so on, and "seconds/lost"."""
+        """Seconds of all attempts so far, by category ("seconds/step", ...), and "seconds/lost"."""
         self._turn_to(self._category)
         spent = {c: self._earlier[c] + self._seconds[c] for c in CATEGORIES}
         named = spent | {"lost": self._earlier["lost"]}
         return {f"seconds/{name}": seconds for name, seconds in named.items()}
 
     def end(self, reason: str) -> None:
-        """Closes the account.
+        """Records the end of the attempt.
 
         Args:
           reason: "finished", "preempted", "diverged" or "failed: ..." with the error.
@@ -170,7 +171,7 @@ class Ledger:
         self._write(" ".join(reason.split())[:300])
 
     def _turn_to(self, category: str) -> str:
-        """Books the time since the last turn; returns the category it was."""
+        """Adds the time since the last change to its category; returns that category."""
         now = self._timer()
         before = self._category
         self._seconds[before] += now - self._mark
@@ -202,14 +203,14 @@ class Ledger:
 
 @dataclass(frozen=True)
 class History:
-    """The attempts of a run in their order, and how many files could not be read."""
+    """The attempts of a run in order, and the number of files that could not be read."""
 
     attempts: tuple[Attempt, ...]
     damaged: int
 
 
 def read_ledger(folder: Path) -> History:
-    """What the attempts of a run have left; nothing if there is no such folder."""
+    """Reads the attempts of a run; none if the folder does not exist."""
     attempts, damaged = [], 0
     for number in sorted(_numbered(folder)):
         try:
@@ -220,15 +221,15 @@ def read_ledger(folder: Path) -> History:
 
 
 def summary(history: History) -> dict[str, Any]:
-    """The account of a run, over all its attempts.
+    """The time of a run over all its attempts.
 
     Returns:
-      attempts and damaged: how many.
-      wall: seconds from the first start to the last sign of life.
-      between: those of them in no attempt, waiting for machines.
-      seconds: by category, of all attempts.
-      lost: seconds of attempts after their last save, unless they finished: work to repeat.
-      goodput: seconds of steps that were kept over `wall`; 0 if that is 0.
+      attempts, damaged: the number of attempts and of files that could not be read.
+      wall: seconds from the first start to the last write.
+      between: seconds of `wall` outside of attempts, waiting for machines.
+      seconds: seconds by category, of all attempts.
+      lost: seconds of unfinished attempts after their last save: work that was repeated.
+      goodput: seconds of steps that were not repeated, over `wall`; 0 if `wall` is 0.
     """
     attempts = history.attempts
     seconds = {c: sum(a.seconds[c] for a in attempts) for c in CATEGORIES}
@@ -236,7 +237,7 @@ def summary(history: History) -> dict[str, Any]:
     wall = 0.0
     if attempts:
         wall = max(a.alive for a in attempts) - min(a.started for a in attempts)
-    wall = max(wall, spent)  # clocks of different machines may have them overlap
+    wall = max(wall, spent)  # attempts may overlap by the clocks of different machines
     kept = [a.kept_seconds() for a in attempts]
     return {
         "attempts": len(attempts),
@@ -258,13 +259,13 @@ def _numbered(folder: Path) -> list[int]:
 
 
 def _parse(text: bytes) -> Attempt:
-    """Raises one of several errors if this is not what a ledger wrote."""
+    """Parses an attempt's file; raises one of several errors if it is damaged."""
     record = json.loads(text)
     attempt = Attempt(**{field.name: record[field.name] for field in fields(Attempt)})
     for seconds in (attempt.seconds, attempt.saved_seconds):
         numbers = [seconds[c] for c in CATEGORIES]
         if not all(math.isfinite(n) and n >= 0 for n in numbers):
-            raise ValueError("not durations")
+            raise ValueError("durations must be finite and not negative")
     if not math.isfinite(attempt.started) or not attempt.alive >= attempt.started:
-        raise ValueError("not times")
+        raise ValueError("times must be finite and in order")
     return attempt

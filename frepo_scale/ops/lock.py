@@ -1,17 +1,17 @@
-"""One workdir, one run: a second live run is refused, a dead one's workdir is taken over.
+"""The lock of a workdir: one live run at a time; the workdir of a dead run is taken over.
 
-The owner's record is one small file that is only ever replaced whole, so it works where there are
-neither file locks nor appending.
+The lock is one small file that is always replaced as a whole, so it needs neither file locks nor
+appending.
 
-*Is the owner alive?* On the same machine its process tells, at once: the number and the time it
-started, because numbers are used again. From elsewhere only the file tells: a live owner renews it
-every 30 s, so one that does not change for 90 s is dead. What is compared is the content with
-itself, never a time in it with a clock: clocks differ and jump.
+*Is the holder alive?* On the same machine its process answers at once: by its process ID and its
+start time, because IDs are reused. From another machine only the file answers: a live holder renews
+it every 30 s, so the holder of a file that does not change for 90 s is dead. The content is
+compared with itself; a time in it is never compared with a clock, because clocks differ and jump.
 
-*Who wins of two that start at once?* Each looks, replaces the file, waits for long against the time
-that took, and reads again: only the last to write finds itself. Should one have stalled between its
-look and its writing for longer than the other waited, both go on until the earlier one renews the
-file, finds the other's record and stops.
+*Which of two runs that start together gets it?* Each reads the file, replaces it, waits much longer
+than that took, and reads it again. Only the last writer finds its own record. If one stalled
+between reading and writing for longer than the other waited, both continue until the earlier one
+renews the file, finds the other's record and stops.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.paths import is_local, read_bytes, remove
 
-_LOOK_EVERY = 1.0  # seconds, while watching a record from elsewhere
-_LEAST_SETTLE = 0.25  # seconds between writing and reading again, at least
-_SETTLE_FACTOR = 10.0  # of the time from the look to the end of the writing
+_POLL_SECONDS = 1.0  # while watching the record of another machine
+_MIN_SETTLE_SECONDS = 0.25  # between writing and reading again
+_SETTLE_FACTOR = 10.0  # of the time from reading to the end of writing
 
 
 class WorkdirLock:
-    """The right of this process to write a workdir; ends with `release` or the process."""
+    """The exclusive right of this process to write a workdir, until `release` or its end."""
 
     def __init__(
         self,
@@ -49,91 +49,90 @@ class WorkdirLock:
         timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Takes nothing before `acquire`.
+        """Creates the lock without taking it; see `acquire`.
 
         Args:
-          path: the file of the owner's record, in the workdir.
+          path: the lock file, in the workdir.
           renew_every: seconds between renewals.
-          takeover_after: seconds without a renewal after which an owner elsewhere is dead.
-          clock: the time of day, for people to read in the record.
-          timer: seconds that never go back.
-          sleep: waits for seconds.
+          takeover_after: seconds without a renewal after which a holder on another machine is dead.
+          clock: the time of day as a Unix time, recorded for people to read.
+          timer: a monotonic clock, in seconds.
+          sleep: waits for a number of seconds.
         """
         self._path, self._clock, self._timer, self._sleep = path, clock, timer, sleep
         self._renew_every, self._takeover_after = renew_every, takeover_after
         self._token = uuid.uuid4().hex
         self._started = clock()
-        self._beats = 0
+        self._renewals = 0
         self._renewed = timer()
         self._lost = False
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Makes this process the owner; nothing happens if it is already.
+        """Takes the lock; does nothing if this process holds it.
 
         Raises:
-          InputError: a live run owns the workdir, or another one took it at the same moment.
+          InputError: a live run holds it, another run took it at the same moment, or the file
+            cannot be read.
         """
         if self._thread is not None:
             return
         while True:
-            there = self._read()
-            if there is not None:
-                self._refuse_if_alive(there)
+            found = self._read()
+            if found is not None:
+                self._refuse_if_alive(found)
             began = self._timer()
-            if self._replace(there):
+            if self._replace(found):
                 break
-        self._sleep(max(_LEAST_SETTLE, _SETTLE_FACTOR * (self._timer() - began)))
-        found = _record(self._read())
-        if found.get("token") != self._token:
-            raise self._in_use(found)
+        self._sleep(max(_MIN_SETTLE_SECONDS, _SETTLE_FACTOR * (self._timer() - began)))
+        record = _record(self._read())
+        if record.get("token") != self._token:
+            raise self._in_use(record)
         self._renewed = self._timer()
-        self._thread = threading.Thread(target=self._keep_renewing, name="owner", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="lock", daemon=True)
         self._thread.start()
 
-    @property
-    def lost(self) -> bool:
-        """Whether another run has taken the workdir."""
-        return self._lost
-
     def check(self) -> None:
-        """Raises RunError if another run has taken the workdir; call it before writing there.
+        """Checks that no other run has taken the workdir; call it before writing there.
 
-        A process that stood still for so long that it may have happened looks before it goes on.
+        A process that was suspended for longer than `takeover_after` reads the file again.
+
+        Raises:
+          RunError: another run has taken it.
         """
         if self._thread is not None and self._timer() - self._renewed > self._takeover_after:
             self.renew()
         if self._lost:
             raise RunError(
-                f"workdir {self._path.parent} was taken over by another run while this one stood"
-                " still; it goes on there and this one stops"
+                f"workdir {self._path.parent} was taken over by another run while this one was"
+                " suspended; the other run continues and this one stops"
             )
 
     def release(self) -> None:
-        """Leaves the workdir to others; nothing happens if it is not ours."""
+        """Removes the lock file; does nothing if this process does not hold the lock."""
         self._released.set()
         if self._thread is None:
             return
         self._thread.join()
         self._thread = None
-        # A store that fails now must not change how the run ends: the record is then a dead run's.
+        # An error of the store must not change how the run ends: the file is then a dead run's.
         with contextlib.suppress(OSError, InputError):
             if _record(self._read()).get("token") == self._token:
                 remove(self._path)
 
     def renew(self) -> None:
-        """Shows that this process lives, or finds that the workdir is another's.
+        """Writes the file anew, or notes that another run has taken the workdir.
 
-        A store that fails now may work the next time; if it never does, the record stays as it is
-        and another run takes over.
+        Errors of the store are ignored: the next renewal may succeed. If none does, the file stays
+        as it is and another run may take over.
         """
         with contextlib.suppress(InputError):
             while not self._lost:
-                there = self._read()
-                if there is not None and _record(there).get("token") != self._token:
+                found = self._read()
+                if found is not None and _record(found).get("token") != self._token:
                     self._lost = True
-                elif self._replace(there):
+                elif self._replace(found):
                     break
             self._renewed = self._timer()
 
@@ -142,20 +141,20 @@ class WorkdirLock:
             self.renew()
 
     def _replace(self, expected: bytes | None) -> bool:
-        """Puts our record in place of `expected`; False, and nothing done, if that has changed."""
-        self._beats += 1
+        """Replaces the content `expected` by our record; False, without a change, if it differs."""
+        self._renewals += 1
         record = _this_process() | {
             "token": self._token,
             "started": self._started,
-            "beat": self._clock(),
-            "beats": self._beats,  # changes even if the clock jumps back
+            "renewed": self._clock(),
+            "renewals": self._renewals,  # changes even if the clock jumps back
         }
         try:
             with whole_file(self._path) as file:
                 file.write((json.dumps(record, indent=1) + "\n").encode())
                 if is_local(self._path):
                     file.flush()
-                    os.fsync(file.fileno())  # the slow part, before the look and not after it
+                    os.fsync(file.fileno())  # slow, so before reading the old content and not after
                 if self._read() != expected:
                     raise _Changed
         except _Changed:
@@ -170,30 +169,31 @@ class WorkdirLock:
         except OSError as error:
             raise InputError(
                 f"{self._path} cannot be read ({error.strerror or error})",
-                "the record of the run that owns the workdir",
-                "choose another with --workdir",
+                "the lock file of the run that uses the workdir",
+                "choose another folder with --workdir",
             ) from error
 
-    def _refuse_if_alive(self, there: bytes) -> None:
-        record, own = _record(there), _this_process()
+    def _refuse_if_alive(self, found: bytes) -> None:
+        record, own = _record(found), _this_process()
         if own["machine"] == record.get("machine"):
-            if _lives(record.get("pid"), record.get("process_start")):
+            if _is_alive(record.get("pid"), record.get("process_start")):
                 raise self._in_use(record)
             return
         print(
             f"frepo-scale: workdir {self._path.parent} was used by process {record.get('pid')} on"
-            f" {record.get('host')}; waiting up to {self._takeover_after:.0f} s for a sign of it",
+            f" {record.get('host')}; waiting up to {self._takeover_after:.0f} s to see whether it"
+            " is still running",
             file=sys.stderr,
             flush=True,
         )
         waited = 0.0
         while waited < self._takeover_after:
-            self._sleep(_LOOK_EVERY)
-            waited += _LOOK_EVERY
+            self._sleep(_POLL_SECONDS)
+            waited += _POLL_SECONDS
             now = self._read()
             if now is None:
-                return  # it ended properly
-            if now != there:
+                return  # released
+            if now != found:
                 raise self._in_use(_record(now))
 
     def _in_use(self, record: dict[str, Any]) -> InputError:
@@ -205,16 +205,17 @@ class WorkdirLock:
         return InputError(
             f"workdir {self._path.parent} is in use by process {pid} on {host}{since}",
             "a workdir that no other run uses",
-            f"wait for it, end it with `kill {pid}` there, or choose another with --workdir",
+            f"wait for it to end, stop it with `kill {pid}` on {host}, or choose another folder"
+            " with --workdir",
         )
 
 
 class _Changed(Exception):
-    """Somebody else was faster."""
+    """The lock file changed between reading and writing."""
 
 
 def _record(text: bytes | None) -> dict[str, Any]:
-    """What is in a record; nothing if that is none of ours."""
+    """The parsed lock file; empty if it is not one."""
     try:
         record = json.loads(text or b"")
     except ValueError:
@@ -223,9 +224,9 @@ def _record(text: bytes | None) -> dict[str, Any]:
 
 
 def _this_process() -> dict[str, Any]:
-    """Where this process runs and what tells it from others with its number.
+    """Host, machine, process ID and start time, which together identify this process.
 
-    A machine here is what shares process numbers: one boot of one kernel, one container.
+    "machine" identifies what shares process IDs: one boot of one kernel, one PID namespace.
     """
     host = socket.gethostname()
     boot, space = "", ""
@@ -242,7 +243,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _process_start(pid: int) -> int | None:
-    """When a process started, in the kernel's ticks; None if it is dead or nobody can say."""
+    """When a process started, in kernel ticks; None if it is dead or the system does not say."""
     try:
         return _start_in(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
     except OSError:
@@ -250,15 +251,15 @@ def _process_start(pid: int) -> int | None:
 
 
 def _start_in(line: str) -> int | None:
-    """Field 22 of a line of /proc/PID/stat; None for a process that has ended."""
-    # The name, in parentheses, may hold spaces and parentheses itself.
+    """Field 22 of /proc/PID/stat; None for a process that has ended."""
+    # The name, in parentheses, may itself contain spaces and parentheses.
     after = line.rpartition(")")[2].split()
     state, start = after[0], after[19]  # fields 3 and 22
     return None if state in "ZX" else int(start)
 
 
-def _lives(pid: Any, start: Any) -> bool:
-    """Whether the process of this machine with this number, started then, is there."""
+def _is_alive(pid: Any, start: Any) -> bool:
+    """Whether this machine runs a process with this ID that started then."""
     if not isinstance(pid, int):
         return False
     if Path("/proc/self/stat").exists():
@@ -267,6 +268,6 @@ def _lives(pid: Any, start: Any) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is somebody else's
+    except PermissionError:  # another user's process
         return True
     return True

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, an occasional line in a log file."""
+"""A progress bar on a terminal; an occasional line in a log file."""
 
 import sys
 from types import TracebackType
@@ -8,19 +8,19 @@ from tqdm import tqdm
 
 from frepo_scale.parallel.runtime import is_first
 
-_ON_A_TERMINAL = 3  # values: it is not wide
-_LOG_FILE_SECONDS = 10.0  # in a log file every update is a line of its own
+_MAX_VALUES_ON_TERMINAL = 3  # for lack of width
+_LOG_FILE_SECONDS = 10.0  # in a log file every update is a new line
 
 
 class Progress:
     """Counts steps of one job on standard error."""
 
     def __init__(self, what: str, total: int, start: int = 0, unit: str = "step") -> None:
-        """Shows `what` with `start` of `total` units done."""
+        """Shows the description `what`, with `start` of `total` units complete."""
         self._interactive = interactive = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
-            disable=not is_first(),  # one bar is enough for all processes
+            disable=not is_first(),  # one bar for all processes
             initial=start,
             desc=what,
             unit=unit,
@@ -32,7 +32,7 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        """The bar closes with the block."""
+        """Returns itself; the bar closes with the block."""
         return self
 
     def __exit__(
@@ -41,7 +41,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the bar on the screen as it stands."""
+        """Closes the bar and leaves it on the screen."""
         self._bar.close()
 
     def advance(self, steps: int = 1) -> None:
@@ -49,8 +49,8 @@ class Progress:
         self._bar.update(steps)
 
     def note(self, **values: float | str) -> None:
-        """Shows values beside the bar at its next update: all in a log file, the first here."""
+        """Shows values beside the bar at its next update; on a terminal, the first three."""
         text = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
         if self._interactive:
-            text = dict(list(text.items())[:_ON_A_TERMINAL])
+            text = dict(list(text.items())[:_MAX_VALUES_ON_TERMINAL])
         self._bar.set_postfix(text, refresh=False)

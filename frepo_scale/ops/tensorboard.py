@@ -1,9 +1,9 @@
-"""TensorBoard through clu: scalars, galleries, progress reports and a profile of a few steps.
+"""TensorBoard through clu: scalars, progress reports and a profile of a few steps.
 
-clu writes event files with TensorFlow, whose import takes every start of a run seconds and half a
-gigabyte. On a disk the one clu module that needs it is therefore replaced by a writer on
-TensorBoard's own event files; training and resuming never depend on TensorFlow. Those files are
-appended to, which an object store cannot: there it is TensorFlow that writes them.
+clu writes event files with TensorFlow, whose import costs every start of a run seconds and half a
+gigabyte. On a disk the only clu module that needs TensorFlow is therefore replaced by a writer of
+TensorBoard's own event files, and training does not depend on TensorFlow. Those files are appended
+to, which object stores cannot do; on them TensorFlow writes the events.
 """
 
 import contextlib
@@ -18,18 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from frepo_scale.core.paths import is_local
 
 PROFILED_STEPS = 5
 
 
 class _EventFileSummaries:
-    """Stands in for `clu.metric_writers.tf.summary_writer.SummaryWriter`; same methods.
+    """Replaces `clu.metric_writers.tf.summary_writer.SummaryWriter`, with the methods used here.
 
-    TensorBoard's own `EventFileWriter` is not used: a thread of its own writes, and prints pages
-    where that fails; and it opens the file anew for each write, which a disk may refuse by then.
+    TensorBoard's `EventFileWriter` is not used: it writes from a thread that prints a traceback
+    when a write fails, and it reopens the file for each write, which may fail by then.
     """
 
     def __init__(self, logdir: str) -> None:
@@ -37,7 +35,7 @@ class _EventFileSummaries:
 
         folder = Path(logdir)
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard goes by the beginning of the name, and reads in the order of names.
+        # TensorBoard finds event files by this prefix and reads them in the order of their names.
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("xb"))
         self._add(file_version="brain.Event:2")
@@ -46,7 +44,7 @@ class _EventFileSummaries:
         from tensorboard.compat.proto import event_pb2
 
         self._records.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
-        self.flush()  # whoever watches sees it
+        self.flush()  # visible to TensorBoard at once
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         from tensorboard.compat.proto import summary_pb2
@@ -56,24 +54,6 @@ class _EventFileSummaries:
             for name, value in scalars.items()
         ]
         self._add(step=step, summary=summary_pb2.Summary(value=values))
-
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        import io
-
-        from PIL import Image
-        from tensorboard.compat.proto import summary_pb2
-
-        for name, image in images.items():
-            buffer = io.BytesIO()
-            Image.fromarray(image[0] if image.ndim == 4 else image).save(buffer, "PNG")
-            picture = summary_pb2.Summary.Image(
-                height=image.shape[-3],
-                width=image.shape[-2],
-                colorspace=3,
-                encoded_image_string=buffer.getvalue(),
-            )
-            value = summary_pb2.Summary.Value(tag=name, image=picture)
-            self._add(step=step, summary=summary_pb2.Summary(value=[value]))
 
     def flush(self) -> None:
         self._records.flush()
@@ -88,24 +68,24 @@ def has_tensorflow() -> bool:
 
 
 def _stand_in_for_tensorflow() -> None:
-    """Makes `clu.metric_writers` importable without TensorFlow."""
+    """Makes `clu.metric_writers` importable without importing TensorFlow."""
     package = types.ModuleType("clu.metric_writers.tf")
     package.__path__ = []
     module = types.ModuleType("clu.metric_writers.tf.summary_writer")
     module.SummaryWriter = _EventFileSummaries  # type: ignore[attr-defined]
-    # TensorBoard, too, imports TensorFlow where it is installed, unless there is this module.
+    # TensorBoard, too, imports TensorFlow if it is installed, unless this module exists.
     for new in (package, module, types.ModuleType("tensorboard.compat.notf")):
         sys.modules.setdefault(new.__name__, new)
 
 
 class TensorBoardWriter:
-    """A `MetricWriter` on clu's summary writer; on a store on its asynchronous one.
+    """A `MetricWriter` on clu's summary writer; on an object store, its asynchronous one.
 
-    On a disk a row is written in microseconds, and an error is raised where it happens.
+    On a disk a write takes microseconds and raises its own errors.
     """
 
     def __init__(self, logdir: Path) -> None:
-        """Opens a new event file in `logdir`; without TensorFlow none on an object store."""
+        """Opens a new event file in `logdir`; on an object store only with TensorFlow."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with_tensorflow = not is_local(logdir) and has_tensorflow()
         if not with_tensorflow:
@@ -114,8 +94,8 @@ class TensorBoardWriter:
 
         if not is_local(logdir) and not with_tensorflow:
             print(
-                f"frepo-scale: no event files in {logdir}: they need TensorFlow there; the"
-                " numbers are in metrics.jsonl",
+                f"frepo-scale: no TensorBoard event files in {logdir}: on an object store they need"
+                " TensorFlow. Install tensorflow-cpu, or read the scalars in metrics.jsonl",
                 file=sys.stderr,
             )
             self.clu_writer = metric_writers.MultiWriter([])
@@ -128,12 +108,8 @@ class TensorBoardWriter:
         """Records scalars of a step."""
         self.clu_writer.write_scalars(step, scalars)
 
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Records a (H, W, 3) uint8 image of a step."""
-        self.clu_writer.write_images(step, {name: image[None]})
-
     def flush(self) -> None:
-        """Waits until the event file has everything."""
+        """Waits until everything is in the event file."""
         self.clu_writer.flush()
 
     def close(self) -> None:
@@ -147,19 +123,19 @@ class StepActions:
     def __init__(
         self, writer: TensorBoardWriter, logdir: Path, start: int, steps: int, profile_at: int
     ) -> None:
-        """Progress every minute and, if asked for, one profile of a few steps.
+        """Reports progress every minute and takes at most one profile of a few steps.
 
         Args:
-          writer: where progress goes.
-          logdir: where the profile goes.
-          start: the step the loop starts at: profiles are relative to it, or a resumed run would
-            never take one.
-          steps: the step the loop ends at.
-          profile_at: how many steps after `start` the profile begins; 0: there is none.
+          writer: the writer for progress reports.
+          logdir: the folder for the profile.
+          start: the step at which the loop starts. The profile is relative to it, so that resumed
+            runs take one too.
+          steps: the step at which the loop ends.
+          profile_at: how many steps after `start` the profile begins; 0: no profile.
         """
-        from clu import periodic_actions  # importable since the writer is there
+        from clu import periodic_actions  # importable after the writer's constructor
 
-        # clu reports every profile and progress note on absl's log, where nobody reads it here.
+        # clu also logs every profile and progress report, which would only clutter standard error.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._progress = periodic_actions.ReportProgress(
             num_train_steps=steps, writer=writer.clu_writer
@@ -176,20 +152,20 @@ class StepActions:
             )
 
     def after_step(self, step: int) -> None:
-        """Tells every action that `step` steps are done."""
+        """Tells every action that `step` steps are complete."""
         self._progress(step)
         if self._profile is None:
             return
         try:
             self._profile(step)
         except RuntimeError as error:
-            # XLA writes it by itself, and reaches stores in its own way. No run fails for that.
+            # XLA writes the profile, and to object stores in its own way. Its failure ends no run.
             self._profile = None
             reason = " ".join(str(error).split())[:300]
             print(f"frepo-scale: no profile in {self._logdir} ({reason})", file=sys.stderr)
 
     def close(self) -> None:
-        """Ends a profile the loop ended in the middle of."""
+        """Ends a profile that is still being taken."""
         if self._profile is not None:
             import jax
 

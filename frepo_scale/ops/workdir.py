@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, whose it is, and whether it can be written."""
+"""The workdir of one run: the paths in it, which run it belongs to, whether it is writable."""
 
 import json
 import os
@@ -20,20 +20,23 @@ from frepo_scale.core.paths import (
     to_path,
 )
 
-# Folders made before the run itself makes any:
-KERNELS = "kernels"  # for what `parallel.determinism` keeps
-LOGS = "logs"  # of the launch scripts
-STUCK = "stuck-"  # begins the names of files with the stacks of a process that hung
+# Folders and files that may exist before the run's first own file:
+KERNELS = "kernels"  # folder of `parallel.determinism`
+LOGS = "logs"  # folder of the launch scripts
+STUCK = "stuck-"  # prefix of the files with the stacks of a process that hung
 
 
 class Workdir:
-    """Paths inside a run's folder."""
+    """The paths of a run's files."""
 
     def __init__(self, root: str | Path) -> None:
-        """Names the folder, local or as a URL; makes nothing.
+        """Builds the paths; creates nothing.
+
+        Args:
+          root: the workdir, a local folder or a URL.
 
         Raises:
-          InputError: a URL that no run can use.
+          InputError: the URL is not one that a run can use.
         """
         self.root = to_path(root)
         self.config = self.root / "config.gin"
@@ -51,30 +54,36 @@ class Workdir:
         self.report = self.root / "report.html"
         self.done = self.root / "DONE"
         self.finished_nets = self.root / "evaluation_progress.json"
-        self.owner = self.root / "owner.json"
+        self.lock = self.root / "lock.json"
         self.ledger = self.root / "attempts"
         self.compiled = self.root / "compiled"
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its result, and nothing of it was removed since."""
+        """Whether the run is complete and its result files exist."""
         return all(is_file(path) for path in (self.done, self.result, self.distilled))
 
-    def open(self, settings: dict[str, Any], needed_bytes: int) -> None:
-        """Makes the folder, or checks that the one there is of the same run.
+    def open(
+        self,
+        settings: dict[str, Any],
+        needed_bytes: int,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        """Creates the folder, or checks that an existing one belongs to the same run.
 
         Args:
           settings: the run's scientific settings.
-          needed_bytes: what the run will write at least.
+          needed_bytes: how much the run will write at least.
+          defaults: see `check_identity`.
 
         Raises:
-          InputError: it cannot be written, the disk is too small, it holds something else or the
-            run of other settings.
+          InputError: the folder cannot be written, the disk is too small, or the folder contains
+            something else or a run with other settings.
         """
-        self.check_identity(settings)
+        self.check_identity(settings, defaults)
         try:
             if is_local(self.root):
-                # Asked before anything is made: a full disk is left as it is.
+                # Before anything is written, so that a full disk stays unchanged.
                 self._check_room(needed_bytes)
                 self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-test-{os.getpid()}"
@@ -84,60 +93,73 @@ class Workdir:
         except OSError as error:
             raise InputError(
                 f"workdir {self.root} cannot be written ({error.strerror or error})",
-                "a folder you may write to",
-                "choose another with --workdir",
+                "a folder with write permission",
+                "choose another folder with --workdir",
             ) from error
 
     def _check_room(self, needed_bytes: int) -> None:
         existing = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
         free = shutil.disk_usage(existing).free
-        # What the run has written is no reason against going on.
+        # The run's own checkpoints do not count against it when it resumes.
         files = (path for path in self.checkpoints.rglob("*") if path.is_file())
         needed_bytes -= sum(path.stat().st_size for path in files)
         if free < needed_bytes:
             raise InputError(
                 f"workdir {self.root} has {free / 2**20:.0f} MiB free",
                 f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
-                "free some space or choose another with --workdir",
+                "free some disk space or choose another folder with --workdir",
             )
 
-    def check_identity(self, settings: dict[str, Any]) -> None:
-        """Raises InputError if the folder there is not of a run with these settings.
+    def check_identity(
+        self, settings: dict[str, Any], defaults: dict[str, Any] | None = None
+    ) -> None:
+        """Checks that the folder can become, or is, that of a run with these settings.
 
-        Or, on an object store, if no checkpoints can be kept there.
+        Args:
+          settings: the run's scientific settings.
+          defaults: a setting that the run there does not have counts as its default.
+
+        Raises:
+          InputError: it belongs to another run or to nobody, or no checkpoints can be kept there.
         """
-        fix = "choose another with --workdir"
+        fix = "choose another folder with --workdir"
         check_checkpoints(self.checkpoints)
         try:
             with store_errors(self.root):
                 exists = self.root.exists()
                 if exists and not self.root.is_dir():
-                    raise InputError(f"workdir {self.root} is a file", "a folder", fix)
+                    raise InputError(
+                        f"workdir {self.root} is a file", "a folder or a new path", fix
+                    )
             names = [path.name for path in children(self.root)] if exists else []
         except OSError as error:
             raise InputError(
                 f"workdir {self.root} cannot be read ({error.strerror or error})",
-                "a run's folder",
+                "a folder with read permission",
                 fix,
             ) from error
-        # An end before the run's first file leaves no more than these behind.
+        # A run that ended before its first own file leaves only these.
         if all(
             name.startswith((".write-test-", ".partial-", STUCK))
-            or name in (self.owner.name, KERNELS, LOGS)
+            or name in (self.lock.name, KERNELS, LOGS)
             for name in names
         ):
             return
         if self.identity.name not in names:
             raise InputError(
-                f"workdir {self.root} holds something that is not a run", "a run's folder", fix
+                f"workdir {self.root} contains files that are not of a run",
+                "a run's workdir, an empty folder or a new path",
+                fix,
             )
         try:
-            there = json.loads(read_bytes(self.identity))
-            if not isinstance(there, dict):
+            recorded = json.loads(read_bytes(self.identity))
+            if not isinstance(recorded, dict):
                 raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.identity} cannot be read ({error})", "JSON", fix) from error
-        changed = differences(there, settings)
+            raise InputError(
+                f"{self.identity} cannot be read ({error})", "a JSON object", fix
+            ) from error
+        changed = differences(recorded, settings, defaults)
         if changed:
             raise InputError(
                 f"workdir {self.root} belongs to another run: " + "; ".join(changed),
@@ -146,15 +168,15 @@ class Workdir:
             )
 
     def remove_leftovers(self) -> None:
-        """Removes what attempts at this run left half written when they were killed; for its owner.
+        """Removes the partial files of killed attempts; the caller must hold the lock.
 
-        Others may be asking for the run, or for its report, right now.
+        The partial files of the lock and of the report stay: another process may be writing them.
         """
         if is_local(self.root):
             for folder in (self.root, self.ledger, self.gallery):
-                remove_leftovers(folder, but_of=(self.owner.name, self.report.name))
+                remove_leftovers(folder, but_of=(self.lock.name, self.report.name))
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Records whose folder this is."""
+        """Records the scientific settings of the run that the workdir belongs to."""
         with whole_file(self.identity) as file:
             file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())

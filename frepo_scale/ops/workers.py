@@ -1,7 +1,7 @@
-"""Worker processes: what stops the program is their parent's to answer, and none outlives it.
+"""Worker processes: signals are handled by their parent only, and no worker outlives it.
 
-A terminal and a scheduler signal the whole process group. A worker that obeyed would be gone before
-its parent has saved, which then fails instead of stopping.
+A terminal and a scheduler signal the whole process group. A worker that ended at the signal would
+be missing while its parent saves, and the parent would fail instead of stopping.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Processes and threads started in the block, and by those threads, have the signals blocked.
+    """Starts processes and threads in the block with SIGINT and SIGTERM blocked.
 
-    A worker imports for seconds before it can say that it ignores them. What arrives here
-    meanwhile is heard when the block ends.
+    A worker needs seconds of imports before it can ignore the signals itself. Signals that arrive
+    in this process meanwhile are delivered when the block ends.
     """
-    resource_tracker.ensure_running()  # the first worker's start would, and unblocks them behind it
+    # The start of the first worker would start the tracker, which unblocks the signals.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
@@ -31,7 +32,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def ignore_signals_end_with_parent() -> None:
-    """To be called first thing in a worker: ignores the signals, and ends when its parent does."""
+    """Ignores SIGINT and SIGTERM and ends with the parent; a worker calls it first."""
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
@@ -41,4 +42,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # nobody is left to tell
+        os._exit(1)

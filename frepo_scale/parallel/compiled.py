@@ -1,4 +1,4 @@
-"""What was compiled once is kept for the next attempt at a run."""
+"""The persistent cache of compiled programs, for the next attempt at a run."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 def keep_compiled(cache: Path, platform: str) -> None:
-    """Has JAX keep programs in a folder, which may be on an object store, and look there first.
+    """Makes JAX store compiled programs in a folder, local or on an object store, and reuse them.
 
-    A pod's outer step takes minutes to compile, and every preemption would cost them again. Not on
-    CPUs, where compiling is quick and a program may meet a machine that lacks its instructions. A
-    folder the user has named to JAX stays. Errors of the folder are JAX's warnings.
+    The outer step of a pod takes minutes to compile, and every preemption would cost them again. On
+    CPUs nothing is stored: compiling is fast, and the next machine may lack instructions that a
+    program uses. A cache folder that the user has set is not changed. JAX warns of errors there.
 
     Args:
       cache: the same for every attempt.
@@ -21,4 +21,4 @@ def keep_compiled(cache: Path, platform: str) -> None:
     if platform == "cpu" or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     jax.config.update("jax_compilation_cache_dir", os.fspath(cache))
-    compilation_cache.reset_cache()  # JAX asks once, and something small may be compiled by now
+    compilation_cache.reset_cache()  # JAX reads the path at its first compilation

@@ -1,4 +1,4 @@
-"""The same bits from the same steps on a GPU, where that has to be asked for."""
+"""Deterministic results on GPUs, which need options of the compiler for it."""
 
 import os
 from pathlib import Path
@@ -6,19 +6,20 @@ from pathlib import Path
 from frepo_scale.core.errors import InputError
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-# Which kernels are fastest is found by timing them; another choice adds up in another order.
-# So the first attempt's choices are kept.
+# XLA chooses kernels by timing them, and another kernel sums in another order. So the choices of
+# the first attempt are stored.
 _KEEP_KERNELS = "--xla_gpu_per_fusion_autotune_cache_dir={cache}"
 
 
 def make_deterministic(cache: Path | None) -> None:
-    """Has XLA use deterministic operations and the kernels chosen before.
+    """Makes XLA use deterministic operations and the kernels of earlier attempts.
 
-    Before any device is used. CPUs and TPUs are deterministic without it, and do not mind.
+    Call it before any device is used. CPUs and TPUs are deterministic anyway; there it changes
+    nothing.
 
     Args:
-      cache: a folder for the choice of kernels, the same for every attempt at a run; None keeps
-        none, and attempts may differ in their last bits.
+      cache: a folder for the choices of kernels, the same for every attempt at a run; with None
+        attempts may differ in their last bits.
 
     Raises:
       InputError: the folder cannot be made.
@@ -30,7 +31,7 @@ def make_deterministic(cache: Path | None) -> None:
             cache.mkdir(parents=True, exist_ok=True)  # XLA does not
         except OSError as error:
             raise InputError(
-                f"{cache} cannot be made ({error.strerror or error})",
+                f"folder {cache} cannot be made ({error.strerror or error})",
                 "a workdir you may write to",
                 "choose another with --workdir",
             ) from error

@@ -1,43 +1,47 @@
 """The only mesh: axis "pool" over the members of an outer step, axis "data" over images.
 
-The mesh places the algorithm and never changes it (DESIGN.md section 1): every size here is a fact
-about the machine, checked against the sizes of the algorithm before anything is computed.
+The mesh places the algorithm on devices and never changes its result. Every size here is a fact
+about the machine; it is checked against the sizes of the algorithm before anything is computed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from frepo_scale.core.checks import check_bool, check_int
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.settings import check_settings, setting
 
 POOL, DATA = "pool", "data"
-_OPERATIONAL = {"operational": True}
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged.
+    """How devices are arranged; changes no result."""
 
-    Attributes:
-      pool: devices over which the members of a step are spread.
-      data: devices over which a member's images are spread; 0 takes all that are left.
-      deterministic: whether GPUs must give the same bits every time, at some cost.
-    """
-
-    pool: int = field(default=1, metadata=_OPERATIONAL)
-    data: int = field(default=0, metadata=_OPERATIONAL)
-    deterministic: bool = field(default=False, metadata=_OPERATIONAL)
+    pool: int = setting(
+        1, "MESH_POOL", "devices over which the MEMBERS are spread", low=1, operational=True
+    )
+    data: int = setting(
+        0,
+        "MESH_DATA",
+        "devices over which the images are spread; 0: all that are left",
+        low=0,
+        operational=True,
+    )
+    deterministic: bool = setting(
+        False,
+        "DETERMINISTIC",
+        "on GPUs: the same bits in every run, slower; CPUs and TPUs always give them",
+        operational=True,
+    )
 
     def __post_init__(self) -> None:
-        """Refuses impossible sizes."""
-        check_int("MESH_POOL", self.pool, low=1)
-        check_int("MESH_DATA", self.data, low=0)
-        check_bool("DETERMINISTIC", self.deterministic)
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
 
 
 def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -65,7 +69,7 @@ def single_device_mesh() -> Mesh:
 
 
 def platform_of(mesh: Mesh) -> str:
-    """What the mesh is made of ("cpu", "gpu", "tpu"): not always what the process runs on."""
+    """The platform of the mesh's devices ("cpu", "gpu", "tpu"), which may be of another machine."""
     platform: str = mesh.devices.flat[0].platform
     return platform
 

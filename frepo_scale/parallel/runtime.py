@@ -1,64 +1,47 @@
-"""How the processes of one run find each other, agree, and end.
+"""The processes of one run: how they connect and agree.
 
-A launcher says in the environment of each process which one it is:
+A launcher sets these variables in the environment of each process:
 
   FREPO_COORDINATOR  host:port of process 0, the same for all
   FREPO_PROCESSES    how many there are
   FREPO_PROCESS      which one this is, from 0
-  FREPO_CLUSTER      "auto" instead of the three: JAX finds out (TPU pods, Slurm, Kubernetes)
+  FREPO_CLUSTER      "auto" instead of the three: JAX detects them (TPU pods, Slurm, Kubernetes)
   FREPO_HEARTBEAT    seconds until a process that died ends the others, 100 unless set
 
-Without them there is one process and nothing is started. On CPUs JAX's gloo prints lines of its own
-on standard output: what several processes print there is never JSON alone.
+Without them there is one process, and nothing is started. With several processes on CPUs, gloo
+prints lines on standard output: do not parse that output as JSON.
 
-JAX is imported late: the command line answers --help without it.
+JAX is imported inside the functions, because `--help` must not need it.
 """
 
-import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import socket
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from frepo_scale.core.errors import InputError
 
 COORDINATOR, PROCESSES, PROCESS = "FREPO_COORDINATOR", "FREPO_PROCESSES", "FREPO_PROCESS"
 CLUSTER, HEARTBEAT = "FREPO_CLUSTER", "FREPO_HEARTBEAT"
 
-PREEMPTED_EXIT = 42  # started again, the run goes on
 _DEFAULT_HEARTBEAT, _LEAST_HEARTBEAT = 100, 5  # seconds
-_GRACE = 3.0  # seconds
-_LONGEST_END = 10.0  # seconds
 _MESSAGE = 64  # bytes
-# How transports say that another process is gone: gloo (CPU), NCCL (GPU), gRPC. A status word comes
-# first; JAX raises some of these as ValueError.
-_LOST_PEER = re.compile(
-    r"[A-Z_]{5,}: .*(Gloo [\w ]+ failed|(closed|reset) by peer|remote process exited)"
-    r"|(UNAVAILABLE|DEADLINE_EXCEEDED): "
-    r"|.*(Barrier (failed because|timed out)|heartbeat timeout|[Cc]oordination service agent)",
-    re.DOTALL,
-)
-
 _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the environment says.
+    """The cluster as the environment describes it.
 
     Attributes:
-      coordinator: host:port of process 0; None leaves everything but the heartbeat to JAX.
-      processes: how many there are; 0 with JAX in charge.
-      process: which one this is.
+      coordinator: host:port of process 0; None: JAX detects everything but the heartbeat.
+      processes: number of processes; 0 if JAX detects it.
+      process: index of this process.
       heartbeat: seconds until a dead process ends the others.
     """
 
@@ -69,7 +52,7 @@ class Cluster:
 
 
 def read_environment(environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster this process belongs to, or None where it is alone.
+    """The cluster of this process, or None for a single process.
 
     Raises:
       InputError: a variable is missing or wrong.
@@ -115,10 +98,10 @@ def _integer(environment: Mapping[str, str], name: str, low: int, high: int) -> 
 
 
 def initialize() -> None:
-    """Finds the other processes the environment speaks of, and all devices; before any use of them.
+    """Connects to the other processes of the environment; call it before any use of devices.
 
-    Waits up to five minutes for them. JAX then aborts the process (exit code 134): whoever
-    supervises it starts it again.
+    Waits up to five minutes for them. Then JAX aborts the process (exit code 134), and its launcher
+    starts it again.
 
     Raises:
       InputError: the environment is wrong, or the coordinator's port is in use.
@@ -128,7 +111,7 @@ def initialize() -> None:
         return
     import jax
 
-    # A dead peer must end the others within this time: a collective waits for it without end.
+    # A collective waits for a dead process forever: the heartbeat ends this process instead.
     heartbeat = cluster.heartbeat
     if cluster.coordinator is None:
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
@@ -136,8 +119,8 @@ def initialize() -> None:
         if cluster.process == 0:
             _check_free(cluster.coordinator)
         print(
-            f"frepo-scale: process {cluster.process} of {cluster.processes} looks for the others"
-            f" at {cluster.coordinator}",
+            f"frepo-scale: process {cluster.process} of {cluster.processes} connects to the"
+            f" others at {cluster.coordinator}",
             file=sys.stderr,
             flush=True,
         )
@@ -147,16 +130,16 @@ def initialize() -> None:
             cluster.process,
             heartbeat_timeout_seconds=heartbeat,
         )
-    # The processes tell each other of their devices at the first question about any. Asked here,
-    # where all of them are, no later one waits for a process that is gone.
+    # The processes exchange their lists of devices when one of them first asks for a device. All
+    # do so here, so that none waits later for a process that has died.
     jax.process_index()
-    # What other packages warn of goes to standard error as well, with whose it is.
+    # Warnings of other packages go to standard error, with the number of the process.
     logging.captureWarnings(True)
     logging.basicConfig(format=f"frepo-scale: {label()}%(message)s")
 
 
 def _check_free(address: str) -> None:
-    """JAX crashes without a word where the port is taken."""
+    """Raises InputError if the port is in use: JAX would crash without a message."""
     try:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
     except OSError as error:
@@ -167,14 +150,14 @@ def _check_free(address: str) -> None:
         ) from error
 
 
-def _connected() -> bool:
+def connected() -> bool:
     """Whether `jax.distributed` runs; never imports JAX or starts a backend."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def process_count() -> int:
-    """Processes of this run; asks for no devices where it is alone."""
-    if not _connected():
+    """Processes of this run; a single process starts no backend for this."""
+    if not connected():
         return 1
     import jax
 
@@ -182,7 +165,7 @@ def process_count() -> int:
 
 
 def label() -> str:
-    """Which of several processes this is, before what it says; alone, nothing."""
+    """A prefix for messages that names the process; empty for a single process."""
     if process_count() == 1:
         return ""
     import jax
@@ -192,7 +175,7 @@ def label() -> str:
 
 def is_first() -> bool:
     """Whether this is process 0, which writes what is written once; like `process_count`."""
-    if not _connected():
+    if not connected():
         return True
     import jax
 
@@ -241,90 +224,3 @@ def all_true(value: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value, np.int32))))
-
-
-def run_and_leave(main: Callable[[], int]) -> NoReturn:
-    """Runs `main` and ends the process with the exit code it returns.
-
-    Alone that is all, and exceptions go their usual way; but the end of a failure, either kind,
-    takes ten seconds at most, whatever threads of others still wait for. Of several processes:
-
-    Codes 0 and 42 are ends all of them come to. They wait for each other, five minutes at most: the
-    end of process 0 aborts the others.
-
-    Any other code, or an exception, is a failure of perhaps this process alone. Python's usual exit
-    would wait for the others all the same and then lose the code; this one ends, and the others
-    within the heartbeat. An exception is printed and means 1; 130 if it is a Ctrl-C; 42 if it says
-    that another process is gone, which is no fault of this one: started again, all go on.
-    """
-    try:
-        code = main()
-    except BaseException as error:
-        if not _connected():
-            _end_in_time(_code_of(error))
-            raise
-        if not isinstance(error, SystemExit):
-            traceback.print_exc()
-        _end_now(_code_of(error))
-    if not _connected():
-        if code not in (0, PREEMPTED_EXIT):
-            _end_in_time(code)
-        sys.exit(code)
-    if code not in (0, PREEMPTED_EXIT):
-        _end_now(code)
-    import jax
-
-    try:
-        jax.distributed.shutdown()
-    except Exception:  # whatever became of the others, this one is done
-        traceback.print_exc()
-        _end_now(code)
-    sys.exit(code)
-
-
-def _code_of(error: BaseException) -> int:
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    return PREEMPTED_EXIT if lost_peer(error) else 1
-
-
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error of one of several processes, or what caused it, is that another is gone."""
-    found: BaseException | None = error
-    while found is not None and _connected():
-        if _LOST_PEER.match(str(found)):
-            return True
-        found = found.__cause__ or found.__context__
-    return False
-
-
-def _end_in_time(code: int) -> None:
-    """Lets Python's usual exit take its time, but not for long.
-
-    It joins all threads. One of Orbax's waits ten minutes for a folder that another failed to make.
-    """
-
-    def end() -> None:
-        threading.main_thread().join()  # that exit has begun
-        time.sleep(_LONGEST_END)
-        for child in multiprocessing.active_children():
-            child.terminate()
-        os._exit(code)
-
-    threading.Thread(target=end, name="end", daemon=True).start()
-
-
-def _end_now(code: int) -> NoReturn:
-    """Ends this process without waiting for the others."""
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
-                stream.flush()
-        # What failed here often fails elsewhere a moment later, and the end of process 0 aborts
-        # the others: they get the time to say so and to end with their own code.
-        if is_first():
-            time.sleep(_GRACE)
-    finally:
-        os._exit(code)

@@ -1,6 +1,7 @@
-"""What one process knows or does, for all of them. Alone, each of these costs nothing.
+"""Process 0 does something, or has something, for all processes.
 
-All are collective: every process calls them, in the same order.
+All functions are collective: every process calls them, in the same order. For a single process
+they cost nothing.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from frepo_scale.core.errors import FailedElsewhere, InputError, RunError, is_passing
+from frepo_scale.core.errors import FailedElsewhere, InputError, RunError
 from frepo_scale.parallel import runtime
+from frepo_scale.parallel.ending import exit_code
 
 _Tree = TypeVar("_Tree")
 
 
 def on_first(action: Callable[[], None]) -> None:
-    """Does something on process 0 alone; the others wait for it.
+    """Calls `action` on process 0 only; the others wait for it.
 
     Raises:
       InputError, RunError: on process 0, what the action raised.
@@ -28,9 +30,7 @@ def on_first(action: Callable[[], None]) -> None:
         try:
             action()
         except (InputError, RunError) as raised:
-            error = raised
-            code = 2 if isinstance(error, InputError) else 1
-            code = runtime.PREEMPTED_EXIT if is_passing(error) else code
+            error, code = raised, exit_code(raised)
     code = runtime.agree(code)
     if error is not None:
         raise error
@@ -39,7 +39,7 @@ def on_first(action: Callable[[], None]) -> None:
 
 
 def on_host(tree: _Tree) -> _Tree:
-    """Every array of a pytree, whole, as NumPy array on every process."""
+    """Every array of a pytree as a complete NumPy array on every process."""
 
     def whole(x: Any) -> np.ndarray:
         if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:

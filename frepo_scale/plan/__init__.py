@@ -1,1 +1,1 @@
-"""What a recipe would cost on a machine that is not there."""
+"""The cost of a recipe on hardware that is not on this machine."""

@@ -1,4 +1,4 @@
-"""What a compiled module sends between devices, read from its text (HLO)."""
+"""The collectives of a compiled module, read from its text (HLO)."""
 
 import re
 from typing import NamedTuple
@@ -25,8 +25,8 @@ class Collective(NamedTuple):
     """One collective operation of a module.
 
     Attributes:
-      kind: as HLO calls it, "all-reduce" and so on.
-      axis: the mesh axis it runs over, "both", or its groups of devices where it is neither.
+      kind: the name in HLO, such as "all-reduce".
+      axis: the mesh axis it runs over, "both", or its groups of devices for anything else.
       bytes: of its result on one device; counted once inside a loop.
     """
 
@@ -52,7 +52,7 @@ def collectives(text: str, pool: int, data: int) -> list[Collective]:
     found, chains = [], set()
     for line in text.splitlines():
         if match := _LINE.search(line):
-            # On TPUs one collective may be spread over several fusions, which then form a chain.
+            # On TPUs one collective may consist of several fusions, which form a chain.
             if chain := _CHAIN.search(line):
                 if (chain[1], match[1]) in chains:
                     continue
@@ -81,10 +81,10 @@ def _listed(text: str) -> list[list[int]]:
 
 
 def _groups(line: str) -> list[list[int]]:
-    """The groups of devices that exchange, as a sorted list of sorted lists.
+    """The groups of devices of a collective, as a sorted list of sorted lists.
 
     Raises:
-      ValueError: the line gives them in a form this module does not know.
+      ValueError: the line gives them in an unknown form.
     """
     if found := _EXPLICIT.search(line) or _PAIRS.search(line):
         return _listed(found[1])
@@ -110,8 +110,8 @@ def _groups(line: str) -> list[list[int]]:
 
 def _axis_of_pairs(groups: list[list[int]], grid: np.ndarray) -> str:
     """The axis along which all groups lie, as the pairs of a permutation do; else the groups."""
-    places = {int(device): place for place, device in np.ndenumerate(grid)}
+    position = {int(device): index for index, device in np.ndenumerate(grid)}
     for name, fixed in ((DATA, 0), (POOL, 1)):
-        if all(len({places[device][fixed] for device in group}) == 1 for group in groups):
+        if all(len({position[device][fixed] for device in group}) == 1 for group in groups):
             return name
     return str(groups)

@@ -7,16 +7,16 @@ import numpy as np
 
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import Batch, DistilledSet
-from frepo_scale.distill.state import padded_size, state_shapes
-from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.distill.algorithm import Algorithm
+from frepo_scale.distill.state import make_train_step, train_state_shapes
 
 
 class Cost(NamedTuple):
-    """What the compiler says of one device's share of an outer step.
+    """Memory and operations of one device for an outer step, as the compiler reports them.
 
     Attributes:
-      arguments: bytes of state and batch, which are there all the time.
-      temporary: bytes it needs beside them at the most, code included.
+      arguments: bytes of state and batch, which are always in memory.
+      temporary: largest number of further bytes, code included.
       operations: floating-point operations; loops are counted once, so a lower bound.
     """
 
@@ -26,29 +26,25 @@ class Cost(NamedTuple):
 
 
 def compile_outer_step(
-    parts: OuterStep, image_shape: tuple[int, ...], num_classes: int
+    algorithm: Algorithm, image_shape: tuple[int, ...], num_classes: int
 ) -> jax.stages.Compiled:
     """The compiled step; nothing is computed and no data are needed.
 
     Args:
-      parts: what the step is made of; its mesh may be of devices that are not here.
+      algorithm: the algorithm; its mesh may be of devices that are not on this machine.
       image_shape: (H, W, C).
       num_classes: K.
-
-    Raises:
-      InputError: the sizes do not divide over the mesh.
     """
-    size = padded_size(parts.size, parts.mesh)
-    distilled = DistilledSet(
-        *(jax.ShapeDtypeStruct((size, *rest), np.float32) for rest in (image_shape, (num_classes,)))
+    start = DistilledSet(
+        jax.ShapeDtypeStruct((algorithm.rows, *image_shape), np.float32),
+        jax.ShapeDtypeStruct((algorithm.rows, num_classes), np.float32),
     )
-    state = state_shapes(parts.module, parts.config, parts.pool, distilled)
-    rows = parts.pool.members * parts.batch
+    state = train_state_shapes(algorithm, start)
     batch = Batch(
-        jax.ShapeDtypeStruct((rows, *image_shape), np.float32),
-        jax.ShapeDtypeStruct((rows,), np.int32),
+        jax.ShapeDtypeStruct((algorithm.batch_size, *image_shape), np.float32),
+        jax.ShapeDtypeStruct((algorithm.batch_size,), np.int32),
     )
-    step: jax.stages.Wrapped = make_outer_step(parts, state)  # type: ignore[assignment]
+    step: jax.stages.Wrapped = make_train_step(algorithm, state)  # type: ignore[assignment]
     return step.lower(state, batch).compile()
 
 
@@ -56,11 +52,11 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
     """Memory and operations of a compiled step, per device.
 
     Raises:
-      RunError: the compiler does not say.
+      RunError: the compiler does not report memory.
     """
     memory = compiled.memory_analysis()
     if memory is None:
-        raise RunError("the compiler of this platform does not say what memory a step needs")
+        raise RunError("the compiler of this platform does not report the memory of a step")
     analysis = compiled.cost_analysis() or {}
     return Cost(
         memory.argument_size_in_bytes,

@@ -1,17 +1,17 @@
-"""A blocked Cholesky factorisation whose rows may lie on several devices.
+"""A blocked Cholesky factorisation whose rows may be spread over several devices.
 
-For TPUs: the library's factorisation is unrolled there and takes minutes to compile at 2000 rows,
-this one is a loop over panels and compiles in the same seconds at any size. It is left-looking:
+It is for TPUs. There the library's factorisation is unrolled and takes minutes to compile at 2000
+rows; this one is a loop over panels and compiles in a few seconds at any size. It is left-looking:
 panel k is corrected by all panels before it in one matrix product, so each entry is written once.
 
-Spread over a mesh axis of D devices, block row i (`BLOCK` rows) lies on device i mod D
-(block-cyclic: all have work until the end). One block row is broadcast per panel, of which every
-device factorises the diagonal block itself. Source: the distribution of ScaLAPACK, cut down to one
-dimension; sketch in STACK.md section 6.
+Spread over a mesh axis of D devices, block row i (`BLOCK` rows) is on device i mod D
+(block-cyclic, so that all devices have work until the end). One block row is broadcast per panel,
+and every device factorises its diagonal block itself. Source: the distribution of ScaLAPACK,
+reduced to one dimension.
 
-A loop of fixed shapes also multiplies the zeros: six times the operations of an ideal one, still
-less than the Gram matrix takes. Loops of growing width would save half of them, at as many times
-the compilation.
+A loop of fixed shapes also multiplies zeros: it takes six times the operations of an ideal one,
+which is still less than the Gram matrix takes. Loops of growing width would save half of them and
+take that many times longer to compile.
 
 Legend: n rows (a multiple of BLOCK D, see `padded`), m block rows on this device (n / BLOCK / D),
 b BLOCK, K right-hand sides. Functions with `axis` are called inside `shard_map`, or with
@@ -44,30 +44,30 @@ class Spread(NamedTuple):
         unit = self.block * self.devices
         return -(-rows // unit) * unit
 
-    def here(self) -> jax.Array:
-        """This device's place on the axis."""
+    def position(self) -> jax.Array:
+        """This device's index on the axis."""
         return jnp.int32(0) if self.axis is None else jax.lax.axis_index(self.axis)
 
     def sum(self, x: jax.Array) -> jax.Array:
         """The sum over the devices."""
         return x if self.axis is None else jax.lax.psum(x, self.axis)
 
-    def own(self, x_n: jax.Array) -> jax.Array:
+    def local(self, x_n: jax.Array) -> jax.Array:
         """This device's block rows (m, b, ...) of an array (n, ...) that all devices hold."""
         blocks = x_n.reshape(-1, self.devices, self.block, *x_n.shape[1:])
-        return jax.lax.dynamic_index_in_dim(blocks, self.here(), 1, keepdims=False)
+        return jax.lax.dynamic_index_in_dim(blocks, self.position(), 1, keepdims=False)
 
     def mask(self, x: jax.Array, k: jax.Array) -> jax.Array:
         """`x` on the device that has block row k, zero elsewhere."""
-        return jnp.where(k % self.devices == self.here(), x, 0.0)
+        return jnp.where(k % self.devices == self.position(), x, 0.0)
 
     def broadcast(self, x: jax.Array, k: jax.Array) -> jax.Array:
         """On every device the `x` of the device that has block row k."""
         return self.sum(self.mask(x, k))
 
-    def places(self, count: int) -> jax.Array:
-        """Which block rows of the whole the `count` block rows of this device are."""
-        return jnp.arange(count) * self.devices + self.here()
+    def block_indices(self, count: int) -> jax.Array:
+        """The indices, in the whole matrix, of this device's `count` block rows."""
+        return jnp.arange(count) * self.devices + self.position()
 
 
 def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
@@ -83,10 +83,10 @@ def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
     """
     count, block, n = a_mbn.shape
     devices = spread.devices
-    places = spread.places(count)[:, None, None]
+    indices = spread.block_indices(count)[:, None, None]
 
     def panel(k: jax.Array, rows_mbn: jax.Array) -> jax.Array:
-        row_bn = spread.broadcast(_own_row(rows_mbn, k, spread), k)
+        row_bn = spread.broadcast(_block_row(rows_mbn, k, spread), k)
         before_bn = jnp.where(jnp.arange(n) < k * block, row_bn, 0.0)
         column = _columns(rows_mbn, k, 2) - jnp.einsum("mbn,cn->mbc", rows_mbn, before_bn)
         corner = _columns(row_bn, k, 1) - before_bn @ before_bn.T
@@ -94,7 +94,7 @@ def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
         below = jax.lax.linalg.triangular_solve(
             l_bb, column.reshape(-1, block), lower=True, transpose_a=True
         ).reshape(column.shape)
-        column = jnp.where(places == k, l_bb, jnp.where(places > k, below, 0.0))
+        column = jnp.where(indices == k, l_bb, jnp.where(indices > k, below, 0.0))
         return jax.lax.dynamic_update_slice_in_dim(rows_mbn, column, k * block, 2)
 
     return jax.lax.fori_loop(0, count * devices, panel, a_mbn)
@@ -103,41 +103,41 @@ def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
 def substitute(l_mbn: jax.Array, y_nK: jax.Array, spread: Spread) -> jax.Array:
     """`(L Lᵀ)^-1 Y`, complete on every device (n, K), for Y complete on every device.
 
-    Forward, a block of the solution is broadcast and every device takes it off its own rows;
-    backward, the devices' sums over their own rows are added. Either way the work is shared.
+    Forward, a block of the solution is broadcast and every device subtracts its part from its own
+    rows. Backward, the devices' sums over their own rows are added. Both share the work.
     """
     count, block, _ = l_mbn.shape
     panels = count * spread.devices
-    places = spread.places(count)[:, None, None]
+    indices = spread.block_indices(count)[:, None, None]
 
     def forward(k: jax.Array, left_mbK: jax.Array) -> jax.Array:
-        # Solved by its owner; the others solve with what is not a triangle of L and are not heard.
-        l_bb = _columns(_own_row(l_mbn, k, spread), k, 1)
+        # Valid on the device that has block k; `broadcast` discards the others' results.
+        l_bb = _columns(_block_row(l_mbn, k, spread), k, 1)
         z_bK = jax.lax.linalg.triangular_solve(
-            l_bb, _own_row(left_mbK, k, spread), left_side=True, lower=True
+            l_bb, _block_row(left_mbK, k, spread), left_side=True, lower=True
         )
         z_bK = spread.broadcast(z_bK, k)
         rest = left_mbK - jnp.einsum("mbc,cK->mbK", _columns(l_mbn, k, 2), z_bK)
-        return jnp.where(places > k, rest, jnp.where(places == k, z_bK, left_mbK))
+        return jnp.where(indices > k, rest, jnp.where(indices == k, z_bK, left_mbK))
 
-    z_mbK = jax.lax.fori_loop(0, panels, forward, spread.own(y_nK))
+    z_mbK = jax.lax.fori_loop(0, panels, forward, spread.local(y_nK))
 
     def backward(number: jax.Array, x_nK: jax.Array) -> jax.Array:
         k = panels - 1 - number
         # Block k of x is still zero, so the diagonal block adds nothing.
-        known = jnp.einsum("mbc,mbK->cK", _columns(l_mbn, k, 2), spread.own(x_nK))
-        mine = spread.mask(_own_row(z_mbK, k, spread), k)
-        l_bb = spread.broadcast(_columns(_own_row(l_mbn, k, spread), k, 1), k)
+        known = jnp.einsum("mbc,mbK->cK", _columns(l_mbn, k, 2), spread.local(x_nK))
+        right = spread.mask(_block_row(z_mbK, k, spread), k)
+        l_bb = spread.broadcast(_columns(_block_row(l_mbn, k, spread), k, 1), k)
         x_bK = jax.lax.linalg.triangular_solve(
-            l_bb, spread.sum(mine - known), left_side=True, lower=True, transpose_a=True
+            l_bb, spread.sum(right - known), left_side=True, lower=True, transpose_a=True
         )
         return jax.lax.dynamic_update_slice_in_dim(x_nK, x_bK, k * block, 0)
 
     return jax.lax.fori_loop(0, panels, backward, jnp.zeros_like(y_nK))
 
 
-def _own_row(x_mbX: jax.Array, k: jax.Array, spread: Spread) -> jax.Array:
-    """Block row k on the device that has it, some other block row elsewhere."""
+def _block_row(x_mbX: jax.Array, k: jax.Array, spread: Spread) -> jax.Array:
+    """Block row k on the device that has it, another block row elsewhere."""
     return jax.lax.dynamic_index_in_dim(x_mbX, k // spread.devices, 0, keepdims=False)
 
 

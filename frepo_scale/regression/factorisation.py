@@ -1,11 +1,12 @@
-"""Symmetric positive definite systems: whole on every device, or spread over a mesh axis.
+"""Symmetric positive definite systems: complete on every device, or spread over a mesh axis.
 
-`System` hides which of the two a regression uses. The library's factorisation works on the whole
-matrix; the blocked one (`regression.cholesky`) on this device's rows of it, so that Gram matrix,
-factorisation, solves and residual are shared by the devices of the axis.
+`System` is the interface of both to the regression. The library's factorisation works on the
+complete matrix; the blocked one (`regression.cholesky`) on this device's rows of it, so that the
+devices of the axis share the work of Gram matrix, factorisation, solves and residual.
 
-Legend: n unknowns, s of the matrix's rows on this device (s = n where it is whole; padded to whole
-blocks otherwise), R rows of the regression, r of them here, d features, K right-hand sides.
+Legend: n unknowns, s rows of the matrix on this device (s = n where it is complete; padded to whole
+blocks otherwise), R rows of the regression, r of them on this device, d features, K right-hand
+sides.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class System(NamedTuple):
 
     Attributes:
       unknowns: n.
-      spread: where the block rows of the blocked factorisation lie; None: the library's.
+      spread: how the block rows of the blocked factorisation are spread; None for the library's.
     """
 
     unknowns: int
@@ -33,15 +34,15 @@ class System(NamedTuple):
         """Columns of the stored matrix: n, padded to whole blocks."""
         return self.unknowns if self.spread is None else self.spread.padded(self.unknowns)
 
-    def own(self, x_n: jax.Array) -> jax.Array:
-        """The rows (s, ...) that go with this device's rows of the matrix, of all n."""
+    def local(self, x_n: jax.Array) -> jax.Array:
+        """Of all n rows of an array, those of this device's rows of the matrix: (s, ...)."""
         if self.spread is None:
             return x_n
-        return self.spread.own(self._padded(x_n)).reshape(-1, *x_n.shape[1:])
+        return self.spread.local(self._padded(x_n)).reshape(-1, *x_n.shape[1:])
 
     def gram_of_rows(self, f_Rd: jax.Array) -> jax.Array:
         """This device's rows of `F Fᵀ`, for F complete on every device."""
-        return self.own(f_Rd) @ self._padded(f_Rd).T
+        return self.local(f_Rd) @ self._padded(f_Rd).T
 
     def gram_of_columns(self, f_rd: jax.Array, axis: str | None) -> jax.Array:
         """This device's rows of `FᵀF`, for F with its rows spread over `axis`."""
@@ -49,22 +50,22 @@ class System(NamedTuple):
         if self.spread is None or self.spread.axis is None:
             product = wide @ wide.T
             return product if axis is None else jax.lax.psum(product, axis)
-        # Rows in the order of the devices that keep them, so that the sum leaves them there.
+        # Rows ordered by the device that keeps them: the sum is scattered in that order.
         order = jnp.arange(self.size).reshape(-1, self.spread.devices, self.spread.block)
         product = wide[order.swapaxes(0, 1).reshape(-1)] @ wide.T
         return jax.lax.psum_scatter(product, self.spread.axis, scatter_dimension=0, tiled=True)
 
     def shifted(self, matrix: jax.Array, rho: jax.Array) -> jax.Array:
-        """`matrix + rho I`; the padding gets an identity."""
-        places = jnp.arange(self.size)
+        """`matrix + rho I`, with 1 on the diagonal of the padding."""
+        indices = jnp.arange(self.size)
         if self.spread is not None:
-            places = self.spread.own(places).ravel()
-        padding = places >= self.unknowns
+            indices = self.spread.local(indices).ravel()
+        padding = indices >= self.unknowns
         added = jnp.where(padding, 1.0, rho).astype(matrix.dtype)
-        return matrix + jnp.where(jnp.arange(self.size) == places[:, None], added[:, None], 0.0)
+        return matrix + jnp.where(jnp.arange(self.size) == indices[:, None], added[:, None], 0.0)
 
     def factorise(self, matrix: jax.Array) -> jax.Array:
-        """The lower Cholesky factor, in whatever form `solve` takes; NaN where there is none."""
+        """The lower Cholesky factor in the form that `solve` takes; NaN where there is none."""
         if self.spread is None:
             return jsl.cho_factor(matrix, lower=True)[0]
         return factorise(matrix.reshape(-1, self.spread.block, self.size), self.spread)
@@ -77,7 +78,7 @@ class System(NamedTuple):
 
     def residual(self, matrix: jax.Array, x_nK: jax.Array, right_nK: jax.Array) -> jax.Array:
         """`‖matrix X - Y‖ / ‖Y‖`, the same on every device."""
-        missing = jnp.sum(jnp.square(matrix @ self._padded(x_nK) - self.own(right_nK)))
+        missing = jnp.sum(jnp.square(matrix @ self._padded(x_nK) - self.local(right_nK)))
         if self.spread is not None:
             missing = self.spread.sum(missing)
         scale = jnp.linalg.norm(right_nK) + jnp.finfo(right_nK.dtype).tiny

@@ -1,9 +1,9 @@
 """The outer objective, row by row: squared error of the regression and the label margin.
 
-Source: ALGORITHM.md section 4, step 4: `loss = mean_B ½‖pred - y‖² - mean_N margin`. Rows are
-summed where they lie; the means are taken over all devices.
+Source: docs/algorithm.md section 4, step 4: `loss = mean_B ½‖pred - y‖² - mean_N margin`. Each
+device sums its own rows; the caller takes the means over all devices.
 
-Legend: B target batch, N synthetic images, K classes.
+Legend: B target batch, N distilled images, K classes.
 """
 
 import jax
@@ -16,7 +16,9 @@ def half_squared_errors(error_BK: jax.Array) -> jax.Array:
 
 
 def label_margins(y_NK: jax.Array) -> jax.Array:
-    """`min(top1(y) - top2(y), 1/K)` of each row: (N,). Keeps learned labels decided.
+    """`min(top1(y) - top2(y), 1/K)` of each row: (N,).
+
+    The term keeps the largest label of a row apart from the second.
 
     Args:
       y_NK: (N, K) learned labels, without the flipped copies. K >= 2.

@@ -6,7 +6,8 @@ replaced by a failure.
 
 import pytest
 
-from frepo_scale import run
+from frepo_scale.jobs import distill as distill_job
+from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.main import main
 
 
@@ -19,8 +20,8 @@ def place(tmp_path, monkeypatch):
     def spent(*arguments, **named):
         raise AssertionError("compute was spent on wrong input")
 
-    monkeypatch.setattr(run, "Distillation", spent)
-    monkeypatch.setattr(run, "final_scores", spent)
+    monkeypatch.setattr(distill_job, "_Attempt", spent)
+    monkeypatch.setattr(evaluate_job, "evaluate_sets", spent)
     return tmp_path
 
 

@@ -152,7 +152,7 @@ def test_unreadable_images_are_left_out_and_counted_where_allowed(data, capsys):
     assert main(["distill", "digits_ipc1", "--dry-run", *given, "--gin.SKIP_UNREADABLE=2"]) == 0
     out = capsys.readouterr().out
     assert "6 target, 0 held-out, 8 test" in out
-    assert "2 unreadable images left out" in out
+    assert "2 unreadable images skipped" in out
 
 
 def test_a_place_without_data(data):
@@ -164,5 +164,7 @@ def test_a_place_without_data(data):
 
 def test_other_data_than_the_name_says(data):
     np.savez("d.npz", **arrays())
+    data("d.npz", dataset="mnist", told=["all 10 classes"])
+    np.savez("d.npz", **arrays(classes=10))
     data("d.npz", dataset="mnist", told=["8x8", "28x28"])
     data("d.npz", dataset="cifar10", told=["1 channels"])

@@ -76,8 +76,9 @@ def mislabel(place):
     value = json.loads((place / FILE).read_text())
     value["files"][LABELS] = hashlib.sha256((place / LABELS).read_bytes()).hexdigest()
     del value["sha256"]
+    fitted = value.pop("fitted")
     value["sha256"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    (place / FILE).write_text(json.dumps(value))
+    (place / FILE).write_text(json.dumps(value | {"fitted": fitted}))
 
 
 def nothing(place):
@@ -95,7 +96,7 @@ NAME = "train-00001-of-00003.array_record"
         (cut, {}, [f"shard set/{NAME} is damaged (", "bytes instead of"]),
         (flip, {}, [f"shard set/{NAME} is damaged (its checksum differs)"]),
         (exchange, {}, ["shard set/train-00000-of-00003.array_record is damaged (its checksum"]),
-        (age, {}, [f"set/{FILE} is of format 2: expected format 1"]),
+        (age, {}, [f"set/{FILE} is of format 3: expected format 2"]),
         (unfinish, {}, ["set is not finished", "give the frepo-scale prepare command"]),
         (mislabel, {}, [f"set/{LABELS} has labels from 0 to 2: expected 0 to 1"]),
         (nothing, {"RESOLUTION": 16}, ["set was prepared at 8 pixels: expected 16"]),

@@ -17,7 +17,7 @@ WRONG = {
             "BATCH",
             "WIDTH",
             "DEPTH",
-            "POOL",
+            "POOL_SIZE",
             "LOG_EVERY",
             "PROBE_EVERY",
             "SAVE_EVERY",
@@ -50,18 +50,33 @@ WRONG = {
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
-    **{name: NO_BOOLS for name in ["FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]},
+    **{
+        name: NO_BOOLS for name in ["REGRESSION_FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
+    },
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
-        name: NO_NAMES for name in ["NET", "NORM", "FIT", "FEATURE_DTYPE", "DATA", "DATA_PLACEMENT"]
+        name: NO_NAMES
+        for name in [
+            "NET",
+            "NORM",
+            "FIT",
+            "FEATURE_DTYPE",
+            "DATA_SOURCE",
+            "DATA_PLACEMENT",
+            "ALGORITHM",
+        ]
     },
+    "ALGORITHM": NO_NAMES,
+    "ALGORITHM_ARGS": ["5", "None", "[1]", "text"],
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
+    "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
+    "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
 }
 
 
 def test_there_are_wrong_values_for_every_knob():
-    assert WRONG.keys() == set(config.knobs())
+    assert WRONG.keys() == set(config.settings())
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -100,13 +115,17 @@ def test_a_seed_has_31_bits(distill):
         ("IPC=1000000000000000000000", ["use --gin.IPC=133"]),
         ("BATCH=1373", ["BATCH = 1373", "1372 training images", "use --gin.BATCH=1372"]),
         ("WIDTH=1000000000000000000000", ["WIDTH = 1", "at most 1048576"]),
-        ("MEMBERS=3", ["MEMBERS = 3 with POOL = 10", "1, 2, 5, 10"]),
+        ("MEMBERS=3", ["MEMBERS = 3 with POOL_SIZE = 10", "1, 2, 5, 10"]),
         ("MESH_DATA=7", ["MESH_DATA = 7", "devices"]),
         ("DEPTH=4", ["DEPTH = 4", "8 px", "size 0", "use --gin.DEPTH=3"]),
         ("DEPTH=1000000000000", ["use --gin.DEPTH=3"]),
         ("DATASET=digitz", ["'digitz'", "did you mean digits?"]),
         ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
         ("NORM=btch", ["'btch'", "did you mean batch?"]),
+        ("ALGORITHM_ARGS={'rate': 1}", ["'rate'", "ALGORITHM_ARGS={}"]),
+        ("EVALUATIONS=['no.Such']", ["'no.Such'", "PYTHONPATH"]),
+        ("ALGORITHM=no.Such", ["'no.Such'", "PYTHONPATH"]),
+        ("ALGORITHM=pathlib.Path", ["pathlib.Path", "frepo_scale.distill.algorithm.Algorithm"]),
         ("IPCC=1", ["--gin.IPCC", "did you mean IPC"]),
         ("Pool.sise=1", ["--gin.Pool.sise", "did you mean Pool.size"]),
         ("DATA_DIR=/not/there", ["not found at /not/there", "x_train"]),
@@ -115,6 +134,20 @@ def test_a_seed_has_31_bits(distill):
 def test_settings_that_do_not_fit(setting, told, distill):
     distill(f"--gin.{setting}", told=told)
     distill(f"--gin.{setting}", "--dry-run", told=told)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("POOL", "POOL_SIZE"), ("FLIP", "REGRESSION_FLIP"), ("DATA", "DATA_SOURCE")]
+)
+def test_an_old_name_is_refused_with_the_new_one(old, new, distill, refused, place):
+    distill(f"--gin.{old}=1", told=[f"--gin.{old}", f"the name {new}"])
+    (place / "old.gin").write_text(f"include 'digits_ipc1.gin'\n{old} = 1\n")
+    refused("distill", "old.gin", told=[f"old.gin, line 2: {old}", f"the name {new}"])
+
+
+def test_advice_for_a_whole_number_keeps_the_value(distill):
+    distill("--gin.STEPS=1e3", told=["--gin.STEPS=1000"])
+    distill("--gin.IPC='2'", told=["--gin.IPC=2"])
 
 
 def test_an_unknown_recipe(refused):

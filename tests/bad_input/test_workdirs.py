@@ -17,7 +17,7 @@ def test_a_workdir_that_is_a_file(distill):
 
 
 def test_a_workdir_with_something_else(place, distill):
-    distill(workdir=".", told=["holds something that is not a run"])
+    distill(workdir=".", told=["workdir . "])
 
 
 def test_a_workdir_below_a_file(distill):
@@ -61,7 +61,7 @@ def test_a_store_without_what_checkpoints_need(distill, store, monkeypatch):
 
 
 def test_a_store_without_a_run(refused, store):
-    refused("report", "gs://bucket/w", told=["gs://bucket/w is not a run's workdir"])
+    refused("report", "gs://bucket/w", told=["gs://bucket/w is not the workdir"])
     refused("export", "gs://bucket/w", "--out", "e.npz", told=["is not a run's workdir"])
     refused("evaluate", "gs://bucket/w", told=["gs://bucket/w"])
     assert store.objects == {}

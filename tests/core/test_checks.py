@@ -76,8 +76,11 @@ def test_messages_name_range_and_remedy() -> None:
             check("IPC", *args, **kwargs)
         return str(caught.value)
 
-    assert text(check_int, 0, 1) == (
-        "IPC = 0: expected a whole number of at least 1; set --gin.IPC=1"
+    assert text(check_int, 0, 1) == "IPC = 0: expected a whole number of at least 1"
+    for meant in (1e3, "1000", 1000.0, np.float32(1000)):  # the advice keeps the value
+        assert text(check_int, meant, 1).endswith("at least 1; set --gin.IPC=1000")
+    assert text(check_int, 1e3, 1, 10) == (
+        "IPC = 1000.0: expected a whole number of at least 1 and at most 10"
     )
     assert (
         text(check_int, 9, 2, 8) == "IPC = 9: expected a whole number of at least 2 and at most 8"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frepo_scale.core.identity import differences, scientific_settings, settings_sha256
-from frepo_scale.train.loop import LoopConfig
+from frepo_scale.train.config import LoopConfig
 
 _OPERATIONAL = {"operational": True}
 

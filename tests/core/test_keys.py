@@ -74,6 +74,9 @@ def test_values_of_purposes_are_never_reused() -> None:
         "EVALUATION_BATCH": 6,
         "EVALUATION_AUGMENT": 7,
         "RANDOM_BASELINE": 8,
+        "FINAL_INIT": 9,
+        "FINAL_BATCH": 10,
+        "FINAL_AUGMENT": 11,
     }
 
 

@@ -11,7 +11,6 @@ from frepo_scale.data.description import (
     UNFINISHED,
     Description,
     Shard,
-    fingerprint,
     read_description,
     write_description,
 )
@@ -23,7 +22,6 @@ ONE = Description(
     channels=3,
     fit="crop",
     filter="area",
-    decode="full",
     class_names=("ü", "\udcff"),
     wnids=None,
     counts={"train": (2, 1), "test": (0, 1)},
@@ -38,16 +36,19 @@ ONE = Description(
 
 
 def test_what_is_written_is_read(tmp_path):
-    write_description(tmp_path, ONE)
+    written = write_description(tmp_path, ONE)
     found = read_description(tmp_path)
-    assert found == ONE and fingerprint(found) == fingerprint(ONE)
+    assert found == ONE and found.fingerprint == written.fingerprint
     assert (found.size("train"), found.size("test"), found.size("val")) == (3, 0, 0)
     assert found.image_shape == (8, 8, 3) and found.record_bytes == 196
 
 
 @pytest.mark.parametrize("change", [{"name": "y"}, {"class_names": ("b", "a")}, {"skipped": ()}])
-def test_the_fingerprint_covers_everything(change):
-    assert fingerprint(dataclasses.replace(ONE, **change)) != fingerprint(ONE)
+def test_the_fingerprint_covers_what_a_set_is(tmp_path, change):
+    one = write_description(tmp_path, ONE).fingerprint
+    assert write_description(tmp_path, dataclasses.replace(ONE, **change)).fingerprint != one
+    assert write_description(tmp_path, dataclasses.replace(ONE, fitted="x")).fingerprint == one
+    assert read_description(tmp_path).fitted == "x"
 
 
 def test_what_is_no_description(tmp_path):
@@ -59,11 +60,11 @@ def test_what_is_no_description(tmp_path):
     write_description(tmp_path, ONE)
     good = json.loads((tmp_path / FILE).read_text())
     for value, told in (
-        ({**good, "format": 2}, "is of format 2: expected format 1"),
-        ({"format": 2, "records": []}, "is of format 2: expected format 1"),
+        ({**good, "format": 3}, "is of format 3: expected format 2"),
+        ({"format": 3, "records": []}, "is of format 3: expected format 2"),
         ({**good, "resolution": 9}, "checksum differs"),
         ({**good, "more": 1}, "is damaged"),
-        ({"format": 1, "sha256": "x"}, "is damaged"),
+        ({"format": 2, "sha256": "x"}, "is damaged"),
         ([], "is damaged"),
     ):
         (tmp_path / FILE).write_text(json.dumps(value))

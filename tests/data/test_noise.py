@@ -9,7 +9,7 @@ from frepo_scale.data.dataset import DataConfig, load_dataset
 
 @pytest.mark.parametrize(("name", "shape"), [("cifar10", (32, 32, 3)), ("mnist", (28, 28, 1))])
 def test_it_looks_like_the_set(name, shape):
-    found = load_dataset(DataConfig(name, "nowhere", images="synthetic"))
+    found = load_dataset(DataConfig(name, "nowhere", images="noise"))
     assert found.image_shape == shape and found.num_classes == 10
     assert found.placement == "constant"
     rows = np.array([0, 5, len(found.train) - 1])
@@ -22,5 +22,5 @@ def test_it_looks_like_the_set(name, shape):
 
 
 def test_a_set_whose_shape_only_its_files_know():
-    with pytest.raises(InputError, match="DATA = 'synthetic' with DATASET = 'npz'"):
-        load_dataset(DataConfig("npz", images="synthetic", batch=8))
+    with pytest.raises(InputError, match=r"DATA_SOURCE = .noise. with DATASET = 'npz'"):
+        load_dataset(DataConfig("npz", images="noise", batch=8))

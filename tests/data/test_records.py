@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data import held_out
 from frepo_scale.data.description import (
     FILE,
     FORMAT,
     LABELS,
     UNFINISHED,
     WHITENING,
-    fingerprint,
     read_description,
 )
 from frepo_scale.data.held_out import held_out_rows
@@ -68,40 +68,39 @@ def test_all_records_in_any_order(made):
     found = PreparedSet.open(made, verify=True)
     assert len(found.train) == N and len(found.test) == 6
     order = np.random.default_rng(1).permutation(np.tile(np.arange(N), 2))
-    images, labels = found.train.__getitems__(order)
+    images, labels = found.train.read(order)
     assert images.dtype == np.uint8 and images.shape == (2 * N, SIDE, SIDE, 3)
     assert labels.dtype == np.int32
     assert [label_of(image) for image in images] == labels.tolist()
     for place, row in enumerate(order[:5]):
-        image, label = found.train[row]
+        (image,), (label,) = found.train.read([row])
         assert (image == images[place]).all() and label == labels[place]
     assert len({bytes(image) for image in images}) == N
-    assert found.train.__getitems__([])[0].shape == (0, SIDE, SIDE, 3)
+    assert found.train.read([])[0].shape == (0, SIDE, SIDE, 3)
 
 
 def test_indices_out_of_range(made):
     found = PreparedSet.open(made)
     for wrong in ([N], [-1], [0, 10**9]):
         with pytest.raises(IndexError):
-            found.train.__getitems__(wrong)
+            found.train.read(wrong)
 
 
-def test_held_out_rows_follow_the_one_rule(made):
+def test_held_out_rows_are_counted(made):
     found = PreparedSet.open(made)
-    np.testing.assert_array_equal(found.held_out(), held_out_rows(found.train.labels, 3))
-    assert found.held_out().sum() == found.description.held_out == 3
+    assert held_out_rows(found.train.labels, 3).sum() == found.description.held_out == 3
 
 
 def test_threads_and_pickles_read_alike(made):
     found = PreparedSet.open(made)
-    want, _ = found.train.__getitems__(range(N))
+    want, _ = found.train.read(range(N))
     again = pickle.loads(pickle.dumps(found.train))
-    np.testing.assert_array_equal(again.__getitems__(range(N))[0], want)
+    np.testing.assert_array_equal(again.read(range(N))[0], want)
     fresh, wrong = PreparedSet.open(made).train, []
 
     def read():
         for _ in range(20):
-            if not (fresh.__getitems__(range(N))[0] == want).all():
+            if not (fresh.read(range(N))[0] == want).all():
                 wrong.append(1)
 
     threads = [threading.Thread(target=read) for _ in range(4)]
@@ -134,10 +133,10 @@ def shard(place, number=1):
         (lambda p: (p / FILE).rename(p / "x") and (p / UNFINISHED).mkdir(), "is not finished"),
         (lambda p: (p / FILE).write_text("{"), "damaged"),
         (lambda p: (p / FILE).write_text("[]"), "damaged"),
-        (lambda p: (p / FILE).write_text('{"format": 1}'), "damaged"),
-        (lambda p: (p / FILE).write_text('{"format": 1, "sha256": "x", "shards": 3}'), "damaged"),
+        (lambda p: (p / FILE).write_text('{"format": 2}'), "damaged"),
+        (lambda p: (p / FILE).write_text('{"format": 2, "sha256": "x", "shards": 3}'), "damaged"),
         (lambda p: (p / FILE).write_bytes(b"\xff\xfe"), "damaged"),
-        (lambda p: edit(p, format=FORMAT + 1), r"of format 2: expected format 1"),
+        (lambda p: edit(p, format=FORMAT + 1), r"of format 3: expected format 2"),
         (lambda p: edit(p, name="other"), "damaged or was changed"),
         (lambda p: edit(p, more=1), "damaged"),
         (lambda p: shard(p).unlink(), r"train-00001-of-00003.array_record is missing"),
@@ -157,17 +156,38 @@ def edit(place, **values):
     (place / FILE).write_text(json.dumps(value))
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_the_whitening_is_checked_when_used(copy):
+def test_the_whitening_is_checked_by_verify(copy):
     cut(copy / WHITENING)
-    found = PreparedSet.open(copy)
-    with pytest.raises(InputError, match=r"whitening.npz is damaged"):
-        found.preprocessing(whiten=True)
-    with pytest.raises(InputError, match=r"whitening.npz is damaged"):
+    with pytest.raises(InputError, match=rf"{WHITENING} is damaged"):
         PreparedSet.open(copy, verify=True)
+
+
+@pytest.mark.parametrize("harm", [cut, Path.unlink, lambda path: flip(path)])
+def test_the_fitted_whitening_is_checked_when_used(copy, harm):
+    found = PreparedSet.open(copy)
+    harm(copy / WHITENING)
+    assert found.preprocessing(whiten=False).whitening is None
+    with pytest.raises(InputError) as caught:
+        found.preprocessing(whiten=True)
+    assert str(copy / WHITENING) in caught.value.what and "\n" not in str(caught.value)
+
+
+def test_other_held_out_images_have_other_statistics(copy, monkeypatch):
+    found = PreparedSet.open(copy)
+    monkeypatch.setattr(held_out, "HELD_OUT_DIVISOR", 5)
+    with pytest.raises(InputError) as caught:
+        found.preprocessing(whiten=True)
+    assert "3" in caught.value.what and "12" in caught.value.expected
 
 
 def test_a_flip_is_seen_with_and_without_verify(copy):
@@ -179,8 +199,8 @@ def test_a_flip_is_seen_with_and_without_verify(copy):
         PreparedSet.open(copy, verify=True)
     found = PreparedSet.open(copy)
     with pytest.raises(InputError, match=r"train-00001-of-00003.array_record is damaged"):
-        found.train.__getitems__(range(N))
-    assert len(found.train.__getitems__(range(20))[0]) == 20  # the other shards are fine
+        found.train.read(range(N))
+    assert len(found.train.read(range(20))[0]) == 20  # the other shards are fine
 
 
 def replace(path, records):
@@ -207,17 +227,17 @@ def resign(folder):
         except InputError:
             import hashlib
 
-            body = {k: v for k, v in value.items() if k != "sha256"}
+            body = {k: v for k, v in value.items() if k not in ("sha256", "fitted")}
             text = json.dumps(body, sort_keys=True)
             value["sha256"] = hashlib.sha256(text.encode()).hexdigest()
             (folder / FILE).write_text(json.dumps(value))
         else:
-            assert fingerprint(fine) == value["sha256"]
+            assert fine.fingerprint == value["sha256"]
 
 
 def test_records_of_another_set(copy):
     found = PreparedSet.open(copy)
-    images, labels = found.train.__getitems__(range(20, 40))
+    images, labels = found.train.read(range(20, 40))
     good = [int(k).to_bytes(4, "little") + bytes(x) for k, x in zip(labels, images, strict=True)]
     for records, told in (
         ([*good[:5], good[5][:-1], *good[6:]], "a record of 51 bytes instead of 52"),
@@ -227,9 +247,9 @@ def test_records_of_another_set(copy):
     ):
         replace(shard(copy), records)
         with pytest.raises(InputError, match=rf"train-00001-of-00003.*{told}|{told}"):
-            PreparedSet.open(copy).train.__getitems__(range(N))
+            PreparedSet.open(copy).train.read(range(N))
     replace(shard(copy), good)
-    assert len(PreparedSet.open(copy).train.__getitems__(range(N))[0]) == N
+    assert len(PreparedSet.open(copy).train.read(range(N))[0]) == N
 
 
 @settings(
@@ -262,7 +282,7 @@ def test_damage_is_told_or_harmless(made, tmp_path, data):
     (place / name).write_bytes(bytes(bad))
     try:
         found = PreparedSet.open(place)
-        images, labels = found.train.__getitems__(range(len(found.train)))
+        images, labels = found.train.read(range(len(found.train)))
     except InputError as error:
         assert "\n" not in str(error) and str(place) in str(error)
         return
@@ -287,7 +307,7 @@ def test_damage_of_the_same_size_behind_an_open_reader(made, tmp_path, data):
     found = PreparedSet.open(place)
     for row in range(N):
         try:
-            image, label = found.train[row]
+            (image,), (label,) = found.train.read([row])
         except InputError as error:
             assert path.name in str(error)
             continue
@@ -301,8 +321,8 @@ def test_exchanged_shards_never_give_a_wrong_label(copy):
     os.rename(copy / "x", second)
     with pytest.raises(InputError):
         PreparedSet.open(copy, verify=True)
-    with pytest.raises(InputError, match=r"as labels.npz says"):
-        PreparedSet.open(copy).train.__getitems__(range(N))
+    with pytest.raises(InputError, match=r"labels\.npz"):
+        PreparedSet.open(copy).train.read(range(N))
 
 
 def test_a_missing_folder():

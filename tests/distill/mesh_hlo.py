@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import initial_state
-from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.distill.state import initial_train_state, make_train_step
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import MeshConfig, build_mesh
 from frepo_scale.plan.collectives import collectives
@@ -31,9 +32,10 @@ def main():
     start = DistilledSet(
         np.zeros((size, side, side, 3), np.float32), np.zeros((size, classes), np.float32)
     )
-    state = initial_state(module, config, pool, start, mesh)
     ridge = RidgeConfig(1e-3, case["form"], "float32")
-    step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, batch), state)
+    frepo = FRePo(Problem(module, config, pool, ridge, mesh, size, batch))
+    state = initial_train_state(frepo, start)
+    step = make_train_step(frepo, state)
     count = case["members"] * batch
     shapes = Batch(
         jax.ShapeDtypeStruct((count, side, side, 3), np.float32),

@@ -16,10 +16,16 @@ import jax
 import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import initial_state, with_padding, without_padding
-from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.distill.state import (
+    checkpoint_tree,
+    from_checkpoint_tree,
+    initial_train_state,
+    make_train_step,
+)
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
@@ -63,11 +69,12 @@ def prepared(text):
         distribute_above=case.get("distribute_above", 4096),
     )
 
-    def state():
-        return initial_state(module, config, pool, start, mesh)
+    frepo = FRePo(Problem(module, config, pool, ridge, mesh, size, BATCH))
 
-    step = make_outer_step(OuterStep(module, config, pool, ridge, mesh, size, BATCH), state())
-    return mesh, state, step
+    def state():
+        return initial_train_state(frepo, start)
+
+    return frepo, state, make_train_step(frepo, state())
 
 
 def losses(case):
@@ -76,15 +83,16 @@ def losses(case):
     With a folder "checkpoints" it goes on from the newest one there and leaves one at its end.
     """
     how = {name: value for name, value in case.items() if name not in ("checkpoints", "steps")}
-    mesh, start, step = prepared(json.dumps(how))
-    size, members, dtype = case.get("size", 10), case["members"], case.get("dtype", "float64")
+    frepo, start, step = prepared(json.dumps(how))
+    mesh, members, dtype = frepo.problem.mesh, case["members"], case.get("dtype", "float64")
     state, first = start(), 0
     checkpointer = None
     if "checkpoints" in case:
         checkpointer = Checkpointer(Path(case["checkpoints"]))
-        restored = checkpointer.restore(without_padding(state, size, mesh))
+        restored = checkpointer.restore(checkpoint_tree(frepo, state))
         if restored is not None:
-            state, first = with_padding(restored.state, mesh), restored.step
+            state = from_checkpoint_tree(frepo, restored.state, state)
+            first = restored.step
     rows = over(mesh, (POOL, DATA))
     everywhere = jax.jit(lambda x: x, out_shardings=over(mesh))
     found, resets = [], 0
@@ -97,13 +105,13 @@ def losses(case):
         batch = jax.tree.map(
             lambda x: jax.make_array_from_callback(x.shape, rows, lambda index: x[index]), host
         )
-        before = np.asarray(everywhere(state.pool.age))
+        before = np.asarray(everywhere(state.algorithm.pool.age))
         state, metrics = step(state, batch)
-        after = np.asarray(everywhere(state.pool.age))
+        after = np.asarray(everywhere(state.algorithm.pool.age))
         resets += int(np.sum(after < before))
         found.append([float(metrics[k]) for k in ("loss", "online_loss", "ridge_raised")])
     if checkpointer is not None:
-        checkpointer.save(number + 1, without_padding(state, size, mesh), {})
+        checkpointer.save(number + 1, checkpoint_tree(frepo, state), {})
         checkpointer.close()
     return {"losses": found, "resets": resets}
 

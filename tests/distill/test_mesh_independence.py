@@ -28,51 +28,28 @@ def on_meshes(case, *meshes):
     return [case | {"mesh": mesh} for mesh in meshes]
 
 
-# What these tests need of one process with eight devices, where the first case is the measure.
-CASES = {
-    "test_pool_axis": on_meshes(FOUR, [1, 1], [2, 2], [4, 2]),
-    "test_pool_axis_alone": on_meshes(EIGHT, [1, 1], [8, 1]),
-    "test_primal_minibatch_and_chunks": [
-        *on_meshes(PRIMAL, [1, 1], [1, 8]),
-        *on_meshes(PRIMAL | {"chunk": 4}, [1, 8]),
-        *on_meshes(PRIMAL | {"chunk": 7}, [1, 1]),
-        *on_meshes(PRIMAL | {"form": "dual"}, [1, 4]),
-    ],
-    "test_spread_factorisation": [
-        *on_meshes(FACTORED, [1, 1]),
-        *on_meshes(BLOCKED, [1, 2]),
-        *on_meshes(SPREAD, [1, 8], [2, 4]),
-        *on_meshes(SPREAD | {"form": "primal"}, [1, 4]),
-    ],
-    "test_float32": on_meshes(FLOAT32, [1, 1], [1, 8], [2, 4]),
-}
-
-
-def start_early(tests):
-    """Runs them beside the fast tests, in the order of the tests; see `conftest`."""
-    wanted = {test: CASES[test] for test in CASES if test in tests}
-    return start(PROGRAM, json.dumps(wanted), devices=8, niceness=19) if wanted else None
+def on_eight_devices(cases):
+    """What one process with eight devices found; the first case is the reference."""
+    return result(start(PROGRAM, json.dumps({"": cases}), devices=8))
 
 
 def result(process):
-    """What it found, by group."""
-    found = {}
-    for line in finished(process).splitlines():
-        if line.startswith("RESULT "):
-            found |= json.loads(line.removeprefix("RESULT "))
+    """What a process printed, case by case."""
+    found = [
+        case
+        for line in finished(process).splitlines()
+        if line.startswith("RESULT ")
+        for case in json.loads(line.removeprefix("RESULT "))[""]
+    ]
+    assert found
     return found
-
-
-@pytest.fixture(scope="module")
-def on_eight_devices(early):
-    return result(early)
 
 
 def run_in_two_processes(cases):
     """What both found: they must agree to the bit."""
     address, text = free_address(), json.dumps({"": cases})
     pair = [start(PROGRAM, text, address, 2, own, devices=4) for own in (0, 1)]
-    first, second = [result(process)[""] for process in pair]
+    first, second = [result(process) for process in pair]
     assert first == second
     return first
 
@@ -92,7 +69,7 @@ def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
     meshes = on_meshes(case, [1, 1], [1, 2], [1, 4], [1, 8])
     moving = case | {"checkpoints": str(tmp_path)}
     parts = [moving | {"mesh": [1, data], "steps": to} for data, to in ((8, 7), (4, 15), (1, 22))]
-    found = result(start(PROGRAM, json.dumps({"": [*meshes, *parts]}), devices=8))[""]
+    found = on_eight_devices([*meshes, *parts])
     assert found[0]["resets"] >= 3
     whole, moved = found[: len(meshes)], found[len(meshes) :]
     two, last = run_in_two_processes([case | {"mesh": [1, 8]}, moving | {"mesh": [1, 8]}])
@@ -102,35 +79,49 @@ def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
     assert max(differences(whole)) <= 1e-12, differences(whole)
 
 
-def test_pool_axis(on_eight_devices):
-    found = on_eight_devices["test_pool_axis"]
+def test_pool_axis():
+    found = on_eight_devices(on_meshes(FOUR, [1, 1], [2, 2], [4, 2]))
     assert found[0]["resets"] >= 6
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
-def test_pool_axis_alone(on_eight_devices):
-    found = on_eight_devices["test_pool_axis_alone"]
+def test_pool_axis_alone():
+    found = on_eight_devices(on_meshes(EIGHT, [1, 1], [8, 1]))
     assert max(differences(found)) <= 1e-12, differences(found)
 
 
-def test_primal_minibatch_and_chunks(on_eight_devices):
+def test_primal_minibatch_and_chunks():
     """More rows than features, online minibatches that do not divide, chunks of unequal size."""
-    found = on_eight_devices["test_primal_minibatch_and_chunks"]
+    found = on_eight_devices(
+        [
+            *on_meshes(PRIMAL, [1, 1], [1, 8]),
+            *on_meshes(PRIMAL | {"chunk": 4}, [1, 8]),
+            *on_meshes(PRIMAL | {"chunk": 7}, [1, 1]),
+            *on_meshes(PRIMAL | {"form": "dual"}, [1, 4]),
+        ]
+    )
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-def test_spread_factorisation(on_eight_devices):
+def test_spread_factorisation():
     """The blocked factorisation, whole and spread over the axis, in both forms; then two processes.
 
     N = 45, d = 64, blocks of 4: the last block is partly padding and devices hold several.
     """
-    found = on_eight_devices["test_spread_factorisation"]
+    found = on_eight_devices(
+        [
+            *on_meshes(FACTORED, [1, 1]),
+            *on_meshes(BLOCKED, [1, 2]),
+            *on_meshes(SPREAD, [1, 8], [2, 4]),
+            *on_meshes(SPREAD | {"form": "primal"}, [1, 4]),
+        ]
+    )
     found = [*found, *run_in_two_processes(on_meshes(SPREAD, [2, 4]))]
     assert max(differences(found)) <= 1e-9, differences(found)
 
 
-def test_float32(on_eight_devices):
-    found = on_eight_devices["test_float32"]
+def test_float32():
+    found = on_eight_devices(on_meshes(FLOAT32, [1, 1], [1, 8], [2, 4]))
     raised = np.array([np.array(f["losses"])[:, 2] for f in found])
     assert not raised.any()
     assert max(differences(found)) <= 1e-3, differences(found)

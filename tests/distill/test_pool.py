@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from one_device import on_one_device, whole_minibatch
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.distill.pool import (
@@ -15,7 +16,6 @@ from frepo_scale.distill.pool import (
     online_step,
     put_member,
     take_member,
-    whole_minibatch,
 )
 from frepo_scale.models.convnet import ConvNet
 
@@ -77,14 +77,15 @@ def test_online_step_is_adam_on_half_squared_error(pool):
     member = take_member(pool, jnp.int32(0))
     images = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
     labels = jax.random.normal(jax.random.key(1), (6, 3))
-    after, loss = online_step(MODULE, PoolConfig(), member, whole_minibatch(images, labels))
+    batch = whole_minibatch(images, labels)
+    after, loss = on_one_device(lambda m: online_step(MODULE, PoolConfig(), m, batch))(member)
     (logits, _), _ = MODULE.apply(
         {"params": member.params, "batch_stats": member.stats}, images, True, mutable="batch_stats"
     )
     expected = 0.5 * np.mean(np.sum((np.asarray(logits) - np.asarray(labels)) ** 2, -1))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    batch = whole_minibatch(images, labels)
-    grads = jax.grad(lambda p: online_loss(MODULE, p, member.stats, batch)[0])(member.params)
+    loss_of = lambda p: online_loss(MODULE, p, member.stats, batch)[0]  # noqa: E731
+    grads = on_one_device(jax.grad(loss_of))(member.params)
     updates, _ = optax.adam(3e-4).update(grads, optax.adam(3e-4).init(member.params))
     expected = optax.apply_updates(member.params, updates)
     for a, b in zip(*map(jax.tree.leaves, (after.params, expected)), strict=True):

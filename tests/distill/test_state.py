@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.state import (
-    initial_state,
-    padded_size,
-    state_shapes,
+    checkpoint_tree,
+    from_checkpoint_tree,
+    initial_train_state,
+    train_state_shapes,
     unpadded,
-    with_padding,
-    without_padding,
 )
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import MeshConfig, build_mesh, single_device_mesh
+from frepo_scale.regression.ridge import RidgeConfig
 
 MODULE = ConvNet(num_classes=3, width=2, depth=1)
 CONFIG, POOL = DistillConfig(ipc=2, steps=10), PoolConfig(size=4, members=2)
@@ -34,19 +36,30 @@ def start():
     )
 
 
+def algorithm(mesh):
+    return FRePo(Problem(MODULE, CONFIG, POOL, RidgeConfig(), mesh, size=6, batch=4))
+
+
 def test_nothing_is_padded_on_one_device():
-    mesh = single_device_mesh()
-    assert padded_size(6, mesh) == 6
-    state = initial_state(MODULE, CONFIG, POOL, start(), mesh)
-    assert without_padding(state, 6, mesh) is state
-    assert with_padding(state, mesh) is state
-    np.testing.assert_array_equal(unpadded(state.distilled, 6).images, start().images)
+    frepo = algorithm(single_device_mesh())
+    assert frepo.rows == 6
+    state = initial_train_state(frepo, start())
+    tree = checkpoint_tree(frepo, state)
+    assert tree.distilled.images is state.algorithm.distilled.images
+    assert from_checkpoint_tree(frepo, tree, state) == state
+    np.testing.assert_array_equal(unpadded(state.algorithm.distilled, 6).images, start().images)
+
+
+def test_the_tree_on_disk_has_the_fields_of_earlier_versions():
+    frepo = algorithm(single_device_mesh())
+    tree = checkpoint_tree(frepo, initial_train_state(frepo, start()))
+    assert tree._fields == (*("step", "distilled", "optimiser", "pool", "best", "first_bad_step"),)
 
 
 def test_shapes_without_computing():
-    mesh = single_device_mesh()
-    shapes = state_shapes(MODULE, CONFIG, POOL, start())
-    state = initial_state(MODULE, CONFIG, POOL, start(), mesh)
+    frepo = algorithm(single_device_mesh())
+    shapes = train_state_shapes(frepo, start())
+    state = initial_train_state(frepo, start())
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     for shape, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True):
         assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
@@ -54,11 +67,12 @@ def test_shapes_without_computing():
 
 def on_eight_devices():
     """Runs in a process of its own; prints what the test asserts on."""
-    mesh = build_mesh(MeshConfig(2, 4))
-    state = initial_state(MODULE, CONFIG, POOL, start(), mesh)
-    cut = without_padding(state, 6, mesh)
-    again = with_padding(cut, mesh)
-    one = initial_state(MODULE, CONFIG, POOL, start(), single_device_mesh())
+    frepo, alone = algorithm(build_mesh(MeshConfig(2, 4))), algorithm(single_device_mesh())
+    train_state = initial_train_state(frepo, start())
+    state = train_state.algorithm
+    cut = checkpoint_tree(frepo, train_state)
+    again = from_checkpoint_tree(frepo, cut, train_state)
+    one = checkpoint_tree(alone, initial_train_state(alone, start()))
     same = lambda a, b: all(  # noqa: E731
         np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
     )
@@ -71,10 +85,10 @@ def on_eight_devices():
                 "pool_shard": list(state.pool.age.addressable_shards[0].data.shape),
                 "padding_is_zero": not np.any(np.asarray(state.distilled.images)[6:]),
                 "checkpoint_like_one_device": same(cut, one),
-                "back": same(again, state),
+                "back": same(again, train_state),
                 "shardings_back": all(
                     x.sharding == y.sharding
-                    for x, y in zip(*map(jax.tree.leaves, (again, state)), strict=True)
+                    for x, y in zip(*map(jax.tree.leaves, (again, train_state)), strict=True)
                 ),
             }
         )

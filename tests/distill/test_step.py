@@ -10,10 +10,11 @@ import pytest
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import NEVER, initial_state, keep_as_best
-from frepo_scale.distill.step import OuterStep, make_outer_step
+from frepo_scale.distill.state import NEVER, initial_train_state, keep_as_best, make_train_step
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
@@ -24,17 +25,21 @@ CONFIG = DistillConfig(ipc=2, steps=50, learning_rate=1e-2, flip=True, seed=5)
 
 
 @cache
-def outer_step(config=CONFIG, pool=POOL, ridge=1e-3):
+def algorithm(config=CONFIG, pool=POOL):
     mesh = single_device_mesh()
-    parts = OuterStep(MODULE, config, pool, RidgeConfig(ridge), mesh, size=6, batch=16)
-    return make_outer_step(parts, start(config, pool))
+    return FRePo(Problem(MODULE, config, pool, RidgeConfig(1e-3), mesh, size=6, batch=16))
+
+
+@cache
+def outer_step(config=CONFIG, pool=POOL):
+    return make_train_step(algorithm(config, pool), start(config, pool))
 
 
 def start(config=CONFIG, pool=POOL):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(6, 8, 8, 3)).astype(np.float32)
     labels = rng.normal(size=(6, 3)).astype(np.float32)
-    return initial_state(MODULE, config, pool, DistilledSet(images, labels), single_device_mesh())
+    return initial_train_state(algorithm(config, pool), DistilledSet(images, labels))
 
 
 def batch(step):
@@ -49,7 +54,7 @@ def run(steps, config=CONFIG, state=None, first=0):
     for step in range(first, first + steps):
         state, metrics = outer_step(config)(state, batch(step))
         history.append(
-            {k: float(v) for k, v in metrics.items()} | {"ages": np.array(state.pool.age)}
+            {k: float(v) for k, v in metrics.items()} | {"ages": np.array(state.algorithm.pool.age)}
         )
     return state, history
 
@@ -67,7 +72,7 @@ def test_the_same_seed_gives_the_same_bits():
 def test_another_seed_gives_another_run():
     first, _ = run(3)
     second, _ = run(3, DistillConfig(ipc=2, steps=50, learning_rate=1e-2, flip=True, seed=6))
-    assert not equal(first.distilled, second.distilled)
+    assert not equal(first.algorithm.distilled, second.algorithm.distilled)
 
 
 def test_stopping_in_between_changes_nothing():
@@ -86,13 +91,13 @@ def test_the_loss_is_the_sum_of_its_parts_and_falls():
         )
     first, last = (np.mean([r["loss"] for r in h]) for h in (history[:8], history[-8:]))
     assert last < first
-    assert int(state.step) == 40
+    assert int(state.algorithm.step) == 40
     assert int(state.first_bad_step) == NEVER
 
 
 def test_one_member_is_chosen_per_step_and_ages_and_resets():
     """The chosen member ages by one; past T it is replaced and starts at 0."""
-    before = np.array(start().pool.age)
+    before = np.array(start().algorithm.pool.age)
     assert before.tolist() == [0, 1, 2]
     _, history = run(40)
     resets = 0
@@ -113,10 +118,10 @@ def test_a_reset_member_is_fresh():
     pool = PoolConfig(size=1, max_online=0)
     step = outer_step(CONFIG, pool)
     state = start(CONFIG, pool)
-    kernels = [np.array(state.pool.params["conv0"]["kernel"][0])]
+    kernels = [np.array(state.algorithm.pool.params["conv0"]["kernel"][0])]
     for number in range(4):
         state, _ = step(state, batch(number))
-        kernels.append(np.array(state.pool.params["conv0"]["kernel"][0]))
+        kernels.append(np.array(state.algorithm.pool.params["conv0"]["kernel"][0]))
     # age 0: trained; age 1 > 0: replaced; age 0: trained; replaced again.
     small, large = (
         (lambda a, b: np.abs(a - b).max() < 1e-3),
@@ -126,10 +131,10 @@ def test_a_reset_member_is_fresh():
     assert large(kernels[1], kernels[2])
     assert small(kernels[2], kernels[3])
     assert large(kernels[3], kernels[4])
-    assert int(state.pool.age[0]) == 0
-    assert float(jnp.abs(state.pool.optimiser[0].mu["conv0"]["kernel"]).max()) == 0
-    assert int(state.pool.optimiser[0].count[0]) == 0
-    np.testing.assert_array_equal(state.pool.stats["norm1"]["var"][0], 1.0)
+    assert int(state.algorithm.pool.age[0]) == 0
+    assert float(jnp.abs(state.algorithm.pool.optimiser[0].mu["conv0"]["kernel"]).max()) == 0
+    assert int(state.algorithm.pool.optimiser[0].count[0]) == 0
+    np.testing.assert_array_equal(state.algorithm.pool.stats["norm1"]["var"][0], 1.0)
 
 
 def test_the_online_step_sees_the_updated_set():
@@ -138,7 +143,7 @@ def test_the_online_step_sees_the_updated_set():
     for rate in (1e-2, 5e-2):
         config = DistillConfig(ipc=2, steps=50, learning_rate=rate, flip=True, seed=5)
         states.append(run(1, config)[0])
-    assert not equal(states[0].pool.params, states[1].pool.params)
+    assert not equal(states[0].algorithm.pool.params, states[1].algorithm.pool.params)
 
 
 def test_frozen_labels_stay():
@@ -146,8 +151,10 @@ def test_frozen_labels_stay():
         ipc=2, steps=50, learning_rate=1e-2, flip=True, seed=5, learn_labels=False
     )
     state, _ = run(3, config)
-    np.testing.assert_array_equal(state.distilled.labels, start().distilled.labels)
-    assert not np.array_equal(state.distilled.images, start().distilled.images)
+    np.testing.assert_array_equal(
+        state.algorithm.distilled.labels, start().algorithm.distilled.labels
+    )
+    assert not np.array_equal(state.algorithm.distilled.images, start().algorithm.distilled.images)
 
 
 def test_flip_doubles_the_regression():
@@ -169,13 +176,13 @@ def test_the_first_bad_step_is_kept():
 
 def test_the_best_set_is_a_copy_and_survives_steps():
     state, _ = run(2)
-    kept = np.array(state.distilled.images)
-    state = keep_as_best(state, 0.5)
+    kept = np.array(state.algorithm.distilled.images)
+    state = keep_as_best(algorithm(), state, 0.5)
     state, _ = run(3, state=state, first=2)
     np.testing.assert_array_equal(state.best.distilled.images, kept)
     assert int(state.best.step) == 2
     assert float(state.best.score) == 0.5
-    assert not np.array_equal(state.distilled.images, kept)
+    assert not np.array_equal(state.algorithm.distilled.images, kept)
 
 
 def test_a_minibatch_of_the_set_is_used_where_it_is_large():
@@ -184,7 +191,7 @@ def test_a_minibatch_of_the_set_is_used_where_it_is_large():
     part_state, part = outer_step(CONFIG, pool)(start(CONFIG, pool), batch(0))
     whole_state, all_of_it = outer_step(CONFIG, whole)(start(CONFIG, whole), batch(0))
     assert float(part["online_loss"]) != float(all_of_it["online_loss"])
-    assert equal(part_state.distilled, whole_state.distilled)
+    assert equal(part_state.algorithm.distilled, whole_state.algorithm.distilled)
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,46 @@
 All runs are those of `benchmarks/drill.py`, with fewer nets, and share what was compiled.
 """
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import drill
 import numpy as np
 import pytest
 from drills.setting import SETTINGS
+from processes import one_at_a_time
 
-from frepo_scale.data.digits import read_digits
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.sources.digits import Digits
 from frepo_scale.ops.preemption import Preemption
 
 AS_USUAL = {"XLA_FLAGS": ""}  # compiled as for users, not as the tests' own process is
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
+def cache():
+    """A folder of the session's compilation cache, for programs that may be killed."""
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "drills"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def for_all(tmp_path_factory):
+    """A folder that all processes of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
 def streamed(tmp_path_factory):
     """Settings of a run that reads the digits from records."""
     place = tmp_path_factory.mktemp("set")
-    parts = zip(("train", "test"), read_digits(), strict=True)
-    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.images),
+    parts = Digits().listing(place, lambda: None).parts.items()
+    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.pixels),
               ("y", part.labels))}  # fmt: skip
     np.savez(place / "digits.npz", **arrays)
     prepare(PrepareConfig(place / "digits.npz", place / "out", 8, workers=1), Preemption())
@@ -38,22 +51,26 @@ def streamed(tmp_path_factory):
 
 
 def _undisturbed(workdir, cache, processes, settings=()):
-    given = SETTINGS | dict(settings)
-    attempt = drill.Attempt(workdir, cache, processes, 1, settings=given, environment=AS_USUAL)
-    assert not any(attempt.codes(400)), attempt.logs[0].read_text()
+    with one_at_a_time(workdir.with_suffix(".lock")):
+        if not (workdir / "DONE").exists():
+            given = SETTINGS | dict(settings)
+            attempt = drill.Attempt(
+                workdir, cache, processes, 1, settings=given, environment=AS_USUAL
+            )
+            assert not any(attempt.codes(400)), attempt.logs[0].read_text()
     return workdir
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cache, tmp_path_factory):
-    """A run of one process that nobody disturbed."""
-    return _undisturbed(tmp_path_factory.mktemp("one") / "run", cache, 1)
+def undisturbed(cache, for_all):
+    """A run of one process that nobody disturbed; not to be changed."""
+    return _undisturbed(for_all / "undisturbed-one", cache, 1)
 
 
 @pytest.fixture(scope="session")
-def undisturbed_two(cache, tmp_path_factory, streamed):
+def undisturbed_two(cache, for_all, streamed):
     """A run of two processes that nobody disturbed, with images from records."""
-    return _undisturbed(tmp_path_factory.mktemp("two") / "run", cache, 2, streamed)
+    return _undisturbed(for_all / "undisturbed-two", cache, 2, streamed)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def owner(workdir):
     try:
-        return json.loads((workdir / "owner.json").read_bytes())["pid"]
+        return json.loads((workdir / "lock.json").read_bytes())["pid"]
     except (OSError, ValueError):  # not there yet
         return None
 

@@ -32,7 +32,7 @@ def stopped(attempt, before):
     assert before <= step < STEPS
     # Each process writes its part of a checkpoint: one that not all of them saved does not appear.
     assert not list(attempt.workdir.glob("checkpoints/*tmp*"))
-    assert not (attempt.workdir / "owner.json").exists()
+    assert not (attempt.workdir / "lock.json").exists()
     return step
 
 

@@ -128,7 +128,7 @@ def test_npz_can_be_used_with_numpy_alone(tmp_path: Path) -> None:
         "provenance": export.provenance,
     }
     assert arrays["class_names"].tolist() == list(export.class_names)
-    np.testing.assert_array_equal(arrays["images_uint8"], export.pixels(), strict=True)
+    np.testing.assert_array_equal(arrays["images_uint8"], export.to_pixels(), strict=True)
     flat = arrays["images"].reshape(len(export.images), -1).astype(np.float64)
     normalised = flat @ arrays["whitening_inverse"] + arrays["whitening_mean"]
     pixels = (
@@ -316,7 +316,7 @@ def test_folder_holds_pixels_labels_and_description(tmp_path: Path, channels: in
     assert header == ["file", "hard_label", "soft_0", "soft_1", "soft_2"]
     assert [row[0] for row in rows] == [f"{f}/000{i}.png" for f in folders for i in range(2)]
     for row, pixels, hard, soft in zip(
-        rows, export.pixels(), export.hard_labels, export.labels, strict=True
+        rows, export.to_pixels(), export.hard_labels, export.labels, strict=True
     ):
         with Image.open(tmp_path / "set" / row[0]) as image:
             assert image.mode == ("L" if channels == 1 else "RGB")

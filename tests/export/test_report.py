@@ -12,14 +12,31 @@ from PIL import Image
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.export.gallery import save_gallery
-from frepo_scale.export.report import format_table, result_table, write_report
+from frepo_scale.export.report import format_table, result_tables, write_report
 
-RESULT: dict[str, Any] = {
+SCORES: dict[str, dict[str, Any]] = {
     "distilled": {"mean": 0.8712, "std": 0.0081, "n": 3},
     "distilled_last": {"mean": 0.8649, "std": 0.01, "n": 3},
     "distilled_hard": {"mean": 0.79, "std": 0.012, "n": 3},
     "random_real": {"mean": 0.712, "std": 0.021, "n": 3},
     "full_data": {"mean": 0.96, "std": 0.002, "n": 3},
+}
+
+
+def evaluated(scores: dict[str, dict[str, Any]], **labels: str) -> dict[str, Any]:
+    """What the evaluation `accuracy` leaves in result.json."""
+    rows = [{"key": k, "label": labels.get(k, k), **score} for k, score in scores.items()]
+    accuracy = {"name": "accuracy", "title": "test accuracy", "rows": rows}
+    return scores | {"evaluations": [accuracy]}
+
+
+RESULT: dict[str, Any] = {
+    **evaluated(
+        SCORES,
+        distilled="distilled set, best on held-out images",
+        distilled_last="distilled set, last step",
+        random_real="random real images",
+    ),
     "steps": 10000,
     "seconds": 4321.0,
     "config_sha256": "0123456789abcdef" * 4,
@@ -95,37 +112,61 @@ def write(tmp_path: Path, **changes: Any) -> Page:
     return Page(tmp_path / "report.html")
 
 
-def test_table_has_every_measured_part_in_percent() -> None:
-    assert result_table(RESULT) == [
+def shown(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(row.label, row.text()) for table in result_tables(result) for row in table.rows]
+
+
+def test_table_has_the_labels_and_order_of_the_evaluation_and_percent() -> None:
+    assert shown(RESULT) == [
         ("distilled set, best on held-out images", "87.1 ± 0.8 %"),
         ("distilled set, last step", "86.5 ± 1.0 %"),
-        ("distilled images, hard labels", "79.0 ± 1.2 %"),
+        ("distilled_hard", "79.0 ± 1.2 %"),
         ("random real images", "71.2 ± 2.1 %"),
-        ("full training set", "96.0 ± 0.2 %"),
+        ("full_data", "96.0 ± 0.2 %"),
     ]
 
 
 def test_table_leaves_out_what_was_not_measured() -> None:
-    assert result_table({}) == []
-    result = {
-        "distilled": {"mean": 0.5, "std": 0.0, "n": 1},  # one network has no deviation
-        "distilled_last": {"mean": 0.5, "std": 0.0, "n": 1},
-        "full_data": None,
-        "random_real": {},
-        "selected_by": "last step",
-    }
-    assert result_table(result) == [("distilled set, last step", "50.0 %")]
-    assert result_table({"distilled": {"mean": 0.5}}) == [("distilled set", "50.0 %")]
+    assert result_tables({}) == []
+    assert result_tables({"evaluations": [], "steps": 3}) == []
+    one = {"distilled": {"mean": 0.5, "std": 0.0, "n": 1}}  # one network has no deviation
+    assert shown(evaluated(one)) == [("distilled", "50.0 %")]
+    assert shown(evaluated({"distilled": {"mean": 0.5}})) == [("distilled", "50.0 %")]
 
 
 def test_top5_follows_all_of_top1() -> None:
     score = {"mean": 0.1, "std": 0.01, "top5_mean": 0.3, "top5_std": 0.02, "n": 5}
-    assert result_table({"distilled": score, "random_real": score}) == [
-        ("distilled set", "10.0 ± 1.0 %"),
-        ("random real images", "10.0 ± 1.0 %"),
-        ("distilled set, top 5", "30.0 ± 2.0 %"),
-        ("random real images, top 5", "30.0 ± 2.0 %"),
+    assert shown(evaluated({"distilled": score, "random_real": score})) == [
+        ("distilled", "10.0 ± 1.0 %"),
+        ("random_real", "10.0 ± 1.0 %"),
+        ("distilled, top 5", "30.0 ± 2.0 %"),
+        ("random_real, top 5", "30.0 ± 2.0 %"),
     ]
+
+
+def test_results_written_before_there_were_evaluations_are_shown() -> None:
+    old = SCORES | {"steps": 3, "selected_by": "held-out"}
+    assert shown(old)[:2] == [("distilled", "87.1 ± 0.8 %"), ("distilled last", "86.5 ± 1.0 %")]
+    assert len(shown(old)) == 5
+
+
+def test_each_evaluation_has_a_table_of_its_own(tmp_path: Path) -> None:
+    row = {"key": "distilled", "label": "wide <net>", "mean": 0.25, "std": 0.5, "n": 7}
+    other = {"name": "my.Own", "title": "accuracy of others", "rows": [row]}
+    result = RESULT | {"evaluations": [*RESULT["evaluations"], other]}
+    assert [table.networks for table in result_tables(result)] == [
+        "mean ± std of 3 networks",
+        "mean ± std of 7 networks",
+    ]
+    assert format_table(result).split("\n\n") == [
+        format_table(RESULT),
+        "accuracy of others, mean ± std of 7 networks\n  wide <net>  25.0 ± 50.0 %",
+    ]
+    page = write(tmp_path, result=result)
+    assert "Accuracy of others" in page.text and "wide <net> 25.0 ± 50.0 %" in page.text
+    assert "87.1 ± 0.8 % test accuracy for new networks" in page.text  # not the other "distilled"
+    alone = write(tmp_path, result={"evaluations": [other]})
+    assert "Finished." in alone.text and "test accuracy for new networks" not in alone.text
 
 
 def test_terminal_table_is_aligned() -> None:
@@ -142,7 +183,7 @@ def test_page_says_the_result_first(tmp_path: Path) -> None:
     assert "87.1 ± 0.8 % test accuracy for new networks trained on the distilled set alone" in text
     assert "random real images give 71.2 ± 2.1 %, the full training set gives 96.0" in text
     assert text.index("87.1 ± 0.8 %") < text.index("Test accuracy")
-    for row in result_table(RESULT):
+    for row in shown(RESULT):
         assert " ".join(row) in text
     assert "mean ± std of 3 networks" in text
     assert "outer steps 10,000" in text and "time 1 h 12 min" in text
@@ -157,10 +198,12 @@ def test_times_are_readable(tmp_path: Path, seconds: float, text: str) -> None:
 
 
 def test_bars_are_proportional_from_zero(tmp_path: Path) -> None:
-    result = {
-        "distilled": {"mean": 0.06, "std": 0.02, "n": 2},
-        "random_real": {"mean": 0.02, "std": 0.0, "n": 2},
-    }
+    result = evaluated(
+        {
+            "distilled": {"mean": 0.06, "std": 0.02, "n": 2},
+            "random_real": {"mean": 0.02, "std": 0.0, "n": 2},
+        }
+    )
     styles = write(tmp_path, result=result).values("i", "style")
     assert styles == ["width:75.00%", "left:50.00%;width:50.00%", "width:25.00%"]
 
@@ -225,14 +268,14 @@ def test_snapshots_are_few_even_small_and_in_order(tmp_path: Path) -> None:
     two = write(tmp_path, galleries=[(s, file) for s in (0, 100)])
     assert len(two.images()) == 3
     one = write(tmp_path, galleries=[(0, file)])
-    assert len(one.images()) == 1 and "On the way" not in one.text
+    assert len(one.images()) == 1 and "During training" not in one.text
 
 
 def test_a_run_that_has_not_finished_says_so(tmp_path: Path) -> None:
     page = write(tmp_path, result={}, paths={}, operative_config="")
     assert "No result yet. This run has not finished: 39 outer steps so far" in page.text
     assert "the probe at step 20 reads 60.0 ± 2.0 %." in page.text
-    for heading in ("Test accuracy", "Files", "Configuration", "On the way"):
+    for heading in ("Test accuracy", "Files", "Configuration", "During training"):
         assert heading not in page.text
     page = write(tmp_path, result={}, metrics=[])
     assert "No result yet. This run has not logged a step." in page.text

@@ -40,7 +40,7 @@ def make_venv(venv: Path, pyproject: Path, program: Path = HERE / "fake_program.
         (venv / f"installed-{kind}").write_text(f"{digest} {pyproject}\n")
 
 
-def wait_for(condition, seconds: float = 20):
+def wait_for(condition, seconds: float = 120):
     """What `condition` returns, once that is true."""
     end = time.monotonic() + seconds
     while not (result := condition()):
@@ -103,11 +103,11 @@ class Bench:
         self.started.append(process)
         return process
 
-    def run(self, script: str, *args: str, seconds: float = 90, **environment: str) -> Result:
+    def run(self, script: str, *args: str, seconds: float = 240, **environment: str) -> Result:
         process = self.start(script, *args, **environment)
         return self.end(process, seconds)
 
-    def end(self, process: subprocess.Popen[str], seconds: float = 90) -> Result:
+    def end(self, process: subprocess.Popen[str], seconds: float = 240) -> Result:
         try:
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -8,9 +8,10 @@ its process number and pid.
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from frepo_scale.jobs.distillation import Distillation
+from frepo_scale.jobs import distill
 from frepo_scale.main import entry
 
 names = ("FREPO_PROCESS", "SLURM_PROCID")
@@ -20,12 +21,12 @@ Path(os.environ["FAKE_STARTS"], f"{number}-{os.getpid()}").touch()
 pace = float(os.environ.get("FAKE_PACE", "0"))
 workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
 if pace and not list(workdir.glob("checkpoints/*")):
-    after_step = Distillation.after_step
+    train = distill.train
 
-    def slowly(self: Distillation, step: int) -> None:
-        time.sleep(pace)
-        after_step(self, step)
+    def slowly(state, step, batches, hooks, **named):
+        actions = (lambda _: time.sleep(pace), *hooks.after_step)
+        return train(state, step, batches, replace(hooks, after_step=actions), **named)
 
-    Distillation.after_step = slowly
+    distill.train = slowly
 
 entry()

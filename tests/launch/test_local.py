@@ -362,10 +362,23 @@ def test_test_runs_every_check_and_closes_with_the_runners_line(
     assert "|launch/local.sh|" in log and "|.ci/run|" in log  # in the repository: globs expand
 
 
-def test_arguments_of_test_go_to_pytest(machine: Machine) -> None:
+FILES = "--dist|loadfile|--no-loadscope-reorder|"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], f"-n|2|{FILES}"),
+        (["-m", "not slow", "tests/core"], f"-n|2|{FILES}-m|not slow|tests/core|"),
+        (["-n", "4"], f"{FILES}-n|4|"),
+        (["-n0", "tests/core"], f"{FILES}-n0|tests/core|"),
+        (["--pdb", "tests/core"], "-n|0|--pdb|tests/core|"),
+    ],
+)
+def test_arguments_of_test_go_to_pytest(machine: Machine, arguments: list[str], given: str) -> None:
     machine.python("python3", "3.12")
-    machine.run("-m", "not slow", "tests/core", script="launch/test.sh")
-    assert machine.logged("|pytest|")[0].endswith("pytest|-m|not slow|tests/core|")
+    machine.run(*arguments, script="launch/test.sh")
+    assert machine.logged("|pytest|")[0].endswith(f"python|-m|pytest|{given}")
 
 
 @pytest.mark.parametrize("check", ["ruff check", "ruff format", "mypy", "shellcheck", "pytest"])

@@ -50,7 +50,7 @@ def test_gives_up_after_three_ends_in_a_row_without_a_new_checkpoint(bench):
     assert len(codes) == 4 and all(code.endswith("saved step 5") for code in codes), result
     assert result.code == 139
     assert result.err.endswith(
-        "giving up: 3 ends in a row without a new checkpoint (saved step 5); last code 139\n"
+        "giving up: 3 attempts in a row without progress (saved step 5); last code 139\n"
     )
 
 
@@ -124,12 +124,12 @@ def test_a_finished_shard_of_prepare_starts_the_count_again(bench, out):
     result = bench.run("supervise.sh", "--pause", "0", "--", *prepare)
     assert result.code == 42 and len(attempts(result)) == 8, result
     assert attempts(result)[3].endswith("code 42, 4 parts finished"), result
-    assert "progress is not seen" not in result.err
+    assert "progress is unknown" not in result.err
 
 
 def test_attempts_can_be_set(bench):
     result = distill(bench, "--gin.DIE=0:1:42,0:2:42", options=["--attempts", "1"])
-    assert result.code == 42 and len(attempts(result)) == 1 and "1 ends in a row" in result.err
+    assert result.code == 42 and len(attempts(result)) == 1 and "giving up: 1 " in result.err
 
 
 def test_saved_in_wins_over_the_arguments(bench):
@@ -177,7 +177,7 @@ def test_steps_with_leading_zeros_are_decimal(bench):
 def test_without_a_workdir_it_says_so_and_still_ends(bench):
     result = bench.run("supervise.sh", "--pause", "0", "--", "bash", "-c", "exit 42")
     assert result.code == 42 and len(attempts(result)) == 3
-    assert "progress is not seen" in result.err
+    assert "progress is unknown" in result.err
 
 
 def test_a_gs_workdir_is_listed_with_gcloud(bench):
@@ -207,7 +207,7 @@ def test_where_nobody_can_list_a_gs_workdir_it_says_so(bench, helpers):
     bench.fake("gcloud", "#!/bin/sh\nexit 1\n")
     helpers.write_program(bench.repo / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
     result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "what is saved in gs://b/w cannot be seen from here" in result.err, result
+    assert "cannot list the checkpoints in gs://b/w" in result.err, result
 
 
 def test_nothing_in_a_gs_workdir_is_nothing_saved(bench):
@@ -215,11 +215,11 @@ def test_nothing_in_a_gs_workdir_is_nothing_saved(bench):
         "gcloud", "#!/bin/sh\necho 'ERROR: One or more URLs matched no objects.' >&2; exit 1\n"
     )
     result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "nothing saved" in result.err and "cannot be seen" not in result.err, result
+    assert "nothing saved" in result.err and "cannot list" not in result.err, result
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
-def test_signals_are_handed_on_and_it_ends_with_the_childs_code(bench, helpers, number, code):
+def test_signals_are_forwarded_and_it_ends_with_the_childs_code(bench, helpers, number, code):
     process = bench.start(
         "supervise.sh", "--", str(bench.program), "distill", "r", "--workdir", str(bench.workdir),
         "--gin.STEPS=10000",
@@ -258,7 +258,7 @@ def test_a_signal_in_the_pause_ends_it_with_the_last_code(bench, helpers):
     helpers.wait_for((bench.top / "p").exists)
     assert "attempt 1" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    assert bench.end(process, 10).code == 42
+    assert bench.end(process, 60).code == 42
     assert len((bench.top / "p").read_text().split()) == 1
 
 
@@ -293,7 +293,7 @@ def test_dry_run_prints_what_a_shell_reads_back_and_runs_nothing(bench, nasty):
         (["--attempts", "0", "--", "true"], "--attempts '0'"),
         (["--attempts", "x$(id)", "--", "true"], "--attempts 'x$(id)'"),
         (["--pause", "-1", "--", "true"], "--pause '-1'"),
-        (["true"], "option 'true' is unknown"),
+        (["true"], "option 'true'"),
     ],
 )
 def test_wrong_input_is_one_line(bench, arguments, words):

@@ -63,8 +63,8 @@ def test_a_setup_that_fails_once_is_tried_again(cloud, setup):
     result = cloud.run(*quick("--grace", "600", *script, "digits_ipc1", "--gin.STEPS=400"))
     assert result.code == 0 and "attempt 1: code 42" in result.err, result
     assert "worker 1 ended with 200; the end of its log:\nno mount here\n" in result.err
-    assert "the setup script failed with 1: counted as a lost attempt" in result.err
-    assert "a worker ended: stopping the others" in result.err  # long before --grace
+    assert "the setup script failed with 1" in result.err
+    assert "a worker ended: stopping the other" in result.err  # long before --grace
     assert "attempt 2: code 0" in result.err and len(cloud.program(1)) == 1
 
 
@@ -86,7 +86,7 @@ def test_stop_during_the_setup_starts_no_program(cloud, helpers, setup):
     process = cloud.start(*quick(*script, "digits_ipc1"))
     helpers.wait_for(lambda: len(list(cloud.top.glob("begun-*"))) == 2)
     process.terminate()
-    assert cloud.bench.end(process, 15).code == 143
+    assert cloud.bench.end(process, 45).code == 143
     stopped = cloud.run("stop", "--grace", "20")
     assert "worker 0: 143" in stopped.err and "worker 1: 143" in stopped.err, stopped
     assert not cloud.program(0) and not cloud.program(1)

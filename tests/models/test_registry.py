@@ -25,6 +25,21 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(features), features
 
 
+class WithFields(Own):
+    heads: int = 1
+    sizes: tuple = ()
+    table: dict = None
+
+
+class Demanding(Own):
+    heads: int = None
+
+    def __post_init__(self):
+        if self.heads is None:
+            raise ValueError("no heads")
+        super().__post_init__()
+
+
 class Wrong(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
@@ -60,6 +75,7 @@ class Failing(nn.Module):
 def nets(monkeypatch):
     module = types.ModuleType("some_nets")
     module.Own, module.Wrong, module.Failing, module.thing = Own, Wrong, Failing, 3
+    module.WithFields, module.Demanding = WithFields, Demanding
     module.OursNormed, module.FlaxNormed = OursNormed, FlaxNormed
     monkeypatch.setitem(sys.modules, "some_nets", module)
 
@@ -74,6 +90,47 @@ def test_an_own_net_gets_the_fields_it_has():
     module = build_net(NetConfig(name="some_nets.Own", width=7), 5, SHAPE)
     assert module == Own(num_classes=5, width=7)
     assert feature_dim(module, SHAPE) == 7
+
+
+def test_an_own_net_gets_its_own_fields_and_stays_hashable():
+    args = {"heads": 3, "sizes": [1, [2, 3]], "table": {"a": [4]}}
+    module = build_net(NetConfig(name="some_nets.WithFields", width=7, args=args), 5, SHAPE)
+    assert (module.heads, module.sizes, module.table) == (3, (1, (2, 3)), {"a": (4,)})
+    assert isinstance(hash(module), int)
+    assert build_net(NetConfig(name="some_nets.WithFields"), 5, SHAPE).heads == 1
+
+
+def test_args_are_kept_as_json_reads_them_back():
+    """The settings of a workdir are compared with those stored in it as JSON."""
+    config = NetConfig(args={"sizes": (1, (2.5, None)), "on": True})
+    assert config.args == {"sizes": [1, [2.5, None]], "on": True}
+    assert config.for_evaluation().args == config.args
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "told"),
+    [
+        ("some_nets.WithFields", {"head": 3}, "heads"),
+        ("some_nets.Own", {"heads": 3}, "NET_ARGS"),
+        ("convnet", {"heads": 3}, "NET_ARGS"),
+        ("some_nets.WithFields", {"parent": 3}, "heads"),
+        ("some_nets.Demanding", {}, "heads"),
+    ],
+)
+def test_fields_the_net_does_not_have_or_needs(name, args, told):
+    with pytest.raises(InputError) as caught:
+        build_net(NetConfig(name=name, args=args), 5, SHAPE)
+    assert repr(name) in caught.value.what
+    assert all(repr(field) in caught.value.what for field in args)
+    assert told in caught.value.fix
+
+
+@pytest.mark.parametrize("setting", ["width", "depth", "norm", "num_classes"])
+def test_fields_with_a_setting_are_refused_as_args(setting):
+    with pytest.raises(InputError) as caught:
+        NetConfig(args={setting: 3})
+    assert repr(setting) in caught.value.what
+    assert ("DATASET" if setting == "num_classes" else setting.upper()) in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -112,7 +169,20 @@ def test_evaluation_nets_have_no_batch_norm_and_keep_other_norms():
     assert NetConfig(norm="group").for_evaluation() == NetConfig(norm="group")
 
 
-@pytest.mark.parametrize("wrong", [{"width": 0}, {"depth": 0}, {"norm": "bach"}, {"name": 3}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"width": 0},
+        {"depth": 0},
+        {"norm": "bach"},
+        {"name": 3},
+        {"args": "heads"},
+        {"args": {3: 4}},
+        {"args": {"heads": float("nan")}},
+        {"args": {"heads": object()}},
+        {"args": {"heads": {3}}},
+    ],
+)
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):
         NetConfig(**wrong)

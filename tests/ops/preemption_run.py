@@ -1,6 +1,6 @@
-"""One of two processes that look at the flag in several loops; prints where it became true.
+"""One of two processes that poll the flag in several loops; prints the poll at which it is true.
 
-Arguments: "work" (looks as fast as they come) or "busy" (each look after 1.5 s without any).
+Argument: "work" (polls without pauses) or "busy" (pauses of 1.5 s between loops of polls).
 """
 
 import itertools
@@ -8,9 +8,9 @@ import sys
 import time
 
 from frepo_scale.ops.preemption import Preempted, Preemption
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 
-LOOKS = 7  # of each short loop between the long ones
+POLLS = 7  # of each inner loop
 
 
 def main():
@@ -19,19 +19,19 @@ def main():
     preemption.install()
     runtime.barrier("ready")
     print("READY", flush=True)
-    looks = 0
+    polls = 0
     for turn in itertools.count():
         assert turn < 10**7, "the signal was lost"
-        for _ in range(LOOKS):  # an inner loop, like a probe's
-            looks += 1
+        for _ in range(POLLS):  # an inner loop, like a probe's
+            polls += 1
             try:
                 preemption.check()
             except Preempted:
                 assert preemption.requested
-                late = Preemption()  # another one of the same process, as of a second command
+                late = Preemption()  # another flag of the same process, as for a second command
                 late.install()
                 assert late.requested and late.exit_code == preemption.exit_code
-                print("STOPPED", looks, flush=True)
+                print("STOPPED", polls, flush=True)
                 runtime.barrier("saved")
                 return preemption.exit_code
         if sys.argv[1] == "busy":
@@ -39,4 +39,4 @@ def main():
             time.sleep(1.5)
 
 
-runtime.run_and_leave(main)
+ending.run_and_leave(main)

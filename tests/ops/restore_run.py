@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from frepo_scale.ops.checkpoint import Checkpointer
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 
 
 def main():
@@ -39,4 +39,4 @@ def main():
     return 0
 
 
-runtime.run_and_leave(main)
+ending.run_and_leave(main)

@@ -133,8 +133,8 @@ for spec in specs:
         put[name] = jax.device_put(x, NamedSharding(mesh, fits))
     assert digest.digests(put) == expected, spec
     leaves = list(put.values())
-    spread = tuple(map(digest._spread_axes, leaves))
-    text = digest._digests.lower(leaves, spread).compile().as_text()
+    sharded = tuple(map(digest._sharded_axes, leaves))
+    text = digest._digests.lower(leaves, sharded).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text, spec
 print("same")
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ PROGRAM = Path(__file__).with_name("lock_run.py")
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "run" / "owner.json"
+    return tmp_path / "run" / "lock.json"
 
 
 @pytest.fixture
@@ -49,10 +50,9 @@ def test_an_absent_record_is_written_and_released(own, path):
     owner = own()
     owner.acquire()
     record = json.loads(path.read_text())
-    assert record["pid"] == os.getpid() and record["beat"] >= record["started"] > 1.7e9
+    assert record["pid"] == os.getpid() and record["renewed"] >= record["started"] > 1.7e9
     owner.acquire()  # ours already
     owner.check()
-    assert not owner.lost
     owner.release()
     assert os.listdir(path.parent) == []
     owner.release()
@@ -64,7 +64,7 @@ def test_a_live_owner_on_this_machine_is_named(own, path):
     with pytest.raises(InputError) as caught:
         own().acquire()
     text = str(caught.value)
-    assert f"{path.parent} is in use by process {os.getpid()} on " in text and "UTC" in text
+    assert str(path.parent) in text and f"process {os.getpid()} on " in text and "UTC" in text
     assert f"`kill {os.getpid()}`" in text and "--workdir" in text
     assert path.read_bytes() == before
 
@@ -96,26 +96,27 @@ def elsewhere(path, **values):
 
 
 def test_a_silent_owner_elsewhere_is_replaced_after_the_wait(own, path, capsys):
-    elsewhere(path, beat=5.0)
+    elsewhere(path, renewed=5.0)
     waits = []
     owner = own(sleep=waits.append, takeover_after=90.0)
     owner.acquire()
     assert 90 <= sum(waits) < 93
-    assert "by process 12 on node-7; waiting up to 90 s" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "process 12 on node-7" in err and "90 s" in err
     assert json.loads(path.read_text())["token"] == owner._token
 
 
 @pytest.mark.parametrize("beats", [lambda n: 2e9 + 30 * n, lambda n: 2e9 - 3600, lambda n: 7.0])
 def test_a_living_owner_elsewhere_is_not_whatever_its_clock_does(own, path, beats):
     """Its clock goes on, jumps back an hour or stands still; ours is years away."""
-    elsewhere(path, beat=2e9, beats=1)
+    elsewhere(path, renewed=2e9, renewals=1)
     waited = 0.0
 
     def sleep(seconds):
         nonlocal waited
         waited += seconds
         if waited % 30 == 29:
-            elsewhere(path, beat=beats(waited // 30), beats=2 + waited // 30)
+            elsewhere(path, renewed=beats(waited // 30), renewals=2 + waited // 30)
 
     with pytest.raises(InputError, match="process 12 on node-7"):
         own(sleep=sleep, clock=lambda: 0.0).acquire()
@@ -145,7 +146,8 @@ def test_clocks_that_jump_back_take_nothing_over(own, path):
         now[0] += jump
         owner.renew()
         seen.add(path.read_bytes())
-    assert len(seen) == 4 and not owner.lost
+    assert len(seen) == 4
+    owner.check()
     with pytest.raises(InputError):
         own(clock=lambda: now[0] + 1e6).acquire()
 
@@ -161,7 +163,7 @@ def test_a_record_that_is_none_is_replaced_after_the_wait(own, path, text):
 
 def test_a_record_that_cannot_be_read_is_refused(own, path):
     path.mkdir(parents=True)
-    with pytest.raises(InputError, match=r"owner\.json cannot be read"):
+    with pytest.raises(InputError, match=r"lock\.json"):
         own().acquire()
 
 
@@ -170,7 +172,7 @@ def test_who_finds_another_record_after_the_wait_has_lost(own, path):
         assert seconds >= 0.25
         elsewhere(path)
 
-    with pytest.raises(InputError, match="in use by process 12 on node-7"):
+    with pytest.raises(InputError, match="process 12 on node-7"):
         own(sleep=sleep).acquire()
     assert json.loads(path.read_text())["token"] == "theirs"
 
@@ -197,9 +199,9 @@ def test_a_record_that_changes_between_look_and_writing_is_judged_again(own, pat
         return original(self, expected)
 
     monkeypatch.setattr(WorkdirLock, "_replace", late)
-    with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+    with pytest.raises(InputError, match=f"process {os.getpid()} on"):
         owner.acquire()
-    assert os.listdir(path.parent) == ["owner.json"]
+    assert os.listdir(path.parent) == ["lock.json"]
 
 
 def test_an_owner_that_was_replaced_notices_and_stops(own, path):
@@ -209,8 +211,7 @@ def test_an_owner_that_was_replaced_notices_and_stops(own, path):
     before = path.read_bytes()
     owner.check()  # not yet
     owner.renew()
-    assert owner.lost
-    with pytest.raises(RunError, match="taken over"):
+    with pytest.raises(RunError, match=re.escape(str(path.parent))):
         owner.check()
     owner.renew()
     owner.release()
@@ -236,7 +237,8 @@ def test_a_record_that_vanished_is_written_again(own, path):
     owner.acquire()
     path.unlink()
     owner.renew()
-    assert json.loads(path.read_text())["token"] == owner._token and not owner.lost
+    assert json.loads(path.read_text())["token"] == owner._token
+    owner.check()
 
 
 def test_a_store_that_fails_for_a_while_does_not_end_the_run(own, path):
@@ -247,7 +249,8 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_run(own, path):
     owner.renew()
     path.rmdir()
     owner.renew()
-    assert path.is_file() and not owner.lost
+    assert path.is_file()
+    owner.check()
 
 
 def test_the_thread_renews(path):
@@ -255,10 +258,10 @@ def test_the_thread_renews(path):
     owner.acquire()
     deadline = threading.Event()
     for _ in range(500):
-        if json.loads(path.read_text())["beats"] > 3:
+        if json.loads(path.read_text())["renewals"] > 3:
             break
         deadline.wait(0.02)
-    assert json.loads(path.read_text())["beats"] > 3
+    assert json.loads(path.read_text())["renewals"] > 3
     owner.release()
     assert not path.exists()
 
@@ -312,12 +315,12 @@ def test_of_several_launches_at_once_exactly_one_wins(runs, path):
         assert json.loads(path.read_text())["pid"] == winner.pid
         for process in processes:
             if process is not winner:
-                assert process.wait(timeout=20) == 0
+                assert process.wait(timeout=120) == 0
         if turn % 2:
             winner.kill()  # the next ones find a dead owner, not reaped yet
         else:
             say(winner)
-            assert winner.wait(timeout=20) == 0 and not path.exists()
+            assert winner.wait(timeout=120) == 0 and not path.exists()
 
 
 @pytest.mark.slow

@@ -93,9 +93,6 @@ class _Recorder:
     def write_scalars(self, step: int, scalars: Any) -> None:
         self.calls.append(("scalars", step, dict(scalars)))
 
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        self.calls.append(("image", step, name, image.shape))
-
     def flush(self) -> None:
         self.calls.append(("flush",))
 
@@ -108,9 +105,8 @@ def test_every_writer_gets_everything(tmp_path: Path) -> None:
     jsonl = JsonlWriter(tmp_path / "m", 0)
     writer = MultiWriter([a, jsonl, b])
     writer.write_scalars(1, {"x": 2.0})
-    writer.write_image(2, "i", np.zeros((3, 4, 3), np.uint8))
     writer.flush()
     writer.close()
-    expected = [("scalars", 1, {"x": 2.0}), ("image", 2, "i", (3, 4, 3)), ("flush",), ("close",)]
+    expected = [("scalars", 1, {"x": 2.0}), ("flush",), ("close",)]
     assert a.calls == b.calls == expected
     assert read_jsonl(tmp_path / "m") == [{"step": 1, "x": 2.0}]

@@ -93,7 +93,7 @@ def test_a_process_ends_with_its_code(number: int, code: int) -> None:
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.wait(timeout=20) == code
+        assert process.wait(timeout=120) == code
 
 
 @pytest.mark.slow
@@ -106,4 +106,4 @@ def test_a_second_interrupt_ends_a_process_that_does_not_poll() -> None:
         assert process.stdout.readline() == "noted\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "stopped at once\n"
-        assert process.wait(timeout=20) == 3
+        assert process.wait(timeout=120) == 3

@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 
 
 def agreements():
@@ -59,4 +59,4 @@ def main():
     return 42
 
 
-runtime.run_and_leave(main)
+ending.run_and_leave(main)

@@ -24,7 +24,8 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones(3)).block_until_ready()
     ("platform", "named", "kept"),
     [("tpu", False, True), ("gpu", False, True), ("cpu", False, False), ("tpu", True, False)],
 )
-def test_programs_are_kept(platform, named, kept, tmp_path):
+def test_programs_are_kept(platform, named, kept, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cache, own = tmp_path / "run" / "compiled", tmp_path / "own"
     command = [sys.executable, "-c", PROGRAM, str(cache), platform, *([str(own)] if named else [])]
     subprocess.run(command, check=True)

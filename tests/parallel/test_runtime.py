@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from processes import free_address, start
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import ending, runtime
 from frepo_scale.parallel.runtime import Cluster, read_environment
 
 PROGRAM = Path(__file__).with_name("runtime_run.py")
@@ -101,16 +101,16 @@ def test_a_port_in_use_is_refused(monkeypatch):
 @pytest.mark.parametrize("code", [0, 42])
 def test_alone_the_exit_code_is_what_main_returns(code):
     with pytest.raises(SystemExit) as caught:
-        runtime.run_and_leave(lambda: code)
+        ending.run_and_leave(lambda: code)
     assert caught.value.code == code
 
 
 @pytest.mark.parametrize(("main", "code"), [("2", 2), ("1 / 0", 1)])
 def test_alone_a_failure_waits_for_no_thread_without_end(main, code):
     program = (
-        "import threading\nfrom frepo_scale.parallel import runtime\nruntime._LONGEST_END = 0.5\n"
+        "import threading\nfrom frepo_scale.parallel import ending\nending._LONGEST_END = 0.5\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
-        f"runtime.run_and_leave(lambda: {main})"
+        f"ending.run_and_leave(lambda: {main})"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
     assert done.returncode == code
@@ -119,9 +119,9 @@ def test_alone_a_failure_waits_for_no_thread_without_end(main, code):
 
 def test_jax_is_not_imported_before_it_is_needed():
     program = (
-        "import sys\nfrom frepo_scale.parallel import runtime\n"
+        "import sys\nfrom frepo_scale.parallel import ending, runtime\n"
         "runtime.initialize()\nassert runtime.is_first() and runtime.process_count() == 1\n"
-        "runtime.run_and_leave(lambda: 'jax' in sys.modules)"
+        "ending.run_and_leave(lambda: 'jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
@@ -145,17 +145,17 @@ def test_jax_is_not_imported_before_it_is_needed():
     ],
 )
 def test_what_an_exception_means_to_several_processes(error, code, monkeypatch):
-    monkeypatch.setattr(runtime, "_connected", lambda: True)
-    assert runtime._code_of(error) == code
+    monkeypatch.setattr(ending, "connected", lambda: True)
+    assert ending.exit_code(error) == code
 
 
 def test_a_lost_peer_is_seen_behind_an_error_of_ours(monkeypatch):
     error = RuntimeError("could not save")
     error.__cause__ = ValueError("INTERNAL: Barrier failed because: task is set to ERROR")
-    assert not runtime.lost_peer(error)  # alone there is none
-    monkeypatch.setattr(runtime, "_connected", lambda: True)
-    assert runtime.lost_peer(error)
-    assert not runtime.lost_peer(RuntimeError("could not save"))
+    assert not ending.lost_peer(error)  # alone there is none
+    monkeypatch.setattr(ending, "connected", lambda: True)
+    assert ending.lost_peer(error)
+    assert not ending.lost_peer(RuntimeError("could not save"))
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_two_processes_agree_and_end_in_order(pair):
     for process in pair("well"):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 42, err[-3000:]
-        assert "MET" in out and "looks for the others" in err
+        assert "MET" in out and "connects to the others" in err
 
 
 @pytest.mark.slow

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_device import on_one_device, whole_minibatch
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.whitening import moments, zca
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig, lamb, learning_rate_schedule
 from frepo_scale.distill.features import features_of
 from frepo_scale.distill.pool import (
@@ -21,9 +23,8 @@ from frepo_scale.distill.pool import (
     adam,
     online_loss,
     online_step,
-    whole_minibatch,
 )
-from frepo_scale.distill.step import OuterStep, make_meta_gradient
+from frepo_scale.distill.step import make_meta_gradient
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.factorisation import System
@@ -93,7 +94,7 @@ def leaves(tree, prefix=""):
 def meta_gradient(case, flip, one, x):
     """`distilled -> (gradient, metrics)` of our outer step with one given net and batch."""
     size, batch = len(x["x_proto"]), len(x["x_target"])
-    parts = OuterStep(
+    parts = Problem(
         net(case),
         DistillConfig(ipc=2, flip=flip == "flip"),
         PoolConfig(size=1),
@@ -145,6 +146,7 @@ def test_regression_and_gradients(golden, precision, case, flip):
     compare(golden, precision, name + "grad_y_proto", grads.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "flip"), CASES)
 def test_lamb_steps(golden, precision, case, flip):
     x = inputs(golden, case, precision)
@@ -163,6 +165,7 @@ def test_lamb_steps(golden, precision, case, flip):
     compare(golden, precision, f"{name}x_proto_after3", distilled.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["m28_id", "c32_bn"])
 def test_online_steps(golden, precision, case):
     x = inputs(golden, case, precision)
@@ -181,17 +184,15 @@ def test_online_steps(golden, precision, case):
     batch = whole_minibatch(x["x_proto"], x["y_proto"])
     # In what order thousands of positions are added is the processor's library's: over several
     # orders of the images its rounding averages out, and what is wrong every time stays.
+    gradient = on_one_device(jax.grad(lambda p, b: online_loss(module, p, one.stats, b)[0]))
     for leaf, value in mean_over_orders(
-        lambda b: leaves(
-            jax.grad(lambda p: online_loss(module, p, one.stats, b)[0])(one.params),
-            name + "grad_step1/",
-        ),
-        x,
+        lambda b: leaves(gradient(one.params, b), name + "grad_step1/"), x
     ):
         compare(golden, precision, leaf, value)
     losses = []
+    step = on_one_device(lambda m: online_step(module, config, m, batch))
     for _ in range(5):
-        one, loss = online_step(module, config, one, batch)
+        one, loss = step(one)
         losses.append(loss)
     compare(golden, precision, name + "losses", np.asarray(losses))
     for tree in (one.params, one.stats):

@@ -2,16 +2,20 @@
 
 import importlib.util
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from processes import finished, start
+from processes import finished, one_at_a_time, start
 
 PROGRAM = Path(__file__).with_name("tpu_compile_run.py")
 # launch/test.sh puts the compiler here: where JAX could find it by itself, every program on a
 # machine without a TPU would try to start one.
 APART = Path(sys.prefix) / "tpu_compiler"
+# Only one process of a machine may load libtpu.
+LOCK = Path(tempfile.gettempdir()) / f"frepo-scale-libtpu-{os.getuid()}.lock"
 
 ROWS, DATA, IMAGE, CLASSES, DIM = 10_000, 4, 64 * 64 * 3, 1000, 16384
 FEATURES = ROWS * DIM * 4
@@ -21,18 +25,13 @@ BLOCK_ROW = 256 * 10_240 * 4
 MIB = 2**20
 
 
-def start_early(tests):
-    """Compiles beside the fast tests; see `conftest`."""
-    if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
-        return None
-    return start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART], niceness=19)
-
-
 @pytest.fixture(scope="module")
-def compiled(early):
-    if early is None:
+def compiled():
+    if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("no TPU compiler: launch/test.sh, or pip install frepo-scale[tpu]")
-    out = finished(early, timeout=1500)
+    with one_at_a_time(LOCK):
+        process = start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART])
+        out = finished(process, timeout=1500)
     (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
     return json.loads(line.removeprefix("RESULT "))
 

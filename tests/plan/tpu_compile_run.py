@@ -10,7 +10,7 @@ import sys
 os.environ["XLA_FLAGS"] = ""  # compiled as on a pod, not as the tests' own process is
 
 from frepo_scale import config
-from frepo_scale.jobs.planning import compile_recipe
+from frepo_scale.jobs.plan import compile_recipe
 from frepo_scale.plan.collectives import collectives
 from frepo_scale.plan.compile import cost_of
 from frepo_scale.plan.topology import tpu_devices

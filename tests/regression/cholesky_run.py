@@ -25,7 +25,7 @@ def solved(matrix, right, devices, block):
     spread = Spread(DATA, devices, block)
 
     def local(matrix, right):
-        factor = factorise(spread.own(matrix), spread)
+        factor = factorise(spread.local(matrix), spread)
         whole = jax.lax.all_gather(factor, DATA).swapaxes(0, 1).reshape(matrix.shape)
         return whole, substitute(factor, right, spread)
 

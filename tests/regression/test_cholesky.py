@@ -73,7 +73,7 @@ def test_any_size_and_block_solves_the_system_in_float64(n, block, classes, seed
         padded[:n, :n] = matrix
         y = np.zeros((size, classes))
         y[:n] = right
-        factor = factorise(spread.own(jnp.asarray(padded)), spread)
+        factor = factorise(spread.local(jnp.asarray(padded)), spread)
         x = substitute(factor, jnp.asarray(y), spread)
         np.testing.assert_allclose(x[:n], np.linalg.solve(matrix, right), rtol=1e-9, atol=1e-9)
 
@@ -82,7 +82,7 @@ def test_the_upper_triangle_is_not_read():
     matrix = problem(16, 10.0)[0].astype(np.float32)
     spoiled = np.tril(matrix) + np.triu(np.full_like(matrix, 9.0), 1)
     spread = Spread(block=4)
-    found = [factorise(spread.own(jnp.asarray(x)), spread) for x in (matrix, spoiled)]
+    found = [factorise(spread.local(jnp.asarray(x)), spread) for x in (matrix, spoiled)]
     np.testing.assert_array_equal(*found)
 
 
@@ -90,5 +90,5 @@ def test_no_factor_is_nan_and_not_a_wrong_number():
     matrix, right = problem(32, 10.0)
     matrix[20, 20] = -1.0
     spread = Spread(block=4)
-    factor = factorise(spread.own(jnp.asarray(matrix)), spread)
+    factor = factorise(spread.local(jnp.asarray(matrix)), spread)
     assert np.isnan(substitute(factor, jnp.asarray(right), spread)).all()

@@ -8,14 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.regression.direct import LARGEST_RESIDUAL, least_ridge
 from frepo_scale.regression.loss import half_squared_errors, label_margins
-from frepo_scale.regression.ridge import (
-    LARGEST_RESIDUAL,
-    RidgeConfig,
-    adjoint,
-    ridge_weights,
-    solve,
-)
+from frepo_scale.regression.ridge import RidgeConfig, adjoint, ridge_weights, solve
 
 FORMS = ("dual", "primal")
 
@@ -37,7 +32,7 @@ def draw(rows, targets, dim, classes, seed):
 
 
 def numpy_loss(f_target, f, y, y_target, ridge):
-    """The definition, written from ALGORITHM.md alone."""
+    """The definition, written from docs/algorithm.md alone."""
     k = f @ f.T
     rho = ridge * np.trace(k) / len(f)
     pred = f_target @ f.T @ np.linalg.solve(k + rho * np.eye(len(f)), y)
@@ -222,6 +217,19 @@ def test_the_guard_leaves_a_good_ridge_alone():
     solution = solve(f, y, len(f), RidgeConfig(1e-6))
     assert not bool(solution.raised)
     assert float(solution.ridge) == 1e-6
+
+
+def test_float64_raises_a_ridge_below_its_error_bound():
+    """The condition number of R equal rows is R / ridge; the answer would have no right digit."""
+    _, f, y, _ = map(jnp.asarray, draw(6, 5, 7, 3, 0))
+    f = jnp.tile(f[:1], (6, 1))
+    for ridge, raised in ((0.0, True), (0.5 * least_ridge(6), True), (2 * least_ridge(6), False)):
+        weights, guard = ridge_weights(f, y, 6, RidgeConfig(ridge))
+        assert bool(guard.raised) == raised
+        assert float(guard.ridge) == (least_ridge(6) if raised else ridge)
+        # One direction: W = f (mean of y) / (f f (1 + ridge / R)).
+        exact = jnp.outer(f[0], y.mean(0)) / jnp.sum(f[0] ** 2)
+        np.testing.assert_allclose(weights, exact, rtol=1e-3, atol=1e-3 * jnp.abs(exact).max())
 
 
 def test_a_raised_ridge_is_a_constant_in_the_gradient():

@@ -13,10 +13,10 @@ from fake_run import RATES, Event, Run, config_of, host, start_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frepo_scale.core.errors import InputError, RunError
-from frepo_scale.ops.preemption import Preempted
+from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.train import loop
-from frepo_scale.train.loop import LoopConfig, Outcome
+from frepo_scale.train.config import LoopConfig
+from frepo_scale.train.loop import Outcome
 
 
 def _resumed(config: LoopConfig, steps: int, before: Run) -> tuple[Run, Outcome]:

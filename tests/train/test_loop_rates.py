@@ -7,15 +7,15 @@ import jax
 import pytest
 from fake_run import Run, config_of
 
-from frepo_scale.train import loop
-from frepo_scale.train.loop import LoopConfig
+from frepo_scale.train import hooks
+from frepo_scale.train.config import LoopConfig
 
 
 def test_waiting_for_batches_is_told_as_a_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock[0])
     run = Run()
     batches = run.batches
 
@@ -41,7 +41,7 @@ def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock[0])
     run = Run()
 
     def step(state: Any, batch: Any) -> Any:
@@ -67,7 +67,7 @@ def test_speed_counts_steps_since_the_last_row_without_probes_and_saves(
 
 def test_the_clock_saves_between_logged_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock[0])
     run = Run()
 
     def step(state: Any, batch: Any) -> Any:
@@ -89,8 +89,8 @@ def test_few_steps_look_at_the_clock_and_none_looks_late(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, looks = [100.0], []
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(loop, "agree", lambda value: looks.append(value) or value)
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(hooks, "agree", lambda value: looks.append(value) or value)
     run = Run()
 
     def step(state: Any, batch: Any) -> Any:

@@ -1,12 +1,8 @@
-"""What follows from finished shards: labels, whitening statistics, and the description.
-
-The description comes last: it makes the set finished.
-"""
+"""The files of a set besides its shards: labels, whitening, and last the description."""
 
 import hashlib
 import importlib.metadata
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,30 +13,32 @@ from frepo_scale.data.description import (
     WHITENING,
     Description,
     Shard,
+    file_sha256,
     write_description,
 )
 from frepo_scale.data.held_out import held_out_rows
-from frepo_scale.data.prepare.listing import Listing, check_classes
+from frepo_scale.data.prepare.fit import FitTask, fit_whitening
 from frepo_scale.data.prepare.moments import (
-    Moments,
     MomentsTask,
-    join_moments,
     make_moments,
     row_blocks,
 )
-from frepo_scale.data.prepare.place import Place
+from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
-from frepo_scale.data.prepare.shards import ShardResult, ShardTask, file_sha256
+from frepo_scale.data.prepare.shards import ShardResult, ShardTask
+from frepo_scale.data.sources.listing import Listing, check_classes
 from frepo_scale.data.whitening import histogram_statistics
 from frepo_scale.data.whitening_grid import grids_per_axis
 
+COLOUR = 3  # channels
+_LARGE = 1024  # dimensions whose eigenvectors take more than a second
 _COVERS = "names, labels and sizes of all images; not their content"
 Tasks = dict[str, list[ShardTask]]
 Results = dict[str, list[ShardResult]]
 
 
 class RunAll(Protocol):
-    """Runs tasks in worker processes under a progress bar over so many images."""
+    """Runs tasks in worker processes, with a progress bar over `images`."""
 
     def __call__(self, what: str, images: int, work: Any, tasks: Any) -> list[Any]:
         """The results in order."""
@@ -49,119 +47,128 @@ class RunAll(Protocol):
 
 def finish(
     config: PrepareConfig,
-    place: Place,
+    out: OutputFolder,
     listing: Listing,
     settings: dict[str, Any],
     tasks: Tasks,
     results: Results,
     run_all: RunAll,
 ) -> Description:
-    """Writes all that belongs to a set besides its shards.
+    """Writes the files of a set besides its shards, and returns its description.
 
     Args:
-      config: what was asked for.
-      place: where the shards lie.
+      config: of the command.
+      out: has the shards.
       listing: the images of the source.
-      settings: name and images as noted when the set was begun.
+      settings: name and fingerprint of the images, as written when the set was begun.
       tasks: the shards of each part.
-      results: what became of them.
-      run_all: how the moments are summed.
-
-    Returns:
-      The description written.
+      results: their results.
+      run_all: runs the tasks of the moments and of the whitening.
 
     Raises:
       InputError: a class has no readable training image; a file cannot be written.
     """
     labels, skipped = part_labels(tasks, results)
-    check_classes(labels["train"], listing.class_names, str(config.source))
-    with whole_file(place.root / LABELS) as file:
+    names, channels = listing.class_names or (), listing.channels or 3
+    check_classes(labels["train"], names, str(config.source))
+    with whole_file(out.root / LABELS) as file:
         np.savez(file, **labels)  # type: ignore[arg-type]
-    held_out = held_out_rows(labels["train"], len(listing.class_names))
-    shape = (config.resolution, config.resolution, listing.channels)
-    moments = _moments(shape, place.work, tasks["train"], results["train"], ~held_out, run_all)
-    with whole_file(place.root / WHITENING) as file:
-        np.savez(
-            file,
-            count=np.int64(moments.count),
-            histogram=moments.histogram,
-            mean=moments.mean,
-            covariance=moments.covariance,
-            grid=np.int64(grids_per_axis(config.resolution) or 0),
-        )
-    mean, std = histogram_statistics(moments.histogram)
-    classes = len(listing.class_names)
+    held_out = held_out_rows(labels["train"], len(names))
+    shape = (config.resolution, config.resolution, channels)
+    statistics = _statistics(shape, out, tasks["train"], results["train"], ~held_out, run_all)
     description = Description(
         name=settings["name"],
         tool=importlib.metadata.version("frepo-scale"),
         resolution=config.resolution,
-        channels=listing.channels,
+        channels=channels,
         fit=listing.fit or config.fit,
         filter=config.filter,
-        decode=config.decode,
-        class_names=listing.class_names,
+        class_names=names,
         wnids=listing.wnids,
         counts={
-            name: tuple(np.bincount(part, minlength=classes).tolist())
-            for name, part in labels.items()
+            part: tuple(np.bincount(found, minlength=len(names)).tolist())
+            for part, found in labels.items()
         },
         held_out=int(held_out.sum()),
-        channel_mean=tuple(mean.tolist()),
-        channel_std=tuple(std.tolist()),
-        shards={
-            name: tuple(
-                Shard(task.shard.name, result.records, result.bytes, result.sha256)
-                for task, result in zip(tasks[name], results[name], strict=True)
-            )
-            for name in tasks
-        },
-        files={name: file_sha256(place.root / name) for name in (LABELS, WHITENING)},
+        channel_mean=tuple(statistics.mean.tolist()),
+        channel_std=tuple(statistics.std.tolist()),
+        shards={name: _shards(tasks[name], results[name]) for name in tasks},
+        files={LABELS: file_sha256(out.root / LABELS)},
         source={
             "form": listing.form,
             "name": config.source.resolve().name,
             "fingerprint": settings["images"],
             "covers": _COVERS,
-        }
-        | ({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+            **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+        },
         skipped=tuple(skipped),
+        fitted=statistics.fitted,
     )
-    write_description(place.root, description)
-    return description
+    return write_description(out.root, description)
+
+
+def _shards(tasks: list[ShardTask], results: list[ShardResult]) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(task.shard.name, result.records, result.bytes, result.sha256)
+        for task, result in zip(tasks, results, strict=True)
+    )
+
+
+def whitens(shape: tuple[int, int, int]) -> bool:
+    """Whether runs whiten images (H, W, C): those in colour that split into grids."""
+    return shape[2] == COLOUR and grids_per_axis(shape[0]) is not None
+
+
+def moments_bytes(shape: tuple[int, int, int]) -> int:
+    """Disk space of the moments in int64 and of a matrix and its inverse in float32."""
+    if not whitens(shape):
+        return 0
+    blocks = row_blocks(shape, grids_per_axis(shape[0]))
+    return 8 * (sum((high - low) * high for low, high in blocks) + blocks[-1][1] ** 2)
 
 
 def part_labels(
     tasks: Tasks, results: Results
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Labels (n,) int32 of each part in record order, and name and reason of what was left out."""
+    """Labels (n,) int32 of each part in record order; names and reasons of images left out."""
     labels, skipped = {}, []
     for name in tasks:
-        kept = []
+        good = []
         for task, result in zip(tasks[name], results[name], strict=True):
             rows = [row for row, _ in result.bad]
-            kept.append(np.delete(task.images.labels, rows))
+            good.append(np.delete(task.images.labels, rows))
             skipped += [(task.images.names[row], reason) for row, reason in result.bad]
-        labels[name] = np.concatenate(kept)
+        labels[name] = np.concatenate(good).astype(np.int32)
     return labels, sorted(skipped)
 
 
-def _moments(
+class _Statistics(NamedTuple):
+    """Channel mean and std (C,) float32, and sha256 of the fitted whitening or None."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    fitted: str | None
+
+
+def _statistics(
     shape: tuple[int, int, int],
-    work: Path,
+    out: OutputFolder,
     tasks: list[ShardTask],
     results: list[ShardResult],
     counts: np.ndarray,
     run_all: RunAll,
-) -> Moments:
-    """The moments of those training images of which `counts` (n,) bool is true."""
-    grid = grids_per_axis(shape[0])
-    if grid is None:
-        print(f"no whitening statistics: {shape[0]} pixels cannot be split into grids")
+) -> _Statistics:
+    """The statistics of the training images where `counts` (n,) bool is true."""
+    grid = grids_per_axis(shape[0]) if whitens(shape) else None
+    if grid is None and shape[2] == COLOUR:
+        print(f"no whitening: {shape[0]} pixels cannot be split into grids")
     ends = np.cumsum([result.records for result in results])
-    keep = np.split(counts, ends[:-1])
-    shards = tuple((task.shard, rows) for task, rows in zip(tasks, keep, strict=True))
-    identity = hashlib.sha256(counts.tobytes())
+    rows = np.split(counts, ends[:-1])
+    shards = tuple((task.shard, keep) for task, keep in zip(tasks, rows, strict=True))
+    digest = hashlib.sha256(counts.tobytes())
     for result in results:
-        identity.update(result.sha256.encode())
+        digest.update(result.sha256.encode())
+    identity = digest.hexdigest()
     moments = [
         MomentsTask(
             shards=shards,
@@ -169,13 +176,21 @@ def _moments(
             grid=grid,
             low=low,
             high=high,
-            result=work / f"moments-{low:05}.npz",
-            identity=identity.hexdigest(),
+            result=out.work / f"moments-{low:05}.npz",
+            identity=identity,
         )
         for low, high in row_blocks(shape, grid)
     ]
-    # Largest first: the last rows of the triangle are twice the average block and should not be
-    # what all others wait for.
+    # Largest first, so that no worker ends long after the others.
     run_all("moments", len(counts) * len(moments), make_moments, moments[::-1])
-    files = [task.result for task in moments]
-    return join_moments(files, shape, grid, int(counts.sum()))
+    files = tuple(task.result for task in moments)
+    with np.load(files[0]) as first:
+        mean, std = histogram_statistics(first["histogram"])
+    if grid is None:
+        return _Statistics(mean, std, None)
+    fit = FitTask(files, shape, grid, int(counts.sum()), out.root / WHITENING, identity)
+    if (size := moments[-1].high) < _LARGE:
+        return _Statistics(mean, std, fit_whitening(fit, lambda done: None))
+    # By a worker, which can be stopped.
+    (fitted,) = run_all(f"eigenvectors in {size} dimensions", 1, fit_whitening, [fit])
+    return _Statistics(mean, std, fitted)

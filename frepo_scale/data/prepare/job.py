@@ -1,9 +1,9 @@
 """`frepo-scale prepare` from its settings to a finished set.
 
-Order: everything wrong is told; shards; labels; moments, one block of rows after the other;
-whitening; and last the description that makes the set finished. Each step leaves its results
-whole or not at all and takes those of an earlier attempt as they are, so that after a kill the
-same command goes on, to the same bytes.
+Order: all input is checked; shards; labels; moments, one block of rows after the other; whitening;
+and last the description that marks the set as finished. Each step writes its results whole or not
+at all and reuses those of an earlier attempt, so after a kill the same command gives the same
+bytes.
 """
 
 import os
@@ -15,12 +15,11 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import ARCHIVES
 from frepo_scale.data.description import LABEL_BYTES, MADE_FIT, read_description
-from frepo_scale.data.prepare.finish import finish
-from frepo_scale.data.prepare.inputs import list_source
-from frepo_scale.data.prepare.listing import COPY, NAME_ERRORS, Listing, Part
-from frepo_scale.data.prepare.moments import row_blocks
-from frepo_scale.data.prepare.place import Place
+from frepo_scale.data.prepare.copies import with_copy
+from frepo_scale.data.prepare.finish import finish, moments_bytes
+from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import (
     RECORD_OVERHEAD,
@@ -33,76 +32,76 @@ from frepo_scale.data.prepare.shards import (
 )
 from frepo_scale.data.prepare.workers import run_tasks
 from frepo_scale.data.records import PreparedSet
-from frepo_scale.data.whitening_grid import grids_per_axis
+from frepo_scale.data.sources.listing import NAME_ERRORS, Listing, Part
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 
-_HOPELESS = 100  # undecodable images beyond the allowed ones after which no more are looked at
+_HOPELESS = 100  # undecodable images beyond the allowed ones after which decoding ends
 
 
 def prepare(config: PrepareConfig, preemption: Preemption) -> None:
-    """Makes a prepared set, or goes on with one; prints what was decided and what came out.
+    """Makes or resumes a prepared set; prints what was decided and the result.
 
     Raises:
       InputError: anything given is wrong, too many images cannot be decoded, or the disk is full.
       RunError: there is too little memory, or a worker died.
-      Preempted: a stop was asked for; what is finished is kept.
+      Preempted: the program is asked to stop; what is finished stays on disk.
     """
-    place = Place(config.out)
-    place.check_free()
+    out = OutputFolder(config.out)
+    out.check_usable()
     settings: dict[str, Any] = {
         "resolution": config.resolution,
         "filter": config.filter,
         "fit": config.fit,
-        "decode": config.decode,
     } | ({"name": config.name} if config.name is not None else {})
-    if place.finished:
-        _already(config, place, preemption, settings)
+    if out.finished:
+        _check_finished(config, out, preemption, settings)
         return
-    if not config.source.exists():
-        list_source(config.source)  # tells what is expected
-    begun = place.begun
+    if config.source_class is None and not config.source.exists():
+        list_source(config.source)  # raises
+    begun = out.begun
     try:
-        if begun:  # told before the source is read, which may take minutes
-            place.begin()
-            if place.finished:  # by somebody who had the lock a moment ago
-                _already(config, place, preemption, settings)
+        if begun:  # checked before the source is read, which may take minutes
+            out.begin()
+            if out.finished:  # by the process that had the lock before
+                _check_finished(config, out, preemption, settings)
                 return
-            place.check_same(settings, place.noted())
-        listing = list_source(config.source, preemption.check)
+            out.check_settings(settings, out.read_settings())
+        listing = list_source(config.source, preemption.check, config.source_class)
         name = config.name or listing.name or _stem(config.source)
         settings |= {"name": name, "images": listing.fingerprint()}
-        attempt = _Job(config, place, preemption, listing, settings)
+        attempt = _Job(config, out, preemption, listing, settings)
         tasks = attempt.shard_tasks()
         if not begun:
-            place.begin()
-            if place.finished:  # while we read the source
-                _already(config, place, preemption, settings)
+            out.begin()
+            if out.finished:  # by another process, while the source was read
+                _check_finished(config, out, preemption, settings)
                 return
         attempt.run(tasks)
     finally:
-        place.release()
+        out.release()
 
 
-def _already(
-    config: PrepareConfig, place: Place, preemption: Preemption, settings: dict[str, Any]
+def _check_finished(
+    config: PrepareConfig, out: OutputFolder, preemption: Preemption, settings: dict[str, Any]
 ) -> None:
-    """Says that nothing is to be done.
+    """Checks that a finished set is the one asked for.
 
     Raises:
-      InputError: the finished set is of other settings or of another source, or damaged.
-      Preempted: a stop was asked for.
+      InputError: it has other settings or another source, or is damaged.
+      Preempted: the program is asked to stop.
     """
-    there = read_description(config.out)
-    known = {key: getattr(there, key) for key in ("resolution", "filter", "fit", "decode", "name")}
-    if MADE_FIT in there.source:  # not what was asked for, which had nothing to fit
+    described = read_description(config.out)
+    known = {key: getattr(described, key) for key in ("resolution", "filter", "fit", "name")}
+    if MADE_FIT in described.source:  # --fit had no effect
         del known["fit"]
-    place.check_same(settings, known)
+    out.check_settings(settings, known)
     if config.source.exists():
-        images = list_source(config.source, preemption.check).fingerprint()
-        place.check_images(images, there.source["fingerprint"], config.source)
+        images = list_source(config.source, preemption.check, config.source_class).fingerprint()
+        out.check_images(images, described.source["fingerprint"], config.source)
     PreparedSet.open(config.out, verify=True)
-    place.clean()  # a kill between the description and this
+    out.clean()  # after a kill between the description and this
     print(f"{config.out} is already prepared")
 
 
@@ -113,10 +112,10 @@ def _usable_cores() -> int:
 
 
 def _stem(source: Path) -> str:
-    """A file's name without what says its form; a folder's name."""
-    # A name that is no UTF-8 could not be printed.
+    """The name of a folder, or of a file without the extension of its form."""
+    # A name that is not UTF-8 could not be printed.
     name = source.resolve().name.encode(errors=NAME_ERRORS).decode(errors="replace")
-    for ending in (".tar.gz", ".tgz", ".tar", ".npz"):
+    for ending in sorted(ARCHIVES, key=len, reverse=True):
         name = name.removesuffix(ending)
     return name or "images"
 
@@ -127,50 +126,57 @@ class _Job:
     def __init__(
         self,
         config: PrepareConfig,
-        place: Place,
+        out: OutputFolder,
         preemption: Preemption,
         listing: Listing,
         settings: dict[str, Any],
     ) -> None:
-        self._config, self._place, self._preemption = config, place, preemption
+        self._config, self._out, self._preemption = config, out, preemption
         self._listing, self._settings = listing, settings
-        self._workers = config.workers or _usable_cores()
-        self._parts = {name: part.shuffled() for name, part in listing.parts.items()}
-        self._shape = (config.resolution, config.resolution, listing.channels)
-        self._grid = grids_per_axis(config.resolution)
+        stored, self._copy = with_copy(listing, out.copy)
+        self._parts = {name: part.shuffled() for name, part in stored.parts.items()}
+        self._shape = (config.resolution, config.resolution, listing.channels or 3)
 
     def shard_tasks(self) -> dict[str, list[ShardTask]]:
-        """The shards of each part, after a look whether there is room for them."""
+        """The shards of each part.
+
+        Raises:
+          InputError: the disk has no space for them.
+        """
         tasks = {name: self._part_tasks(name, part) for name, part in self._parts.items()}
-        self._place.check_room(self._needed_bytes(sum(map(len, tasks.values()))))
+        # An estimate from above of what will be on the disk at once.
+        images, shards = sum(map(len, self._parts.values())), sum(map(len, tasks.values()))
+        record = LABEL_BYTES + int(np.prod(self._shape)) + RECORD_OVERHEAD
+        needed = images * (record + 4) + shards * SHARD_OVERHEAD + self._copy.size
+        self._out.check_space(needed + moments_bytes(self._shape))
         return tasks
 
     def run(self, tasks: dict[str, list[ShardTask]]) -> None:
-        """Everything, in order; the lock is ours."""
-        config, place, listing = self._config, self._place, self._listing
-        noted, images = place.noted(), self._settings["images"]
-        place.check_images(images, noted.get("images", images), config.source)
-        place.check_same(self._settings, noted)
+        """All steps in order; the lock is held."""
+        config, out, listing = self._config, self._out, self._listing
+        earlier, images = out.read_settings(), self._settings["images"]
+        out.check_images(images, earlier.get("images", images), config.source)
+        out.check_settings(self._settings, earlier)
         for note in listing.notes:
             print(f"{listing.form}: {note}")
-        with place.room():
-            place.claim(self._settings)
-            if listing.copy is not None and not place.copy.exists():
-                with whole_file(place.copy) as file:
-                    listing.copy(file)
+        with out.explain_errors():
+            out.write_settings(self._settings)
+            if self._copy.blocks and not out.copy.exists():
+                with whole_file(out.copy) as file:
+                    self._copy.write(file, self._preemption.check)
         results = self._make_shards(tasks)
-        with place.room():
-            finished = finish(config, place, listing, self._settings, tasks, results, self._all)
-        place.clean()
+        with out.explain_errors():
+            finished = finish(config, out, listing, self._settings, tasks, results, self._run_all)
+        out.clean()
         counts = ", ".join(f"{sum(n):,} {part}" for part, n in finished.counts.items())
-        left_out = len(finished.skipped)
+        skipped = len(finished.skipped)
         print(
-            f"{finished.name}: {len(listing.class_names)} classes, {counts} images of"
+            f"{finished.name}: {len(finished.class_names)} classes, {counts} images of"
             f" {config.resolution}x{config.resolution} in {config.out}"
-            + (f"; {left_out} undecodable ones left out" if left_out else "")
+            + (f"; {skipped} undecodable ones left out" if skipped else "")
         )
 
-    def _all(
+    def _run_all(
         self,
         what: str,
         images: int,
@@ -178,80 +184,62 @@ class _Job:
         tasks: Sequence[Any],
         finished: Callable[[int, Any], None] = lambda number, result: None,
     ) -> list[Any]:
-        """The results of all tasks, with a bar over so many images, until a stop is asked for."""
+        """The results of all tasks, with a progress bar over `images`."""
+        workers = self._config.workers or _usable_cores()
         with Progress(what, images, unit=" images") as bar:
 
-            def tick(done: int) -> None:
+            def advance(done: int) -> None:
                 self._preemption.check()
                 bar.advance(done)
 
-            return run_tasks(self._place.careful(work), tasks, self._workers, tick, finished)
+            return run_tasks(self._out.explaining(work), tasks, workers, advance, finished)
 
     def _part_tasks(self, name: str, part: Part) -> list[ShardTask]:
-        config, place = self._config, self._place
         size = shard_size(len(part), LABEL_BYTES + int(np.prod(self._shape)))
         count = -(-len(part) // size)
         tasks = []
         for number in range(count):
-            images = part.take(np.arange(number * size, min((number + 1) * size, len(part))))
-            # Only now is it known where the copy lies.
-            paths = [str(place.copy) if path == COPY else path for path in images.paths]
+            rows = np.arange(number * size, min((number + 1) * size, len(part)))
             file = shard_name(name, number, count)
             tasks.append(
                 ShardTask(
-                    shard=place.root / file,
-                    note=place.work / f"{file}.json",
-                    images=Part(**{**images.__dict__, "paths": paths}),
-                    resolution=config.resolution,
-                    channels=self._listing.channels,
-                    fit=config.fit,
-                    kernel=config.filter,
-                    decode=config.decode,
+                    shard=self._out.root / file,
+                    note=self._out.work / f"{file}.json",
+                    images=part.take(rows),
+                    shape=self._shape,
+                    fit=self._config.fit,
+                    kernel=self._config.filter,
                 )
             )
         return tasks
 
-    def _needed_bytes(self, shards: int) -> int:
-        """An estimate from above of what will be on the disk at once."""
-        images = sum(map(len, self._parts.values()))
-        record = LABEL_BYTES + int(np.prod(self._shape)) + RECORD_OVERHEAD
-        sums = 0
-        if self._grid is not None:
-            blocks = row_blocks(self._shape, self._grid)
-            sums = 8 * (sum((high - low) * high for low, high in blocks) + blocks[-1][1] ** 2)
-        return images * (record + 4) + shards * SHARD_OVERHEAD + sums + self._listing.copy_bytes
-
     def _make_shards(self, tasks: dict[str, list[ShardTask]]) -> dict[str, list[ShardResult]]:
         """Makes the shards of all parts; refuses more undecodable images than allowed."""
-        config = self._config
-        everything = [task for part in tasks.values() for task in part]
+        allowed = self._config.skip_bad
+        all_tasks = [task for part in tasks.values() for task in part]
         bad: list[tuple[str, str]] = []
 
         def finished(number: int, result: ShardResult) -> None:
-            bad.extend((everything[number].images.names[row], reason) for row, reason in result.bad)
-            if len(bad) > config.skip_bad + _HOPELESS:
+            bad.extend((all_tasks[number].images.names[row], reason) for row, reason in result.bad)
+            if len(bad) > allowed + _HOPELESS:
                 self._refuse(bad, "at least ")
 
-        total = sum(len(task.images) for task in everything)
-        results = self._all("decoding", total, make_shard, everything, finished)
-        if len(bad) > config.skip_bad:
+        total = sum(len(task.images) for task in all_tasks)
+        results = iter(self._run_all("decoding", total, make_shard, all_tasks, finished))
+        if len(bad) > allowed:
             self._refuse(bad)
-        split, start = {}, 0
-        for name, part in tasks.items():
-            split[name] = results[start : start + len(part)]
-            start += len(part)
-        return split
+        return {name: [next(results) for _ in part] for name, part in tasks.items()}
 
     def _refuse(self, bad: list[tuple[str, str]], count: str = "") -> None:
-        place, allowed = self._place, self._config.skip_bad
-        with whole_file(place.undecodable) as file:
+        path = self._out.undecodable
+        with whole_file(path) as file:
             text = "".join(f"{name}: {reason}\n" for name, reason in sorted(bad))
             file.write(text.encode(errors=NAME_ERRORS))
         name, reason = min(bad)
         raise InputError(
             f"{count}{len(bad)} undecodable images in {self._config.source}, the first {name}"
-            f" ({reason}), all in {place.undecodable}",
-            f"at most {allowed} (--skip-bad)",
-            f"add --skip-bad {len(bad)} to leave them out, what is finished is kept; or repair them"
-            " and prepare into another --out",
+            f" ({reason}), all in {path}",
+            f"at most {self._config.skip_bad} (--skip-bad)",
+            f"add --skip-bad {len(bad)} to leave them out and resume; or repair them and prepare"
+            " into another --out",
         )

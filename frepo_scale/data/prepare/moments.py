@@ -1,11 +1,11 @@
-"""Exact integer moments of the training pixels, in blocks of rows small enough to hold.
+"""Exact integer moments of the training pixels, in blocks of rows that fit into memory.
 
 With y = x - 128 in [-128, 127] a product is at most 2^14 and a sum of 1024 of them at most 2^24,
-which float32 holds exactly: a float32 matrix product over 1024 images is exact in whatever order
-it sums, and int64 adds the rest. So every number of workers gives the same bits.
+which float32 holds exactly: a float32 matrix product over 1024 images is exact in any order of
+summation, and int64 adds the rest. So every number of workers gives the same bits.
 
 Images of more than 64 px are taken as g x g interleaved grids (every g-th pixel), all with one
-covariance, the mean of the grids' (ALGORITHM.md section 1).
+covariance, the mean of the grids' (docs/algorithm.md section 1).
 
 Legend: n images, H W height and width, C channels, D = H*W*C, g grids per axis, E = D / g^2 values
 of one grid, [lo, hi) the rows of the second moment that a task is about.
@@ -13,9 +13,10 @@ of one grid, [lo, hi) the rows of the second moment that a task is about.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
@@ -36,13 +37,13 @@ class MomentsTask:
     """One block of rows of the second moment, over all training images not held out.
 
     Attributes:
-      shards: the files and the rows of each that count, (records,) bool.
+      shards: the files and, of each, which records are summed, (records,) bool.
       shape: (H, W, C).
       grid: g; None: no second moment is wanted, and low = high = 0.
       low: first row.
       high: end of the rows.
-      result: the .npz to write, which says that the task is finished.
-      identity: of the shards and the rows that count; a result of others is made again.
+      result: the .npz to write.
+      identity: of the shards and records; a result of others is made again.
     """
 
     shards: tuple[tuple[Path, np.ndarray], ...]
@@ -63,19 +64,18 @@ def row_blocks(shape: tuple[int, int, int], grid: int | None) -> list[tuple[int,
 
 
 def make_moments(task: MomentsTask, report: Callable[[int], None]) -> None:
-    """Sums and writes one block, rows [low, high), columns [0, high), unless it is there already.
+    """Sums and writes one block, rows [low, high), columns [0, high), unless it exists.
 
-    The first block also gets the sums of the pixels and their histogram, which needs every pixel
-    once and not once per block.
+    The first block also has the sums of the pixels and their histogram.
 
     Args:
       task: what to sum.
-      report: told the number of images read; may raise to stop.
+      report: called with the number of images read; may raise to stop.
 
     Raises:
       InputError: a shard cannot be read, or the result cannot be written.
     """
-    if _is_made(task):
+    if read_result(task.result, task.identity) is not None:
         report(sum(len(keep) for _, keep in task.shards))
         return
     channels = task.shape[2]
@@ -100,24 +100,18 @@ def make_moments(task: MomentsTask, report: Callable[[int], None]) -> None:
         np.savez(file, **values)  # type: ignore[arg-type]
 
 
-def _is_made(task: MomentsTask) -> bool:
-    """Whether the result is there, intact and of the same images."""
+def read_result(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """The arrays of an earlier result, if it is intact and of the same images; else None."""
     try:
-        with np.load(task.result) as found:
+        with np.load(path) as found:
             arrays = dict(found)  # reading them to their ends compares their checksums
+        return arrays if str(arrays["identity"]) == identity else None
     except (*DAMAGE, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile):
-        return False
-    wanted = {"products", "identity"} | ({"sums", "histogram"} if task.low == 0 else set())
-    shape = (task.high - task.low, task.high)
-    return (
-        arrays.keys() == wanted
-        and str(arrays["identity"]) == task.identity
-        and arrays["products"].shape == shape
-    )
+        return None
 
 
 def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """The images that count as uint8 (at most 1024, H, W, C)."""
+    """The images that are summed, as uint8 (at most 1024, H, W, C)."""
     size = LABEL_BYTES + math.prod(task.shape)
     for path, counts in task.shards:
         try:
@@ -134,32 +128,29 @@ def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.nda
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"shard {path} cannot be read ({error})",
-                "as it was written a moment ago",
-                "give the same command again: it makes what is damaged once more",
+                "the shard that was written before",
+                "give the same command again: it makes damaged shards again",
             ) from error
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """What whitening needs.
 
     Attributes:
-      count: n, images without the held-out ones.
       histogram: (C, 256) int64.
       mean: (D,) float64, of pixels in [0, 255].
-      covariance: (E, E) float64, biased; (0, 0) where none was wanted.
+      covariance: (E, E) float64, biased; (0, 0) where no second moment was summed.
     """
 
-    count: int
     histogram: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
 
 
 def join_moments(
-    results: list[Path], shape: tuple[int, int, int], grid: int | None, count: int
+    results: Sequence[Path], shape: tuple[int, int, int], grid: int | None, count: int
 ) -> Moments:
-    """Mean and covariance from the blocks, each element by the same few float64 operations."""
+    """Mean and covariance of `count` images from the blocks, in a fixed order of operations."""
     with np.load(results[0]) as first:
         sums, histogram = first["sums"], first["histogram"]
     grids = split_grids(sums.reshape(1, *shape), grid or 1).astype(np.float64)  # (g^2, E)
@@ -173,4 +164,4 @@ def join_moments(
         block /= count * len(grids)
         covariance[low:high, :high] = block
         covariance[:low, low:high] = block[:, :low].T
-    return Moments(count, histogram, sums / count + SHIFT, covariance)
+    return Moments(histogram, sums / count + SHIFT, covariance)

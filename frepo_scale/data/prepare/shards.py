@@ -1,36 +1,32 @@
-"""One shard of records: images decoded, squared and written, or found finished and intact.
+"""One shard of records: its images are decoded and written, unless it exists and is intact.
 
 Legend: n images of the shard, R resolution, C channels.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from frepo_scale.core.atomic import whole_file, whole_path
-from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import damage
-from frepo_scale.data.decode import MAX_BYTES, UnreadableImage, decode_image, to_square
-from frepo_scale.data.prepare.listing import Part
+from frepo_scale.data.decode import UnreadableImage
+from frepo_scale.data.description import file_sha256
+from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
+from frepo_scale.data.sources.listing import Part
 
 # Uncompressed: on noise-like 64 px images zstd saved 41 % of the space, and reading was 2.4 times
-# slower (BUILD_NOTES.md). Each record is a chunk with a checksum of its own either way.
+# slower (BUILD_NOTES.md). Each record is a chunk with its own checksum.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 RECORD_OVERHEAD = 80  # bytes around each record
 SHARD_OVERHEAD = 3 << 16  # ArrayRecord fills up its 64 KiB blocks
-_LARGEST_SHARD = 8192  # images: a kill loses a minute of one worker's work
-_LARGEST_BYTES = 128 << 20  # a worker holds one shard
+_LARGEST_SHARD = 8192  # images: a kill costs a worker about a minute
+_LARGEST_BYTES = 128 << 20  # a worker has one shard in memory
 _SMALLEST_SHARD = 64
-_SHARDS = 32  # of a small set, so that several workers have something to do
-_CHUNK = 1 << 22
+_SHARDS = 32  # of a small set, so that several workers are busy
 _REPORT = 16  # images between two reports
 
 
@@ -47,27 +43,23 @@ def shard_name(part: str, number: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker needs to make one shard.
+    """One shard to make.
 
     Attributes:
       shard: the file to make.
-      note: where to leave the `ShardResult`, which says that the shard is finished.
+      note: the file for the `ShardResult`; it exists once the shard is finished.
       images: n images in the order of their records.
-      resolution: R.
-      channels: C.
+      shape: (R, R, C).
       fit: "crop" or "squash".
       kernel: "area" or "lanczos".
-      decode: "full" or "reduced".
     """
 
     shard: Path
     note: Path
     images: Part
-    resolution: int
-    channels: int
+    shape: tuple[int, int, int]
     fit: str
     kernel: str
-    decode: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class ShardResult:
     """A finished shard.
 
     Attributes:
-      records: images written.
+      records: number of images written.
       bytes: size of the file.
       sha256: of the file.
       bad: (row in the task's images, reason) of those that cannot be decoded.
@@ -88,11 +80,11 @@ class ShardResult:
 
 
 def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
-    """Makes a shard unless it is there already, intact.
+    """Makes a shard unless it exists and is intact.
 
     Args:
-      task: what to make.
-      report: told the number of images done, every few images; may raise to stop.
+      task: the shard.
+      report: called with the number of images done, every few images; may raise to stop.
 
     Raises:
       InputError: an archive of the source cannot be read, or the shard cannot be written.
@@ -112,7 +104,7 @@ def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
 
 
 def finished_shard(task: ShardTask) -> ShardResult | None:
-    """The result of a shard that is there and intact; None if it must be made.
+    """The result of a shard that exists and is intact; None if it must be made.
 
     One with undecodable images is made again: a disk may have failed for a moment.
     """
@@ -129,14 +121,8 @@ def finished_shard(task: ShardTask) -> ShardResult | None:
     return result if intact else None
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
-    """Writes records of labels (n,) and pixels (n, R, R, C) and looks whether all are there."""
+    """Writes records of labels (n,) and pixels (n, R, R, C) and counts them."""
     prefixes = labels.astype("<u4")
     try:
         writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
@@ -155,82 +141,25 @@ def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
 def _decode(
     task: ShardTask, report: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, str], ...]]:
-    """Pixels (n, R, R, C) uint8, which rows of them are good (n,) bool, and what is wrong."""
-    cv2.setNumThreads(1)  # the workers are the threads; more of them only contend
+    """Pixels (n, R, R, C) uint8, which of them are good (n,) bool, and the errors of the others."""
+    cv2.setNumThreads(1)  # the workers run in parallel; threads would compete with them
     images = task.images
-    pixels = np.empty((len(images), task.resolution, task.resolution, task.channels), np.uint8)
+    side, _, channels = task.shape
+    target = Target(channels, side, task.fit, task.kernel)
+    pixels = np.empty((len(images), *task.shape), np.uint8)
     good = np.ones(len(images), bool)
     bad: list[tuple[int, str]] = []
-    # Read in the order of the source, not of the records: disks like to go one way.
-    order = np.lexsort((images.offsets, images.files))
-    source = _Files(images.paths)
     pending = 0
-    try:
-        for row in order.tolist():
-            try:
-                data = source.read(
-                    int(images.files[row]), int(images.offsets[row]), int(images.sizes[row])
-                )
-                pixels[row] = _square(task, data, images.names[row])
-            except UnreadableImage as error:
-                good[row] = False
-                bad.append((row, error.reason))
-            pending += 1
-            if pending == _REPORT:
-                report(pending)
-                pending = 0
-    finally:
-        source.close()
+    for row, data in read_rows(images, in_file_order(images).tolist()):
+        result = decode_row(images, row, data, target)
+        if isinstance(result, UnreadableImage):
+            good[row] = False
+            bad.append((row, result.reason))
+        else:
+            pixels[row] = result.pixels
+        pending += 1
+        if pending == _REPORT:
+            report(pending)
+            pending = 0
     report(pending)
     return pixels, good, tuple(sorted(bad))
-
-
-def _square(task: ShardTask, data: bytes, name: str) -> np.ndarray:
-    """The bytes of one image as (R, R, C) uint8."""
-    if task.images.shape is not None:
-        image = np.frombuffer(data, np.uint8).reshape(task.images.shape)
-        return to_square(image, task.resolution, task.fit, task.kernel)
-    return decode_image(
-        data, name, task.channels, task.resolution, task.fit, task.kernel, task.decode
-    ).pixels
-
-
-class _Files:
-    """Ranges of bytes of a few files, the last one kept open."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
-        self._number = -1
-        self._stream: BinaryIO | None = None
-
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        """`size` bytes of file number `file`; `UnreadableImage` where it does not have them."""
-        path = self._paths[file]
-        if size > MAX_BYTES:
-            raise UnreadableImage(path, f"{size} bytes are too many")
-        if file != self._number:
-            self.close()
-            if not os.path.isfile(path):
-                if os.path.islink(path):  # one image of a folder, not a lost archive
-                    raise UnreadableImage(path, "a link to nothing")
-                if os.path.exists(path):  # opening a pipe would wait for its other end
-                    raise UnreadableImage(path, "not a plain file")
-                raise InputError(f"{path} is gone", "the source as it was", "bring it back")
-            try:
-                self._stream = open(path, "rb")  # noqa: SIM115  # kept for the next image
-            except OSError as error:
-                raise UnreadableImage(path, str(error.strerror)) from error
-            self._number = file
-        assert self._stream is not None
-        with damage(Path(path)):
-            self._stream.seek(offset)
-            data = self._stream.read(size)
-        if len(data) < size:
-            raise UnreadableImage(path, f"the file ends after {len(data)} of {size} bytes")
-        return data
-
-    def close(self) -> None:
-        """Closes the open file."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream, self._number = None, -1

@@ -1,7 +1,6 @@
-"""Tasks in worker processes, or in this one where one worker is asked for.
+"""Tasks in worker processes, or in this process if there is one worker.
 
-Tasks leave their results on the disk whole or not at all, so a worker may be killed at any time:
-a stop does just that.
+Tasks write their results whole or not at all, so a stop kills the workers at once.
 """
 
 import multiprocessing
@@ -22,7 +21,7 @@ Work = Callable[[Any, Callable[[int], None]], Any]
 
 
 def _serve(work: Work, connection: Connection) -> None:
-    """The worker: does what it is sent until there is no more."""
+    """The worker: does the tasks it receives until the connection closes."""
     ignore_signals_end_with_parent()
     try:
         while True:
@@ -36,10 +35,10 @@ def _serve(work: Work, connection: Connection) -> None:
                 connection.send(("run", str(error)))
             except (BrokenPipeError, ConnectionResetError, EOFError):
                 raise
-            except BaseException:  # not swallowed: the parent raises it with this text
+            except BaseException:  # the parent raises it with this text
                 connection.send(("bug", traceback.format_exc()))
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        os._exit(1)  # the parent is gone; nobody is left to tell
+        os._exit(1)  # the parent has ended
 
 
 def run_tasks(
@@ -52,12 +51,12 @@ def run_tasks(
     """Does all tasks and returns their results in order.
 
     Args:
-      work: a function of a module; called with a task and a function to tell progress.
-      tasks: what to do; started in this order.
-      workers: processes; 1: this one.
+      work: a function of a module; called with a task and a function that reports progress.
+      tasks: started in this order.
+      workers: number of processes; 1: this process.
       progress: called in this process with what the tasks report, and at least twice a second
-        with 0; what it raises stops everything at once.
-      finished: called in this process with number and result of each task that is done; likewise.
+        with 0; if it raises, all workers are killed.
+      finished: called in this process with number and result of each finished task; likewise.
 
     Raises:
       InputError, RunError: as a task raised it.
@@ -91,22 +90,22 @@ def run_tasks(
 
 
 class _Pool:
-    """A few worker processes, each with a pipe of its own."""
+    """Worker processes, each with its own pipe."""
 
     def __init__(self, work: Work, count: int) -> None:
         context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads
         self._processes: dict[Connection, BaseProcess] = {}
         with signals_blocked():
             for _ in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+                own, other = context.Pipe()
+                process = context.Process(target=_serve, args=(work, other), daemon=True)
                 process.start()
-                theirs.close()  # so that the worker's end is the only one, and its death is seen
-                self._processes[ours] = process
+                other.close()  # so that the pipe closes when the worker ends
+                self._processes[own] = process
         self.connections = list(self._processes)
 
     def send(self, connection: Connection, task: tuple[int, Any] | None) -> None:
-        """Gives a worker its next task; None lets it rest."""
+        """Sends a worker its next task; None: there is none."""
         if task is not None:
             try:
                 connection.send(task)
@@ -114,7 +113,7 @@ class _Pool:
                 raise self._lost(connection) from error
 
     def receive(self) -> list[tuple[str, Any, Connection]]:
-        """What the workers have told since; raises what a task raised."""
+        """New messages of the workers; raises what a task raised."""
         messages = []
         for ready in wait(self.connections, timeout=_POLL_SECONDS):
             assert isinstance(ready, Connection)
@@ -135,8 +134,8 @@ class _Pool:
         process = self._processes[connection]
         process.join(5)
         return RunError(
-            f"a worker process ended by itself (exit code {process.exitcode}; -9: perhaps out of"
-            " memory); what is finished is kept: give the same command again, with fewer --workers"
+            f"a worker process ended (exit code {process.exitcode}; -9 is often a lack of memory);"
+            " finished parts are on disk: give the same command again, with fewer --workers"
         )
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import job, place, shards
+from frepo_scale.data.prepare import finish, fit, job, output, shards
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
@@ -26,7 +26,6 @@ from frepo_scale.ops.preemption import Preempted, Preemption
         ({"resolution": 9}, "resolution is 8 there and 9 here"),
         ({"fit": "squash"}, "fit is 'crop' there"),
         ({"filter": "lanczos"}, "filter is 'area' there"),
-        ({"decode": "reduced"}, "decode is 'full' there"),
         ({"name": "other"}, "name is 'photos' there"),
     ],
 )
@@ -75,6 +74,23 @@ def test_a_stopped_one_goes_on_to_the_same_bytes(small, source, tmp_path, run, m
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
+def test_a_stop_while_the_whitening_is_fitted(source, tmp_path, run, monkeypatch):
+    """Also one between its file and the description: it is not fitted again."""
+    whole = run(source, tmp_path / "whole")
+
+    def stopped(*arguments):
+        raise Preempted
+
+    for name in ("fit_whitening", "write_description"):
+        with monkeypatch.context() as patch:
+            patch.setattr(finish, name, stopped)
+            with pytest.raises(Preempted):
+                run(source, tmp_path / "out")
+        assert not (tmp_path / "out" / "dataset.json").exists()
+    monkeypatch.setattr(fit, "moments_preprocessing", None)  # calling it would be a TypeError
+    assert run(source, tmp_path / "out") == whole
+
+
 @pytest.mark.parametrize("where", ["shard", "moments", "whitening"])
 def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkeypatch, where):
     whole = run(source, tmp_path / "whole")
@@ -95,12 +111,12 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
             real_save = np.savez
 
             def save(file, **arrays):
-                if {"moments": "products", "whitening": "covariance"}[where] in arrays:
+                if {"moments": "products", "whitening": "whitening_matrix"}[where] in arrays:
                     raise full
                 real_save(file, **arrays)
 
             patch.setattr(np, "savez", save)
-        with pytest.raises(InputError, match=r"disk of .* is full .*what is finished is kept"):
+        with pytest.raises(InputError, match=r"disk of .* is full .*finished parts are on disk"):
             run(source, tmp_path / "out")
     assert not list((tmp_path / "out").rglob(".partial-*"))
     assert len(list((tmp_path / "out").glob("*.array_record"))) == (2 if where == "shard" else 10)
@@ -108,7 +124,7 @@ def test_a_full_disk_keeps_what_is_finished(small, source, tmp_path, run, monkey
 
 
 def test_two_at_once(source, tmp_path, run):
-    ours = place.Place(tmp_path / "out")
+    ours = output.OutputFolder(tmp_path / "out")
     ours.begin()
     with pytest.raises(InputError, match=rf"being prepared by process {os.getpid()} on"):
         run(source, tmp_path / "out")
@@ -182,18 +198,18 @@ def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monk
     """Between our first look and our lock: it must not be made again, least of all otherwise."""
     want = run(source, tmp_path / "whole")
     out = tmp_path / "out"
-    real = place.Place.begin
+    real = output.OutputFolder.begin
 
     def begin(self):
         with monkeypatch.context() as patch:
-            patch.setattr(place.Place, "begin", real)
+            patch.setattr(output.OutputFolder, "begin", real)
             (out / UNFINISHED / "lock").unlink(missing_ok=True)
             run(source, out)
         real(self)
 
     if begun:
         (out / UNFINISHED).mkdir(parents=True)
-    monkeypatch.setattr(place.Place, "begin", begin)
+    monkeypatch.setattr(output.OutputFolder, "begin", begin)
     with pytest.raises(InputError, match="other settings"):
         run(source, out, fit="squash")
     monkeypatch.undo()

@@ -12,10 +12,11 @@ import pytest
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.data.description import UNFINISHED
-from frepo_scale.data.prepare import finish, job, place, shards
-from frepo_scale.data.prepare.inputs import list_source
+from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.prepare import finish, job, output, shards
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.sources.registry import list_source
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.main import main
 from frepo_scale.ops.preemption import Preempted
@@ -32,9 +33,9 @@ def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
         "whitening.npz",
     ]
     told = json.loads(files["dataset.json"])
-    assert told["format"] == 1
+    assert told["format"] == 2
     assert (told["name"], told["resolution"], told["channels"]) == ("photos", 8, 3)
-    assert (told["fit"], told["filter"], told["decode"]) == ("squash", "lanczos", "full")
+    assert (told["fit"], told["filter"]) == ("squash", "lanczos")
     assert told["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
     assert told["wnids"] == list(images.wnids)
     assert [shard["records"] for shard in told["shards"]["train"]] == [64, 11]
@@ -50,9 +51,9 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
     run(tmp_path / "x.npz", tmp_path / "out", resolution=4)
     found = PreparedSet.open(tmp_path / "out")
-    held = found.held_out()
+    held = held_out_rows(found.train.labels, 4)
     assert held.sum() == 20
-    kept, _ = found.train.__getitems__(np.flatnonzero(~held))
+    kept, _ = found.train.read(np.flatnonzero(~held))
     for whiten in (False, True):
         here, there = fit_preprocessing(kept, whiten).arrays(), found.preprocessing(whiten).arrays()
         assert here.keys() == there.keys()
@@ -63,7 +64,7 @@ def test_whitening_equals_the_fit_in_memory(tmp_path, run):
 
 
 def large_set(path, side):
-    x = np.random.default_rng(0).integers(0, 256, (12, side, side, 1)).astype(np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (12, side, side, 3)).astype(np.uint8)
     y = np.arange(12) % 2
     np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
 
@@ -72,9 +73,9 @@ def test_large_images_have_grids(tmp_path, run):
     large_set(tmp_path / "x.npz", 72)
     run(tmp_path / "x.npz", tmp_path / "out", resolution=72)
     with np.load(tmp_path / "out" / "whitening.npz") as found:
-        assert found["grid"] == 2 and found["covariance"].shape == (1296, 1296)
+        assert found["whitening_matrix"].shape == (3888, 3888)
     prepared = PreparedSet.open(tmp_path / "out")
-    kept = prepared.train.at(np.flatnonzero(~prepared.held_out()))
+    kept = prepared.train.at(np.flatnonzero(~held_out_rows(prepared.train.labels, 2)))
     here, there = fit_preprocessing(kept, True), prepared.preprocessing(whiten=True)
     np.testing.assert_allclose(here.apply(kept), there.apply(kept), rtol=1e-3, atol=1e-3)
 
@@ -82,7 +83,7 @@ def test_large_images_have_grids(tmp_path, run):
 def test_sizes_that_cannot_be_whitened_are_refused_when_they_are_to_be(tmp_path, run):
     large_set(tmp_path / "x.npz", 67)
     run(tmp_path / "x.npz", tmp_path / "out", resolution=67)
-    with pytest.raises(InputError, match="67 pixels, which cannot be whitened"):
+    with pytest.raises(InputError, match="images of 67 pixels"):
         PreparedSet.open(tmp_path / "out").preprocessing(whiten=True)
     assert PreparedSet.open(tmp_path / "out").preprocessing(whiten=False).whitening is None
 
@@ -156,7 +157,7 @@ def test_undecodable_images(small, source, tmp_path, run, images, capsys):
         "n01440764/n01440764_3.JPEG",
         "n01443537/n01443537_2.JPEG",
     ]
-    assert len(found.train.__getitems__(range(74))[0]) == 74
+    assert len(found.train.read(range(74))[0]) == 74
     assert run(source, tmp_path / "fresh", skip_bad=2) == files
 
 
@@ -176,8 +177,8 @@ def test_a_class_of_undecodable_images(source, tmp_path, run):
 
 
 def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch):
-    usage = place.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage)
+    usage = output.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         InputError, match=r"has 1,000 bytes free: expected at least [\d,]+ bytes free"
     ):
@@ -187,9 +188,9 @@ def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch)
 
 def test_the_estimate_of_room_is_above_and_not_far(source, tmp_path, run, monkeypatch):
     seen = []
-    real = place.Place.check_room
+    real = output.OutputFolder.check_space
     monkeypatch.setattr(
-        place.Place, "check_room", lambda self, need: (seen.append(need), real(self, need))
+        output.OutputFolder, "check_space", lambda self, need: (seen.append(need), real(self, need))
     )
     files = run(source, tmp_path / "out", resolution=32)
     used = sum(map(len, files.values()))
@@ -213,7 +214,6 @@ def test_a_folder_of_something_else(source, tmp_path, run, images):
         {"resolution": 5000},
         {"filter": "cubic"},
         {"fit": "pad"},
-        {"decode": "fast"},
         {"workers": 0},
         {"skip_bad": -1},
         {"name": " "},
@@ -269,7 +269,8 @@ def test_a_full_disk_is_one_line(source, tmp_path, capsys, monkeypatch, command,
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_bytes_of_one(source, tmp_path, small, run):
+def test_two_workers_give_the_bytes_of_one(source, tmp_path, small, run, monkeypatch):
+    monkeypatch.setattr(finish, "_LARGE", 0)  # the whitening is fitted by a worker
     assert run(source, tmp_path / "a") == run(source, tmp_path / "b", workers=2)
 
 
@@ -283,7 +284,7 @@ def test_a_shard_without_a_readable_image(tmp_path, images, run, small):
     run(source, tmp_path / "out", skip_bad=10)
     found = PreparedSet.open(tmp_path / "out", verify=True)
     assert [shard.records for shard in found.description.shards["train"]] == [0, 10, 4]
-    images_, labels = found.train.__getitems__(range(14))
+    images_, labels = found.train.read(range(14))
     assert labels.tolist() == part.labels[10:].tolist() and images_.std() > 0
 
 

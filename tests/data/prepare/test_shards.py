@@ -9,8 +9,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.prepare.inputs import list_source
 from frepo_scale.data.prepare.shards import ShardTask, make_shard, shard_name, shard_size
+from frepo_scale.data.sources.registry import list_source
 
 
 @pytest.fixture
@@ -24,11 +24,9 @@ def task(tmp_path, images):
             "shard": tmp_path / "s.array_record",
             "note": tmp_path / "s.json",
             "images": listing.train.shuffled(),
-            "resolution": 8,
-            "channels": 3,
+            "shape": (8, 8, 3),
             "fit": "crop",
             "kernel": "area",
-            "decode": "full",
         }
         return ShardTask(**(settings | named))
 
@@ -87,10 +85,10 @@ def test_sources_that_vanish_or_shrink(task, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     assert "ends after 50 of" in make_shard(one, lambda n: None).bad[0][1]
     path.unlink()
-    with pytest.raises(InputError, match="is gone"):
+    with pytest.raises(InputError, match="is missing"):
         make_shard(one, lambda n: None)
     path.symlink_to("nowhere")
-    assert "a link to nothing" in make_shard(one, lambda n: None).bad[0][1]
+    assert "a link to a missing file" in make_shard(one, lambda n: None).bad[0][1]
 
 
 def test_a_stop_leaves_nothing_behind(task, tmp_path):

@@ -1,0 +1,125 @@
+"""The commands as Python functions; `import frepo_scale as fs` offers them as `fs.distill`, ...
+
+They take the names of recipes and settings that the command line takes, and raise what the command
+line turns into exit codes: `InputError` (2), `RunError` (1), `Preempted` (42 or 130).
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from frepo_scale import config
+from frepo_scale.core.paths import read_bytes, to_path
+from frepo_scale.jobs import distill as distill_job
+from frepo_scale.jobs import evaluate as evaluate_job
+from frepo_scale.jobs.distill import start
+from frepo_scale.jobs.workdirs import recipe_text
+from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.runtime import initialize
+
+_PathLike = str | os.PathLike[str]
+
+
+def distill(recipe: str, workdir: _PathLike | None = None, **knobs: Any) -> dict[str, Any]:
+    """Runs a recipe to its result, or resumes it.
+
+    Args:
+      recipe: a .gin file, or the name of one under gin/.
+      workdir: the folder of the run, also on gs://; None: runs/<recipe>. `load` reads the distilled
+        set from it.
+      **knobs: settings by their names (see `frepo-scale settings`), such as `STEPS=200`.
+
+    Returns:
+      The content of result.json: "distilled": {"mean", "std", "n"}, "random_real", ...,
+      "evaluations", "selected_step", "seconds". A finished run returns its result at once.
+
+    Raises:
+      InputError: the recipe, a setting, the data or the workdir are wrong.
+      RunError: the loss diverged, or no checkpoint is intact.
+      Preempted: SIGTERM or Ctrl-C; the state is saved, the same call resumes the run.
+    """
+    read = config.load_recipe(config.find_recipe(recipe), _overrides(knobs))
+    folder = to_path(Path("runs") / read.name if workdir is None else os.fspath(workdir))
+    start(read, folder)
+    with _signal_handlers_restored():
+        distill_job.distill(read, folder)
+    return _json(Workdir(folder).result)
+
+
+def evaluate(path: _PathLike, **knobs: Any) -> dict[str, Any]:
+    """Trains fresh nets on a distilled set and tests them.
+
+    Args:
+      path: the workdir of a finished run, or an exported .npz.
+      **knobs: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
+
+    Returns:
+      The scores, as evaluation.json holds them: "distilled": {"mean", "std", "n"}, ...,
+      "evaluations", and the protocol under "protocol".
+
+    Raises:
+      InputError: the set, a setting or the data are wrong.
+      Preempted: SIGTERM or Ctrl-C.
+    """
+    target = to_path(os.fspath(path))
+    name, text = recipe_text(target)
+    read = config.load_text(name, text, _overrides(knobs))
+    initialize()
+    with _signal_handlers_restored():
+        return evaluate_job.evaluate(read.config, target)
+
+
+def plan(recipe: str, topology: str | None = None, **knobs: Any) -> dict[str, float]:
+    """What one outer step needs per device, by the compiler. Nothing is computed.
+
+    Args:
+      recipe: as for `distill`.
+      topology: a TPU slice such as "v5e:4x4", which need not be here; None: this machine's devices.
+      **knobs: settings.
+
+    Returns:
+      "devices", and per device "arguments" and "temporary" (bytes) and "operations" (floating-point
+      operations, a lower bound).
+
+    Raises:
+      InputError: the recipe does not suit the devices, its data set has no fixed shape, or there is
+        no such slice.
+    """
+    import jax
+
+    from frepo_scale.jobs.plan import compile_recipe
+    from frepo_scale.plan.compile import cost_of
+    from frepo_scale.plan.topology import tpu_devices
+
+    read = config.load_recipe(config.find_recipe(recipe), _overrides(knobs))
+    devices = jax.devices() if topology is None else tpu_devices(topology)
+    cost = cost_of(compile_recipe(read.config, devices))
+    return {"devices": len(devices), **cost._asdict()}
+
+
+def _overrides(knobs: Mapping[str, Any]) -> dict[str, str]:
+    """The values as they would be typed after `--gin.NAME=`."""
+    return {
+        name: repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        for name, value in knobs.items()
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(read_bytes(path))
+    return content
+
+
+@contextlib.contextmanager
+def _signal_handlers_restored() -> Iterator[None]:
+    """A run takes over SIGTERM and SIGINT; afterwards they are the caller's again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,169 @@
+"""Finding the source that reads a path: the only dispatcher, for `prepare` and for runs."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.paths import looks_like_url
+from frepo_scale.data.archive import ARCHIVES, damage
+from frepo_scale.data.sources.cifar import CifarFiles
+from frepo_scale.data.sources.class_folders import ClassFolders
+from frepo_scale.data.sources.idx import IdxFiles
+from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
+from frepo_scale.data.sources.listing import Listing, Poll, Source, checked
+from frepo_scale.data.sources.npz import NpzArrays
+from frepo_scale.data.sources.tfrecords import TfRecords
+from frepo_scale.ops.preemption import Preempted
+
+# In this order. A new form is a module in this package and a line here.
+SOURCES: tuple[Source, ...] = (
+    IlsvrcArchives(),
+    TfRecords(),
+    IdxFiles(),
+    CifarFiles("cifar10"),
+    CifarFiles("cifar100"),
+    NpzArrays(),
+    ClassFolders(),
+)
+FORMS = "; ".join(dict.fromkeys(source.form for source in SOURCES))
+
+
+def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] | None:
+    """The source that reads a path, and the path it reads; None if none does.
+
+    Unpacked data are preferred, because archives are often left beside them.
+
+    Args:
+      path: a file or folder that exists.
+      dataset: a published data set; sources of other published sets are not tried.
+
+    Raises:
+      InputError: several data sets are at the path.
+    """
+    found = []
+    for source in SOURCES:
+        own = getattr(source, "dataset", None)
+        if (own is None or dataset in (None, own)) and source.matches(path):
+            found.append((source, own))
+            if own is None:
+                break
+    published = [own for _, own in found if own is not None]
+    if len(published) > 1:
+        raise InputError(
+            f"{path} holds {' and '.join(published)}",
+            "one data set",
+            "give the path of the folder or archive of one of them",
+        )
+    if found:
+        return found[0][0], path
+    archives = _archives(path) if path.is_dir() else []
+    if len(archives) > 1:
+        raise InputError(
+            f"{path} holds several archives: {', '.join(archive.name for archive in archives)}",
+            "one data set",
+            f"give the path of one of them, such as {archives[0]}",
+        )
+    return find_source(archives[0], dataset) if archives else None
+
+
+def _archives(folder: Path) -> list[Path]:
+    """The archives of a folder."""
+    with damage(folder):
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [path for path in files if path.name.endswith(ARCHIVES) and path.name[0] != "."]
+
+
+def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None = None) -> Listing:
+    """All images at a path, in any known form.
+
+    Args:
+      path: a file or folder.
+      poll: called repeatedly; may raise to stop.
+      source_class: the dotted path of a source class of the user's own; no other is tried.
+
+    Raises:
+      InputError: the path does not exist, has no known form, is damaged, or a label is wrong.
+    """
+    if looks_like_url(path):
+        raise InputError(f"source {path} is a URL", "a local path", "copy the data first")
+    if source_class is not None:
+        return list_with(own_source(source_class), path, poll, None, own=True)
+    if not path.exists():
+        raise InputError(f"source {path} does not exist", FORMS, "check the path")
+    found = find_source(path)
+    if found is None:
+        raise InputError(f"source {path} has no known form", FORMS, "check the path")
+    return list_with(*found, poll, None)
+
+
+def list_with(
+    source: Source,
+    path: Path,
+    poll: Poll,
+    num_classes: int | None,
+    class_names: tuple[str, ...] | None = None,
+    own: bool = False,
+) -> Listing:
+    """The listing of a source, checked.
+
+    Args:
+      source: the source.
+      path: what it reads.
+      poll: see `Source.listing`.
+      num_classes: K the data set must have; None: any from 2 on.
+      class_names: names for classes that are only numbered.
+      own: whether the source is the user's own, so that any failure of it is wrong input.
+
+    Raises:
+      InputError: the data are wrong, or a source of the user's own fails.
+    """
+    found = _list_own(source, path, poll) if own else source.listing(path, poll)
+    if found.class_names is None and class_names is not None:
+        found = replace(found, class_names=class_names)
+    return checked(found, str(path), num_classes)
+
+
+def own_source(dotted: str) -> Source:
+    """An instance of the source class with a dotted path.
+
+    Raises:
+      InputError: it cannot be imported, or lacks a method of `Source`.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        source: Source = getattr(importlib.import_module(module), name)()
+    except Exception as error:  # a user's file can fail in any way while it is imported
+        raise InputError(
+            f"source class {dotted!r} cannot be used ({error})",
+            "an importable module.Class, built without arguments",
+            "put the folder of the module on PYTHONPATH",
+        ) from error
+    for method in ("matches", "listing"):
+        if not callable(getattr(source, method, None)):
+            raise InputError(
+                f"source class {dotted!r} has no method {method}",
+                "matches(path) and listing(path, poll)",
+                "see docs/how-to/data-source.md",
+            )
+    return source
+
+
+def _list_own(source: Source, path: Path, poll: Poll) -> Listing:
+    """The listing of a source class of the user's own, whose failures are wrong input."""
+    name = type(source).__name__
+    try:
+        if not source.matches(path):
+            raise InputError(f"source class {name} does not match {path}", "a path that it matches")
+        found = source.listing(path, poll)
+    except (InputError, RunError, Preempted, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"source class {name} failed on {path} ({type(error).__name__}: {error})",
+            "a Listing",
+            "see docs/how-to/data-source.md",
+        ) from error
+    if not isinstance(found, Listing):
+        raise InputError(f"source class {name} returned {type(found).__name__}", "a Listing")
+    return found

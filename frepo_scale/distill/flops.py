@@ -1,0 +1,45 @@
+"""Operations of an outer step of FRePo, from the shapes alone.
+
+Counted are the operations of the algorithm: not the second computation of features that saves
+memory, not padding, not blocks that a factorisation computes in vain.
+
+Legend: as in `distill.step`; F operations of one image through the net.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from frepo_scale.distill.algorithm import Problem
+from frepo_scale.models.registry import feature_dim
+
+
+def forward_flops(problem: Problem, image_shape: tuple[int, ...]) -> float:
+    """F, by the compiler's count for one image (H, W, C)."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(
+        lambda x: problem.module.init(jax.random.key(0), x, train=False), image
+    )
+    lowered = jax.jit(lambda v, x: problem.module.apply(v, x, train=False)).lower(variables, image)
+    analysis = lowered.cost_analysis() or {}
+    return float(analysis.get("flops", float("nan")))
+
+
+def outer_step_flops(problem: Problem, image_shape: tuple[int, ...], num_classes: int) -> float:
+    """Operations of one outer step over all members and devices.
+
+    For each member: target images forward; synthetic images (twice with flip) forward and back to
+    the images; the online minibatch forward, back to its activations and to the parameters; the
+    Gram matrix, one factorisation, and the products with features in both passes.
+    """
+    flops = forward_flops(problem, image_shape)
+    rows = problem.size * (2 if problem.config.flip else 1)
+    dim = feature_dim(problem.module, image_shape)
+    online = min(problem.size, problem.pool.batch)
+    unknowns = min(rows, dim)
+    nets = flops * (problem.batch + 2 * rows + 3 * online)
+    gram = 2.0 * rows * dim * unknowns + unknowns**3 / 3
+    solves = 3 * 2.0 * unknowns**2 * num_classes
+    products = (
+        2.0 * dim * num_classes * (2 * problem.batch + 3 * rows) + 2.0 * rows * dim * unknowns
+    )
+    return problem.pool.members * (nets + gram + solves + products)

@@ -1,0 +1,146 @@
+"""FRePo as an `Algorithm`: LAMB on images and labels, and a pool of nets trained on them.
+
+Source: docs/algorithm.md sections 2 to 4. The outer step itself is in `distill.step`.
+
+Images, labels and their LAMB moments are sharded over the mesh axis "data", padded with zeros so
+that they divide; the pool is sharded over "pool". Padding never gets a gradient, so it stays zero
+and changes no norm or sum.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.distill.algorithm import Algorithm, Metrics, Problem
+from frepo_scale.distill.config import lamb, learning_rate_schedule
+from frepo_scale.distill.flops import outer_step_flops
+from frepo_scale.distill.pool import PoolState, initial_pool
+from frepo_scale.distill.step import make_meta_gradient, make_pool_update
+from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
+
+
+class FRePoState(NamedTuple):
+    """The state of FRePo.
+
+    Attributes:
+      step: int32 scalar, outer steps done.
+      distilled: the set being learned, (n, H, W, C) and (n, K).
+      optimiser: LAMB state.
+      pool: the nets.
+    """
+
+    step: jax.Array
+    distilled: DistilledSet
+    optimiser: optax.OptState
+    pool: PoolState
+
+
+class FRePo(Algorithm):
+    """Neural feature regression with a pool of nets (Zhou, Nezhadarya and Ba, NeurIPS 2022)."""
+
+    progress = ("loss", "target_accuracy")
+
+    def __init__(self, problem: Problem) -> None:
+        """Takes the problem.
+
+        Raises:
+          InputError: members or batch do not divide over the mesh.
+        """
+        super().__init__(problem)
+        check_sizes(problem.mesh, problem.pool.members, problem.batch)
+
+    @property
+    def batch_size(self) -> int:
+        """M B: every member of an outer step has its own target batch."""
+        return self.problem.pool.members * self.problem.batch
+
+    @property
+    def rows(self) -> int:
+        """The smallest multiple of the mesh axis "data" that holds N images."""
+        data = self.problem.mesh.shape[DATA]
+        return -(-self.problem.size // data) * data
+
+    def init(self, start: DistilledSet) -> FRePoState:
+        """Zero moments, and a pool of fresh nets with staggered ages."""
+        config = self.problem.config
+        image = jax.ShapeDtypeStruct(start.images.shape[1:], start.images.dtype)
+        return FRePoState(
+            step=jnp.int32(0),
+            distilled=start,
+            optimiser=lamb(config).init(start),
+            pool=initial_pool(self.problem.module, self.problem.pool, config.seed, image),
+        )
+
+    def step(self, state: FRePoState, batch: Batch) -> tuple[FRePoState, Metrics]:
+        """One update of the distilled set, then one online step of each member that judged it.
+
+        Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
+        loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
+        ridge_in_force, grad_norm_images, grad_norm_labels, learning_rate.
+        """
+        problem, config = self.problem, self.problem.config
+        members = problem.pool.members
+        by_member = jax.tree.map(lambda x: x.reshape(members, problem.batch, *x.shape[1:]), batch)
+        grads, metrics = make_meta_gradient(problem)(
+            state.step, state.distilled, state.pool, by_member
+        )
+        if not config.learn_labels:
+            grads = grads._replace(labels=jnp.zeros_like(grads.labels))
+        updates, optimiser = lamb(config).update(grads, state.optimiser, state.distilled)
+        distilled = DistilledSet(*optax.apply_updates(state.distilled, updates))
+        pool, online = make_pool_update(problem)(state.step, distilled, state.pool)
+        metrics |= {
+            "online_loss": online,
+            "grad_norm_images": optax.tree.norm(grads.images),
+            "grad_norm_labels": optax.tree.norm(grads.labels),
+            "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step)),
+        }
+        return FRePoState(state.step + 1, distilled, optimiser, pool), metrics
+
+    def distilled(self, state: FRePoState) -> DistilledSet:
+        """The set being learned."""
+        return state.distilled
+
+    def shardings(self, state: FRePoState) -> Any:
+        """Rows over "data" where they divide, members over "pool"."""
+        mesh = self.problem.mesh
+
+        def rows(leaf: jax.Array) -> jax.sharding.Sharding:
+            divides = leaf.ndim and len(leaf) % mesh.shape[DATA] == 0
+            return over(mesh, DATA) if divides else over(mesh)
+
+        return FRePoState(
+            step=over(mesh),  # type: ignore[arg-type]
+            distilled=jax.tree.map(rows, state.distilled),
+            optimiser=jax.tree.map(rows, state.optimiser),
+            pool=jax.tree.map(lambda _: over(mesh, POOL), state.pool),
+        )
+
+    def without_padding(self, state: FRePoState) -> FRePoState:
+        """The state with N rows."""
+        return _map_rows(lambda x: x[: self.problem.size], state)
+
+    def with_padding(self, state: FRePoState) -> FRePoState:
+        """The state with zero rows behind the N images and their moments."""
+        extra = self.rows - self.problem.size
+        return _map_rows(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), state)
+
+    def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
+        """From shapes; see `distill.flops`."""
+        return outer_step_flops(self.problem, image_shape, num_classes)
+
+
+def _map_rows(function: Callable[[jax.Array], jax.Array], state: FRePoState) -> FRePoState:
+    """`function` on every array that has a row per synthetic image."""
+
+    def on_rows(leaf: jax.Array) -> jax.Array:
+        return function(leaf) if leaf.ndim else leaf
+
+    return state._replace(
+        distilled=jax.tree.map(on_rows, state.distilled),
+        optimiser=jax.tree.map(on_rows, state.optimiser),
+    )

@@ -1,0 +1,58 @@
+"""From the name of an algorithm in a recipe to an `Algorithm` object."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from frepo_scale.core.dotted import import_class
+from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.core.settings import check_settings, setting
+from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.frepo import FRePo
+
+ALGORITHMS: dict[str, type[Algorithm]] = {"frepo": FRePo}
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """Which algorithm."""
+
+    name: str = setting(
+        "frepo", "ALGORITHM", "frepo, or the dotted path of an Algorithm class of your own"
+    )
+    args: dict[str, Any] = setting(
+        {}, "ALGORITHM_ARGS", "further arguments of the algorithm's constructor, by name"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a name that cannot be an algorithm."""
+        check_settings(self)
+        if "." not in self.name and self.name not in ALGORITHMS:
+            raise InputError(
+                f"ALGORITHM = {self.name!r}",
+                "the name of an algorithm or the dotted path of a class",
+                nearest(self.name, ALGORITHMS),
+            )
+
+
+def build_algorithm(config: AlgorithmConfig, problem: Problem) -> Algorithm:
+    """The algorithm on a problem.
+
+    Raises:
+      InputError: the class cannot be imported, is no algorithm, does not accept `config.args`, or
+        does not accept the problem.
+    """
+    cls = ALGORITHMS.get(config.name)
+    if cls is None:
+        cls = import_class("ALGORITHM", config.name, Algorithm)  # type: ignore[type-abstract]
+    accepted = inspect.signature(cls).parameters
+    unknown = [name for name in config.args if name not in accepted or name == "problem"]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    if unknown and not takes_any:
+        known = [name for name in accepted if name != "problem"]
+        raise InputError(
+            f"ALGORITHM_ARGS has {unknown[0]!r}",
+            f"arguments of {config.name}",
+            nearest(unknown[0], known) if known else "it has none: use ALGORITHM_ARGS={}",
+        )
+    return cls(problem, **config.args)

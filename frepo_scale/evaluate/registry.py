@@ -1,0 +1,95 @@
+"""From the names in `EVALUATIONS` to evaluations, imported and checked before compute is spent."""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from frepo_scale.core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from frepo_scale.evaluate.evaluation import Evaluation, Task
+
+# Name in a recipe: dotted path of the class. A new evaluation is one module and one line here.
+EVALUATIONS = {
+    "accuracy": "frepo_scale.evaluate.accuracy.Accuracy",
+}
+
+
+def check_evaluations(names: Any) -> list[str]:
+    """The names as a list, without an import.
+
+    Raises:
+      InputError: not a list of different names, or a name that is neither registered nor a dotted
+        path.
+    """
+    expected = "a list of names of evaluations"
+    if isinstance(names, str):
+        fix = f"""use --gin.EVALUATIONS="['{names}']" """
+        raise InputError(f"EVALUATIONS = {names!r}", expected, fix)
+    if not isinstance(names, list | tuple) or not names:
+        raise InputError(f"EVALUATIONS = {names!r}", expected)
+    for name in names:
+        if not isinstance(name, str) or ("." not in name and name not in EVALUATIONS):
+            raise InputError(
+                f"EVALUATIONS = {names!r}: {name!r} is unknown",
+                "the name of an evaluation or the dotted path of a class",
+                nearest(str(name), EVALUATIONS),
+            )
+        if names.count(name) > 1:
+            raise InputError(f"EVALUATIONS = {names!r}", "each name once")
+    return list(names)
+
+
+def load_evaluations(names: Sequence[str], task: "Task | None" = None) -> dict[str, "Evaluation"]:
+    """The evaluations by name, in order. To be called before a run starts.
+
+    Args:
+      names: registered names, or dotted paths of classes with a `title` and a method `run` (see
+        `evaluation.Evaluation`) that can be constructed without arguments.
+      task: what the evaluations check themselves against; None: no checks.
+
+    Raises:
+      InputError: a class cannot be imported, is not an evaluation, or cannot evaluate the task.
+    """
+    evaluations = {name: _load(name) for name in names}
+    for evaluation in evaluations.values():
+        check = getattr(evaluation, "check", None)
+        if task is not None and check is not None:
+            check(task)
+    return evaluations
+
+
+def _load(name: str) -> "Evaluation":
+    module_name, _, class_name = EVALUATIONS.get(name, name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+        evaluation = found() if isinstance(found, type) else found
+    except Exception as error:  # a user's module can fail in any way while it is imported
+        raise InputError(
+            f"EVALUATIONS: {name!r}: {error}",
+            "an importable module.Class that needs no arguments",
+            "put the module's folder on PYTHONPATH",
+        ) from error
+    run, title = getattr(evaluation, "run", None), getattr(evaluation, "title", None)
+    if not isinstance(found, type) or not callable(run) or not isinstance(title, str):
+        raise InputError(
+            f"EVALUATIONS: {name!r} is not an evaluation",
+            "a class with a title (text) and a method run(context)",
+        )
+    checked: Evaluation = evaluation
+    return checked
+
+
+def version_of(evaluation: "Evaluation") -> str:
+    """A fingerprint of the source file of an evaluation: "" where it has none.
+
+    Accuracies stored by an older version of the file are not used again.
+    """
+    try:
+        path = inspect.getsourcefile(type(evaluation))
+        with open(path or "", "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()[:12]
+    except (OSError, TypeError):
+        return ""

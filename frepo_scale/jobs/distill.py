@@ -1,0 +1,341 @@
+"""`frepo-scale distill`: one run in one workdir, from its start or a checkpoint to its result."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from frepo_scale.core.errors import InputError, Preempted, RunError
+from frepo_scale.core.identity import default_settings, scientific_settings
+from frepo_scale.core.paths import is_file, is_local
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.feed import target_batches
+from frepo_scale.distill.state import (
+    NEVER,
+    TrainState,
+    checkpoint_tree,
+    from_checkpoint_tree,
+    initial_train_state,
+    make_train_step,
+)
+from frepo_scale.export.gallery import save_gallery
+from frepo_scale.export.run_report import print_result, write_text
+from frepo_scale.jobs.preprocessing import (
+    check_data,
+    check_same_data,
+    other_data,
+    shared_preprocessing,
+)
+from frepo_scale.jobs.results import Work, write_results
+from frepo_scale.jobs.run import Run, build_evaluator, build_run
+from frepo_scale.jobs.settings import Recipe
+from frepo_scale.jobs.workdirs import NAME_LINE
+from frepo_scale.ops.checkpoint import Checkpointer
+from frepo_scale.ops.metrics import JsonlWriter, MetricWriter, MultiWriter
+from frepo_scale.ops.preemption import Preemption
+from frepo_scale.ops.progress import Progress
+from frepo_scale.ops.supervisor import Supervisor
+from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
+from frepo_scale.ops.workdir import KERNELS, Workdir
+from frepo_scale.parallel.compiled import keep_compiled
+from frepo_scale.parallel.determinism import make_deterministic
+from frepo_scale.parallel.mesh import platform_of
+from frepo_scale.parallel.runtime import agree, initialize, is_first
+from frepo_scale.parallel.share import of_first, on_first
+from frepo_scale.plan.overview import written_bytes
+from frepo_scale.train.hooks import Log, Probe, Save
+from frepo_scale.train.inputs import Inputs
+from frepo_scale.train.loop import Hooks, Outcome, train
+from frepo_scale.train.probing import HeldOutProbe
+
+
+def start(recipe: Recipe, root: Path) -> None:
+    """Sets up the compiler and the processes; to be called before any device is used.
+
+    Raises:
+      InputError: the workdir belongs to another run, or the environment is wrong.
+    """
+    if recipe.config.mesh.deterministic:
+        # The check comes before a folder is made there.
+        settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
+        Workdir(root).check_identity(settings, defaults)
+        make_deterministic(root / KERNELS if is_local(root) else None)
+    initialize()
+
+
+def distill(recipe: Recipe, root: Path) -> None:
+    """Runs or resumes a recipe to its result.
+
+    Args:
+      recipe: what to run.
+      root: the workdir; made if it is not there.
+
+    Raises:
+      InputError: anything given is wrong.
+      Preempted: a stop was requested; the state is saved.
+      RunError: the loss diverged, or no checkpoint is intact.
+    """
+    workdir, settings = Workdir(root), scientific_settings(recipe.config)
+    on_first(lambda: workdir.check_identity(settings, default_settings(recipe.config)))
+    if agree(int(workdir.finished)):
+        _say(lambda: print_result(workdir, f"{recipe.name} is finished.\n"))
+        return
+    with contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor:
+        supervisor.watch()
+        # A workdir in use is refused before data are read; an unused one is made after all checks.
+        on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
+        run = build_run(recipe)
+        check_same_data(run.dataset)
+        on_first(lambda: _open(workdir, supervisor, run))
+        keep_compiled(workdir.compiled, platform_of(run.mesh))
+        preemption = Preemption(supervisor.heartbeat)
+        preemption.install()
+        with (
+            _ends_recorded(workdir, supervisor, preemption),
+            _Attempt(run, workdir, supervisor, preemption) as attempt,
+        ):
+            state, step = attempt.restore_or_init()
+            supervisor.begin(step)
+            outcome = attempt.train(state, step)
+            if outcome.stopped:
+                raise Preempted
+            write_results(attempt.work, outcome.state, attempt.seconds())
+
+
+def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
+    """Makes the workdir this run's, on process 0."""
+    settings = scientific_settings(run.config)
+    check_data(workdir, run.dataset)
+    needed = written_bytes(run.algorithm, run.dataset)
+    workdir.open(settings, needed, default_settings(run.config))
+    supervisor.lock()
+    workdir.claim(settings)
+    write_text(workdir.config, f"{NAME_LINE}{run.recipe.name}\n{run.recipe.text}")
+    write_text(workdir.operative_config, run.recipe.operative)
+
+
+@contextlib.contextmanager
+def _ends_recorded(
+    workdir: Workdir, supervisor: Supervisor, preemption: Preemption
+) -> Iterator[None]:
+    """How the attempt ends is recorded in the workdir; errors of its disk become InputErrors."""
+    try:
+        yield
+    except Preempted:
+        supervisor.preempted()
+        _say(lambda: print(f"stopped; the same command resumes from {workdir.root}"))
+        raise Preempted(preemption.exit_code) from None
+    except BrokenPipeError:  # nobody reads what is printed; the workdir is intact
+        raise
+    except OSError as error:
+        supervisor.failed(error)
+        raise InputError(
+            f"workdir {workdir.root} cannot be written ({error.strerror or error})",
+            "free space on the disk and permission to write",
+            "correct this and repeat the command: the run resumes from its last checkpoint",
+        ) from error
+    except (InputError, RunError) as error:
+        supervisor.failed(error)
+        raise
+
+
+def _say(action: Callable[[], None]) -> None:
+    """One process prints for all."""
+    if is_first():
+        action()
+
+
+@dataclass
+class _Progress:
+    """What an attempt takes over from the checkpoint it resumes, beside the state.
+
+    Attributes:
+      probed: the step of the last probe.
+      seconds: seconds spent in earlier attempts.
+      at_chance: probes in a row at chance level.
+    """
+
+    probed: int = NEVER
+    seconds: float = 0.0
+    at_chance: int = 0
+
+
+class _Attempt:
+    """One attempt at a run: what it works with, and the writers that must be closed."""
+
+    def __init__(
+        self, run: Run, workdir: Workdir, supervisor: Supervisor, preemption: Preemption
+    ) -> None:
+        preprocessing = shared_preprocessing(workdir, run.dataset)
+        inputs = Inputs(run.dataset, preprocessing, run.mesh)
+        evaluator = build_evaluator(run.config, run.dataset, preemption)
+        self.work = Work(run, workdir, supervisor, preprocessing, inputs, evaluator)
+        self._preemption = preemption
+        self._checkpointer = Checkpointer(workdir.checkpoints, run.config.loop.keep_every)
+        self._writer: MetricWriter = MultiWriter([])
+        self._before, self._started = _Progress(), time.monotonic()
+
+    def __enter__(self) -> "_Attempt":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+        self._checkpointer.close()
+
+    def seconds(self) -> float:
+        """Seconds spent on the run, earlier attempts included."""
+        return self._before.seconds + time.monotonic() - self._started
+
+    def restore_or_init(self) -> tuple[TrainState, int]:
+        """The state of the newest intact checkpoint, else the start; and its step.
+
+        Raises:
+          InputError: the checkpoint belongs to other data.
+          RunError: no checkpoint is intact.
+        """
+        run, algorithm = self.work.run, self.work.run.algorithm
+        # Of process 0: machines of different kinds whiten with different rounding.
+        state = initial_train_state(algorithm, of_first(run.start(self.work.inputs.train)))
+        restored = self._checkpointer.restore(checkpoint_tree(algorithm, state))
+        if restored is None:
+            return state, 0
+        if is_first():
+            for line in restored.damaged:
+                print(f"frepo-scale: {line}; using checkpoint {restored.step}")
+        if restored.meta["dataset"] != run.dataset.fingerprint:
+            raise other_data(self.work.workdir, run.dataset, restored.meta["dataset"])
+        self._before = _Progress(
+            **{name: restored.meta[name] for name in ("probed", "seconds", "at_chance")}
+        )
+        _say(lambda: print(f"resuming {self.work.workdir.root} at step {restored.step}"))
+        return from_checkpoint_tree(algorithm, restored.state, state), restored.step
+
+    def train(self, state: TrainState, start: int) -> Outcome:
+        """Trains from step `start` to the last one, or until a stop is requested."""
+        run, config = self.work.run, self.work.run.config
+        steps = config.distill.steps
+        if start == steps and self._before.probed == start:
+            return Outcome(state, start, stopped=False)
+        with contextlib.ExitStack() as closing:
+            after_step = []
+            if is_first():
+                tensorboard = TensorBoardWriter(self.work.workdir.tensorboard)
+                metrics = JsonlWriter(self.work.workdir.metrics, resume_at=start)
+                self._writer = MultiWriter([metrics, tensorboard])
+                actions = StepActions(
+                    tensorboard, self.work.workdir.tensorboard, start, steps, config.loop.profile_at
+                )
+                closing.callback(actions.close)
+                after_step.append(actions.after_step)
+            progress = closing.enter_context(Progress("distil", steps, start))
+            feed = self.work.inputs.feed(
+                run.algorithm.batch_size, config.distill.seed, config.data.workers
+            )
+            batches = closing.enter_context(target_batches(feed, start))
+            outcome = train(
+                state,
+                self._first_step_allowed_long(make_train_step(run.algorithm, state)),
+                batches,
+                replace(self._hooks(start, progress), after_step=tuple(after_step)),
+                start=start,
+                steps=steps,
+                preemption=self._preemption,
+                ledger=self.work.supervisor.ledger,
+            )
+        self._checkpointer.wait()
+        return outcome
+
+    def _first_step_allowed_long(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The step, whose first call may compile for long without the watchdog ending it."""
+        compiled = False
+
+        def first_allowed_long(state: TrainState, batch: Any) -> Any:
+            nonlocal compiled
+            if compiled:
+                return step(state, batch)
+            with self.work.supervisor.compiling():
+                result = step(state, batch)
+            compiled = True
+            return result
+
+        return first_allowed_long
+
+    def _hooks(self, start: int, progress: Progress) -> Hooks:
+        run, config, dataset = self.work.run, self.work.run.config.loop, self.work.run.dataset
+        algorithm, ledger = run.algorithm, self.work.supervisor.ledger
+        flops = algorithm.flops(dataset.image_shape, dataset.num_classes)
+        log = Log(
+            config.log_every,
+            self._writer,
+            progress,
+            ledger,
+            steps=run.config.distill.steps,
+            images_per_step=algorithm.batch_size,
+            flops_per_step=flops / run.mesh.size,
+            shown=algorithm.progress,
+        )
+        probe = HeldOutProbe(
+            algorithm,
+            self.work.evaluator,
+            self.work.inputs.held_out,
+            dataset.num_classes,
+            # From noise nothing can be learned.
+            chance_probes=0 if dataset.placement == "constant" else config.chance_probes,
+            at_chance=self._before.at_chance,
+            give_up=self._give_up,
+            show=self._save_gallery,
+        )
+
+        def save(state: TrainState, step: int, probed: int) -> None:
+            on_first(self.work.supervisor.check_lock)
+            facts = {
+                "probed": probed,
+                "seconds": self.seconds(),
+                "at_chance": probe.at_chance,
+                "dataset": dataset.fingerprint,
+                "settings": scientific_settings(run.config),
+                "operative_config": run.recipe.operative,
+            }
+            self._checkpointer.save(step, checkpoint_tree(algorithm, state), facts)
+
+        return Hooks(
+            log,
+            self._check,
+            Probe(config.probe_every, probe, self._before.probed),
+            Save(
+                config.save_every,
+                config.save_minutes,
+                save,
+                start=start,
+                clock_every=config.log_every,
+            ),
+        )
+
+    def _check(self, state: TrainState) -> None:
+        """Raises RunError if the loss was not finite at some step."""
+        bad = int(state.first_bad_step)
+        if bad != NEVER:
+            self._give_up(f"the loss is not finite at step {bad}")
+
+    def _give_up(self, what: str) -> NoReturn:
+        self._checkpointer.wait()
+        good = self._checkpointer.latest()
+        self._writer.flush()  # the last rows show what happened, and no save will write them
+        saved = "no checkpoint was saved before"
+        if good is not None:
+            saved = f"the last good checkpoint is {self.work.workdir.checkpoints / str(good)}"
+        self.work.supervisor.diverged()
+        raise RunError(
+            f"{what}; {saved}; try a higher --gin.RIDGE or a lower --gin.LEARNING_RATE in a new"
+            " --workdir"
+        )
+
+    def _save_gallery(self, distilled: DistilledSet, step: int) -> None:
+        if is_first():
+            path = self.work.workdir.gallery / f"step_{step:07d}.png"
+            pixels = self.work.preprocessing.to_pixels(distilled.images)
+            save_gallery(
+                path, pixels, self.work.run.dataset.class_names, self.work.run.config.distill.ipc
+            )

@@ -1,0 +1,24 @@
+"""`frepo-scale export`: hands a finished run's distilled set to others."""
+
+import os
+from pathlib import Path
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.export.formats import read_npz, write_folder, write_npz
+from frepo_scale.jobs.workdirs import finished_workdir
+
+
+def export(path: Path, form: str, out: Path) -> None:
+    """Copies the distilled set of the run in `path` to `out`, as "npz" or "folder".
+
+    Raises:
+      InputError: the run is not finished, or `out` exists or cannot be written.
+    """
+    exported = read_npz(finished_workdir(path).distilled)
+    if form == "npz":
+        if os.path.lexists(out):
+            raise InputError(f"{out} exists", "a new file", "choose another --out")
+        write_npz(out, exported)
+    else:
+        write_folder(out, exported)
+    print(f"written to {out}")

@@ -1,0 +1,22 @@
+"""`frepo-scale prepare`: images in any known form become records, once."""
+
+from frepo_scale.core.errors import Preempted
+from frepo_scale.data.prepare.job import prepare as prepare_set
+from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.ops.preemption import Preemption
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Makes a prepared set, or resumes one.
+
+    Raises:
+      InputError: the source or a setting is wrong.
+      Preempted: a stop was requested; finished shards are kept.
+    """
+    preemption = Preemption()
+    preemption.install()
+    try:
+        prepare_set(config, preemption)
+    except Preempted:
+        print(f"stopped; the same command resumes from {config.out}")
+        raise Preempted(preemption.exit_code) from None

@@ -1,0 +1,206 @@
+"""One run: its settings, devices, data, nets and algorithm, checked before compute is spent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from frepo_scale.core.identity import scientific_settings, settings_sha256
+from frepo_scale.core.keys import Purpose, key_for
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.dataset import Dataset, load_dataset
+from frepo_scale.data.placement import room_of
+from frepo_scale.data.types import Rows
+from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.registry import build_algorithm
+from frepo_scale.distill.synthetic import choose_rows, real_set
+from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
+from frepo_scale.evaluate.finished import FinishedNets
+from frepo_scale.evaluate.protocol import Evaluator
+from frepo_scale.evaluate.registry import load_evaluations
+from frepo_scale.jobs.settings import Recipe, RunConfig
+from frepo_scale.models.registry import build_net
+from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel.mesh import DATA, build_mesh, check_sizes
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe stands for on these devices.
+
+    Attributes:
+      recipe: name, settings and texts.
+      mesh: the devices.
+      dataset: the real images.
+      algorithm: the distillation algorithm, with the pool's net.
+      evaluations: the evaluations of the result, by name.
+    """
+
+    recipe: Recipe
+    mesh: Mesh
+    dataset: Dataset
+    algorithm: Algorithm
+    evaluations: dict[str, Evaluation]
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings."""
+        return self.recipe.config
+
+    @property
+    def size(self) -> int:
+        """Synthetic images, N."""
+        return self.algorithm.problem.size
+
+    def start(self, target: Rows) -> DistilledSet:
+        """Random images of the target part, as net inputs, with initial labels.
+
+        Args:
+          target: the target part as float32 net inputs.
+        """
+        config = self.config.distill
+        return real_set(target, self.dataset.num_classes, config.ipc, _start_key(self.config))
+
+
+def build_run(recipe: Recipe) -> Run:
+    """Reads the data of a recipe and builds its nets and algorithm.
+
+    Raises:
+      InputError: anything in the recipe is wrong, or does not fit together.
+    """
+    config = recipe.config
+    # First what costs nothing to check: a large data set takes minutes to read.
+    mesh = build_mesh(config.mesh)
+    check_sizes(mesh, config.pool.members, config.data.batch)
+    dataset = load_dataset(config.data, room_of(mesh))
+    labels, classes = dataset.train.labels, dataset.num_classes
+    choose_rows(labels, classes, config.distill.ipc, _start_key(config))  # checks IPC
+    problem = problem_of(config, mesh, classes, dataset.image_shape)
+    algorithm = build_algorithm(config.algorithm, problem)
+    return Run(recipe, mesh, dataset, algorithm, build_evaluations(config, dataset))
+
+
+def problem_of(
+    config: RunConfig, mesh: Mesh, num_classes: int, image_shape: tuple[int, ...]
+) -> Problem:
+    """What the algorithm is given.
+
+    Args:
+      config: the settings.
+      mesh: the devices, which may be of another machine.
+      num_classes: K.
+      image_shape: (H, W, C).
+
+    Raises:
+      InputError: no net of these settings exists for such images.
+    """
+    module = build_net(config.net, num_classes, image_shape, mesh.shape[DATA] > 1)
+    size = num_classes * config.distill.ipc
+    return Problem(module, config.distill, config.pool, config.ridge, mesh, size, config.data.batch)
+
+
+def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluation]:
+    """The evaluations of a recipe by name, checked against its data.
+
+    Raises:
+      InputError: one cannot be imported or done, or no evaluation net exists for such images.
+    """
+    net = config.net.for_evaluation()
+    build_net(net, dataset.num_classes, dataset.image_shape)
+    task = Task(
+        config.evaluation,
+        net,
+        dataset.image_shape,
+        dataset.num_classes,
+        len(dataset.held_out),
+        dataset.placement not in ("stream", "constant"),
+    )
+    return load_evaluations(config.evaluation.evaluations, task)
+
+
+def evaluation_context(
+    config: RunConfig,
+    evaluator: Evaluator,
+    real: RealData,
+    sets: dict[str, DistilledSet],
+    preprocessing: Preprocessing,
+    finished: Path | None,
+    fingerprint: str,
+    selected_by: str,
+) -> EvaluationContext:
+    """What the evaluations of a recipe work on.
+
+    Args:
+      config: the settings.
+      evaluator: trains and tests nets.
+      real: the real images as net inputs.
+      sets: distilled sets by name; "distilled" must be among them.
+      preprocessing: from pixels to net inputs and back.
+      finished: a file for the scores of nets that are done, for a restart; None: no file.
+      fingerprint: of the data.
+      selected_by: how "distilled" was selected: "held-out", "last step", or "" if unknown.
+    """
+    settings = scientific_settings(config)
+    del settings["evaluation.evaluations"]  # another evaluation does not change these nets
+    return EvaluationContext(
+        sets=sets,
+        real=real,
+        ipc=len(sets["distilled"].images) // real.num_classes,
+        seed=config.distill.seed,
+        config=config.evaluation,
+        evaluator=evaluator,
+        finished=FinishedNets(finished, sets, settings_sha256(settings) + fingerprint),
+        net=config.net.for_evaluation(),
+        preprocessing=preprocessing,
+        selected_by=selected_by,
+    )
+
+
+def build_evaluator(config: RunConfig, dataset: Dataset, preemption: Preemption) -> Evaluator:
+    """Trains and tests fresh nets with the protocol of a recipe.
+
+    Raises:
+      InputError: no net of these settings exists for such images.
+    """
+    module: nn.Module = build_net(
+        config.net.for_evaluation(), dataset.num_classes, dataset.image_shape
+    )
+    return Evaluator(
+        module, config.evaluation, augmentation(config, dataset), config.distill.seed, preemption
+    )
+
+
+def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
+    """How the images of an evaluation are augmented."""
+    flip = config.evaluation.flip
+    return AugmentConfig(flip=dataset.spec.augment_flip if flip is None else flip)
+
+
+def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What others need to train nets in the way the result was measured."""
+    size = dataset.num_classes * config.distill.ipc
+    net, protocol = config.net.for_evaluation(), config.evaluation
+    return {
+        "net": net.name,
+        "width": net.width,
+        "depth": net.depth,
+        "norm": net.norm,
+        "args": net.args,
+        "nets": protocol.nets,
+        "steps": protocol.steps_for(size),
+        "batch": min(size, protocol.batch),
+        "optimiser": "adam",
+        "learning_rate": protocol.learning_rate,
+        "schedule": "linear warm-up over min(500, steps/2), cosine to 1 %",
+        "loss": "mean over the batch of half the squared error to the labels",
+        "augment": vars(augmentation(config, dataset)),
+    }
+
+
+def _start_key(config: RunConfig) -> jax.Array:
+    return key_for(config.distill.seed, Purpose.SYNTHETIC_INIT)

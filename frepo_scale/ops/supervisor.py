@@ -1,0 +1,113 @@
+"""Supervision of one attempt at a run: the lock of its workdir, watchdog, ledger of time."""
+
+import contextlib
+from pathlib import Path
+
+import jax
+
+from frepo_scale.core.paths import is_local
+from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, Ledger
+from frepo_scale.ops.lock import WorkdirLock
+from frepo_scale.ops.watchdog import Watchdog
+from frepo_scale.ops.workdir import STUCK, Workdir
+from frepo_scale.parallel.runtime import is_first
+
+_COMPILATION = 3600.0  # seconds the first step may take: a pod's step compiles for ten minutes
+_START = 3600.0  # seconds until training starts: large sets are read and whitened
+
+
+class Supervisor:
+    """Lock, ledger and watchdog of an attempt; lock and ledger on process 0 alone.
+
+    Attributes:
+      ledger: accounts for the time.
+    """
+
+    def __init__(self, workdir: Workdir, watchdog_minutes: float) -> None:
+        """Starts to count time, and nothing else.
+
+        Args:
+          workdir: the workdir of the run.
+          watchdog_minutes: minutes without progress after which the process ends; 0: never.
+        """
+        self._workdir = workdir
+        self._lock = WorkdirLock(workdir.lock) if is_first() else None
+        self.ledger = Ledger(workdir.ledger if is_first() else None)
+        # A process that hangs writes them, so nothing but the local file system may be needed.
+        self._stacks: Path | None = None
+        if is_local(workdir.root):
+            self._stacks = workdir.root / f"{STUCK}{jax.process_index()}.txt"
+        self._minutes = watchdog_minutes
+        self._watchdog: Watchdog | None = None
+        self._longer = contextlib.ExitStack()
+        self._diverged = False
+
+    def lock(self) -> None:
+        """Locks the workdir and removes files left by killed attempts; may be called again.
+
+        Raises:
+          InputError: another run that is alive has locked it.
+        """
+        if self._lock is not None:
+            self._lock.acquire()
+            self._workdir.remove_leftovers()
+
+    def check_lock(self) -> None:
+        """Raises RunError if another run has locked the workdir; call it before writing."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def begin(self, first_step: int) -> None:
+        """Training starts at this step."""
+        self._longer.close()
+        self.ledger.begin(
+            first_step,
+            process_count=jax.process_count(),
+            device_count=jax.device_count(),
+            device_kind=jax.devices()[0].device_kind,
+        )
+
+    def watch(self) -> None:
+        """From now on a process without progress ends; until `begin` an hour is allowed."""
+        if self._minutes:
+            self._watchdog = Watchdog(60.0 * self._minutes, log=self._stacks)
+            self._watchdog.start()
+            self._longer.enter_context(self._watchdog.allowing(_START))
+
+    def heartbeat(self) -> None:
+        """The process makes progress."""
+        if self._watchdog is not None:
+            self._watchdog.beat()
+        self.ledger.tick()
+
+    def compiling(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the watchdog allows a long compilation."""
+        if self._watchdog is None:
+            return contextlib.nullcontext()
+        return self._watchdog.allowing(_COMPILATION)
+
+    def finished(self) -> None:
+        """The result is written."""
+        self.ledger.end(FINISHED)
+
+    def preempted(self) -> None:
+        """The state is saved, and the process ends."""
+        self.ledger.end(PREEMPTED)
+
+    def diverged(self) -> None:
+        """The run diverged; the error that says so follows."""
+        self.ledger.end(DIVERGED)
+        self._diverged = True
+
+    def failed(self, error: BaseException) -> None:
+        """The attempt ends with an error."""
+        if not self._diverged:
+            self.ledger.end(f"failed: {error}")
+
+    def close(self) -> None:
+        """Stops the watchdog and releases the lock."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+        if self._lock is not None:
+            self._lock.release()

@@ -1,0 +1,131 @@
+"""How the program ends; every exit code is decided in `exit_code`.
+
+0    done
+1    a bug, or the run diverged: a restart would only repeat it
+2    wrong input; one line says what, what was expected, and how to correct it
+42   stopped and saved, or a disk, store or other process failed for a moment: start it again
+130  stopped by Ctrl-C and saved
+"""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, is_passing
+from frepo_scale.parallel.runtime import connected, is_first
+
+PREEMPTED_EXIT = 42  # started again, the run resumes
+INTERRUPTED_EXIT = 130
+_GRACE = 3.0  # seconds
+_LONGEST_END = 10.0  # seconds
+# Messages of transports when another process is gone: gloo (CPU), NCCL (GPU), gRPC. They begin with
+# a status word; JAX raises some of them as ValueError.
+_LOST_PEER = re.compile(
+    r"[A-Z_]{5,}: .*(Gloo [\w ]+ failed|(closed|reset) by peer|remote process exited)"
+    r"|(UNAVAILABLE|DEADLINE_EXCEEDED): "
+    r"|.*(Barrier (failed because|timed out)|heartbeat timeout|[Cc]oordination service agent)",
+    re.DOTALL,
+)
+
+
+def exit_code(error: BaseException, resumable: bool = True) -> int:
+    """The exit code for an error that ends the program.
+
+    Args:
+      error: the error.
+      resumable: whether the same command would resume its work, as `distill` does; otherwise an
+        error that passes by itself is a failure like any other.
+    """
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED_EXIT
+    if isinstance(error, FailedElsewhere | Preempted):
+        return error.code
+    if lost_peer(error) or (resumable and is_passing(error)):
+        return PREEMPTED_EXIT
+    return 2 if isinstance(error, InputError) else 1
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error, or its cause, says that another of several processes is gone."""
+    found: BaseException | None = error
+    while found is not None and connected():
+        if _LOST_PEER.match(str(found)):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def run_and_leave(main: Callable[[], int]) -> NoReturn:
+    """Runs `main` and ends the process with the exit code it returns.
+
+    A single process ends as Python does, and an exception shows its traceback. After a failure
+    this takes at most ten seconds, whatever threads of libraries still wait for.
+
+    With several processes, codes 0 and 42 are ends that all of them reach. They wait for each
+    other, at most five minutes, because the end of process 0 aborts the others. Any other code,
+    or an exception, may be a failure of this process alone. Python's usual exit would wait for
+    the others and then lose the code. So this process ends at once, and the others end within the
+    heartbeat.
+    """
+    try:
+        code = main()
+    except BaseException as error:
+        if not connected():
+            _end_in_time(exit_code(error, resumable=False))
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        _end_now(exit_code(error, resumable=False))
+    if not connected():
+        if code not in (0, PREEMPTED_EXIT):
+            _end_in_time(code)
+        sys.exit(code)
+    if code not in (0, PREEMPTED_EXIT):
+        _end_now(code)
+    import jax
+
+    try:
+        jax.distributed.shutdown()
+    except Exception:  # the others may have failed; this one is done
+        traceback.print_exc()
+        _end_now(code)
+    sys.exit(code)
+
+
+def _end_in_time(code: int) -> None:
+    """Limits the time of Python's usual exit, which joins all threads.
+
+    One thread of Orbax waits ten minutes for a folder that another thread failed to make.
+    """
+
+    def end() -> None:
+        threading.main_thread().join()  # that exit has begun
+        time.sleep(_LONGEST_END)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        os._exit(code)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends this process without waiting for the others."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+        # The same failure often reaches other processes a moment later, and the end of process 0
+        # aborts them. They get the time to report it and to end with their own code.
+        if is_first():
+            time.sleep(_GRACE)
+    finally:
+        os._exit(code)

@@ -1,0 +1,57 @@
+import contextlib
+import signal
+import threading
+
+import pytest
+
+from frepo_scale.jobs import distill
+from frepo_scale.main import main
+from frepo_scale.ops.supervisor import Supervisor
+from frepo_scale.ops.workdir import Workdir
+
+
+def watched():
+    return "watchdog" in [thread.name for thread in threading.enumerate()]
+
+
+def test_silence_may_be_long_until_the_work_starts(tmp_path):
+    (tmp_path / "attempts").mkdir()
+    supervisor = Supervisor(Workdir(tmp_path), 15.0)
+    with contextlib.closing(supervisor):
+        supervisor.watch()
+        assert supervisor._watchdog.limit() == 3600.0
+        supervisor.begin(0)
+        assert supervisor._watchdog.limit() == 900.0
+        with supervisor.compiling():
+            assert supervisor._watchdog.limit() == 3600.0
+    assert not watched() and signal.alarm(0) == 0
+
+
+def test_nothing_is_watched_without_a_limit(tmp_path):
+    with contextlib.closing(Supervisor(Workdir(tmp_path), 0.0)) as supervisor:
+        supervisor.watch()
+        assert not watched()
+        supervisor.begin(0)
+
+
+def test_a_run_is_watched_while_it_reads_its_data(tmp_path, monkeypatch):
+    def build_run(recipe):
+        assert watched()
+        raise StopIteration
+
+    monkeypatch.setattr(distill, "build_run", build_run)
+    with pytest.raises(StopIteration):
+        main(["distill", "digits_ipc1.gin", "--workdir", str(tmp_path / "run")])
+    assert not watched()
+
+
+def test_the_lock_removes_files_that_killed_attempts_left_half_written(tmp_path):
+    place = Workdir(tmp_path)
+    place.ledger.mkdir()
+    for folder in (tmp_path, place.ledger):
+        (folder / ".partial-x.json-0").write_text("{")
+    others = tmp_path / f".partial-{place.lock.name}-0"  # who asks for the run just now
+    others.write_text("{")
+    with contextlib.closing(Supervisor(place, 0.0)) as supervisor:
+        supervisor.lock()
+        assert list(tmp_path.rglob(".partial-*")) == [others]
