@@ -11,9 +11,10 @@ online steps on that set as the recipe lets a net live. Gram matrix and solve ha
 precision in both.
 
 NET_DTYPE: two nets start from the same parameters and are trained in float32 and in bfloat16. After
-some online steps: loss and gradient of one online step at the parameters of the float32 net; the
-way that the parameters of the two nets went; their running statistics; and the loss and the image
-gradient of an outer step with the one net and with the other, features in float32.
+some online steps are printed: loss and gradient norm of the float32 net (values); the difference of
+loss and gradient at its parameters; of the way that the parameters of the two nets went; of their
+running statistics; and of the loss and the image gradient of an outer step with the one net and
+with the other, features in float32.
 """
 
 import sys
@@ -124,18 +125,19 @@ def print_online(problem: Problem, fresh: Member, start: DistilledSet, batch: Ba
     online = online_gradient(problem, start, "float32")
     online16 = online_gradient(problem, start, "bfloat16")
     print(
-        "\n| NET_DTYPE: online steps | loss | gradient | cosine | way of parameters | cosine |",
+        "\n| NET_DTYPE: online steps | online loss | gradient norm | loss | gradient | cosine ",
         end="",
     )
-    print(" running statistics | outer loss | images | cosine |")
-    print("|---" * 10 + "|")
+    print("| way of parameters | cosine | running statistics | outer loss | images | cosine |")
+    print("|---" * 12 + "|")
     one, one16, done = fresh, fresh, 0
     for steps in ONLINE_STEPS:
         for _ in range(done, steps):
             one, one16 = train(one), train16(one16)
         done = steps
         (loss, grads), (loss16, grads16) = online(one), online16(one)
-        cells = [f"{abs(loss16 / loss - 1):.1e}", difference(flat(grads16), flat(grads))]
+        cells = [f"{float(loss):.2e}", f"{np.linalg.norm(flat(grads)):.2e}"]
+        cells += [f"{abs(loss16 / loss - 1):.1e}", difference(flat(grads16), flat(grads))]
         if steps:
             first, stats = flat(fresh.params), flat(one.stats)
             cells.append(difference(flat(one16.params) - first, flat(one.params) - first))
