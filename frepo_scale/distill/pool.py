@@ -48,7 +48,7 @@ class PoolConfig:
     dtype: str = setting(
         "float32",
         "NET_DTYPE",
-        "of the nets in online steps: float32 | bfloat16",
+        "of the nets of the pool in online steps: float32 | bfloat16",
         choices=NET_DTYPES,
     )
 

@@ -55,7 +55,7 @@ class EvaluationConfig:
     dtype: str = setting(
         "float32",
         "EVAL_DTYPE",
-        "of these nets while they are trained: float32 | bfloat16; they are tested in float32",
+        "of nets of evaluations and probes in training: float32 | bfloat16 (tests: float32)",
         choices=NET_DTYPES,
     )
     flip: bool | None = setting(
