@@ -40,7 +40,7 @@ from gpu_parts.report import Options, Report, read_json, write_json
 from gpu_parts.table import failures, table
 
 # Seconds at --minutes 9, in proportion otherwise; what a part leaves over is the last one's.
-LIMITS = {"facts": 40.0, "right": 100.0, "nothing_lost": 100.0, "fast": 150.0, "useful": 600.0}
+LIMITS = {"facts": 40.0, "right": 100.0, "nothing_lost": 120.0, "fast": 150.0, "useful": 600.0}
 ALONE = ("facts", "fast")  # parts whose process is the only one on the device
 GRACE = 5.0  # seconds after its limit until a part is killed
 TABLE = 10.0  # seconds kept for the table and the archive

@@ -18,7 +18,8 @@ from gpu_parts.step_case import Shape, meta_gradient
 STEP = Shape("gradient", 16, 3, 10, 4, True, width=32, batch=64)
 # Label, dtype of the features, precision of products, bound.
 PRECISIONS = (
-    ("full float32 products", "float32", "highest", 1e-2),
+    # At a ridge of 1e-6 the gradient of the largest pixel loses four digits and more in float32.
+    ("full float32 products", "float32", "highest", 3e-2),
     ("default products", "float32", None, None),
     ("bfloat16 features", "bfloat16", None, None),
 )

@@ -3,9 +3,9 @@
 A small run of real digits, undisturbed; one that gets SIGTERM after its first checkpoint; one that
 gets SIGKILL there. Both are started again with the same command. With DETERMINISTIC=True their
 distilled sets must be bit-equal to that of the undisturbed run; without it their losses must be
-equal to rounding, which the steps in between enlarge. The terminated run goes first and alone, so
-that its seconds to the first logged step mean something: of a first start, which compiles, and of a
-second, which finds in the workdir what was compiled.
+equal to rounding, which the steps in between enlarge. The terminated run is alone until it has
+resumed, so that its seconds to the first logged step mean something: of a first start, which
+compiles, and of a second, which finds in the workdir what was compiled.
 """
 
 import signal
@@ -42,21 +42,23 @@ SIGNALS = {
 
 
 def run(report: Report) -> None:
-    """The terminated deterministic run alone, then all others side by side."""
+    """The terminated deterministic run alone until it has resumed, then all side by side."""
     report.put(runs={})
     deterministic = (True,) if report.options.smoke else (True, False)
-    _run(report, "terminated", True)
-    others = [
-        threading.Thread(target=_run, args=(report, kind, fixed), daemon=True)
+    resumed = threading.Event()
+    threads = [
+        threading.Thread(target=_run, args=(report, kind, fixed, resumed), daemon=True)
         for fixed in deterministic
         for kind in SIGNALS
-        if (kind, fixed) != ("terminated", True)
     ]
-    for thread in others:
+    first = threads.pop(list(SIGNALS).index("terminated"))
+    first.start()
+    resumed.wait(max(0.1, report.left()))
+    for thread in threads:
         thread.start()
-    for thread in others:
+    for thread in (first, *threads):
         thread.join(max(0.1, report.left()))
-    if any(thread.is_alive() for thread in others):
+    if any(thread.is_alive() for thread in (first, *threads)):
         report.has(float("inf"), "runs that had not ended")
     for fixed in deterministic:
         found = {
@@ -76,8 +78,11 @@ def _workdir(report: Report, kind: str, fixed: bool) -> Path:
     return report.options.scratch / f"{kind}-{'deterministic' if fixed else 'default'}"
 
 
-def _run(report: Report, kind: str, fixed: bool) -> None:
-    """One run to its end, disturbed or not, and what was seen of it."""
+def _run(report: Report, kind: str, fixed: bool, resumed: threading.Event) -> None:
+    """One run to its end, disturbed or not, and what was seen of it.
+
+    Sets the event once the run has logged a step after its second start.
+    """
     workdir = _workdir(report, kind, fixed)
     settings = SETTINGS | {"DETERMINISTIC": fixed} | (SMOKE if report.options.smoke else {})
     seen: dict[str, Any] = {"exit_codes": [], "seconds_to_first_loss": []}
@@ -94,6 +99,7 @@ def _run(report: Report, kind: str, fixed: bool) -> None:
         seen["steps_before"] = max((row["step"] for row in metrics(workdir)), default=0)
         last = Attempt(RECIPE, workdir, settings, variables)
         seen["seconds_to_first_loss"].append(last.first_loss(report.left()))
+        resumed.set()
     seen["exit_codes"].append(last.wait(report.left()))
     seen["compile_seconds"] = [attempt["seconds"]["compile"] for attempt in attempts(workdir)]
     expected = {None: [0], signal.SIGTERM: [STOPPED, 0], signal.SIGKILL: [-signal.SIGKILL, 0]}

@@ -17,7 +17,9 @@ RATIOS = (0.5, 0.9, 1.0, 1.05, 1.25, 2.0)  # rows / d
 RIDGES = (1e-6, 1e-3, 1e-1)
 PRECISIONS = ("auto", "float32")
 Given = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-BOUND = 1e-3  # of "auto"; rows of "float32" are for information
+# Of "auto". Rows of "float32" are for information: where that raises the ridge, the difference from
+# the ridge asked for is in their errors.
+BOUND = 1e-4
 
 
 def reference(

@@ -136,7 +136,7 @@ def _check(name: str, value: Any, annotation: Any, declared: Setting) -> None:
         _check_float(name, value, declared)
     elif declared.choices is not None:
         check_choice(name, value, declared.choices)
-    elif not isinstance(value, tuple(kinds - {type(None)})):
+    elif not isinstance(value, tuple(kinds | ({tuple} if list in kinds else set()))):
         expected = " or ".join(sorted({_WORDS.get(kind.__name__, "None") for kind in kinds}))
         raise InputError(f"{name} = {value!r}", expected)
 

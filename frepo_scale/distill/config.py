@@ -6,8 +6,9 @@ import optax
 
 from frepo_scale.core.checks import LARGEST_COUNT
 from frepo_scale.core.settings import check_settings, setting
+from frepo_scale.models.apply import NET_DTYPES
+from frepo_scale.parallel.matmul import MATMUL_PRECISIONS
 
-FEATURE_DTYPES = ("float32", "bfloat16")
 FINAL_LEARNING_RATE = 0.1  # the cosine ends at this fraction of the learning rate
 
 
@@ -31,7 +32,13 @@ class DistillConfig:
         "float32",
         "FEATURE_DTYPE",
         "of the nets that compute the features of the regression: float32 | bfloat16",
-        choices=FEATURE_DTYPES,
+        choices=NET_DTYPES,
+    )
+    matmul_precision: str = setting(
+        "default",
+        "MATMUL_PRECISION",
+        "of the nets' float32 products on TPUs and GPUs: default | high | highest (float32)",
+        choices=MATMUL_PRECISIONS,
     )
     chunk: int = setting(
         1024,

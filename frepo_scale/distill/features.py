@@ -6,7 +6,6 @@ features only, and the backward pass computes the activations of each chunk agai
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.pool import Member
+from frepo_scale.models.apply import apply_net
 
 
 def features_of(
@@ -23,13 +23,7 @@ def features_of(
 
     With dtype "bfloat16" the net computes in that; the features come back in the images' own.
     """
-    variables: Any = {"params": member.params, "batch_stats": member.stats}
-    given = images.dtype
-    if dtype == "bfloat16":
-        variables, images = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (variables, images))
-    outputs: Any = module.apply(variables, images, train=False)
-    features: jax.Array = outputs[1].astype(given)
-    return features
+    return apply_net(module, member.params, member.stats, images, dtype, train=False).features
 
 
 def chunked_features(

@@ -20,6 +20,7 @@ from frepo_scale.core.checks import LARGEST_COUNT
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.settings import check_settings, setting
+from frepo_scale.models.apply import NET_DTYPES, apply_net
 from frepo_scale.models.norm import batch_spread_over
 from frepo_scale.parallel.mesh import DATA
 from frepo_scale.regression.loss import half_squared_errors
@@ -44,6 +45,12 @@ class PoolConfig:
     )
     learning_rate: float = setting(3e-4, "", "Adam, for the nets", above=0)
     batch: int = setting(1000, "", "largest minibatch of an online step", low=1)
+    dtype: str = setting(
+        "float32",
+        "NET_DTYPE",
+        "of the nets of the pool in online steps: float32 | bfloat16",
+        choices=NET_DTYPES,
+    )
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds, or members that do not divide."""
@@ -164,23 +171,19 @@ class Minibatch(NamedTuple):
 
 
 def online_loss(
-    module: nn.Module, params: PyTree, stats: PyTree, batch: Minibatch
+    module: nn.Module, params: PyTree, stats: PyTree, batch: Minibatch, dtype: str = "float32"
 ) -> tuple[jax.Array, PyTree]:
     """This device's share of `mean_b ½ ‖logits - labels‖²` in training mode, and new statistics.
 
     Inside `shard_map` over the mesh. The shares of the devices add up to the loss; the statistics
-    are those of the whole minibatch and the same on every device.
+    are those of the whole minibatch and the same on every device. The net computes in `dtype`, one
+    of `models.apply.NET_DTYPES`; loss and statistics do not.
     """
     with batch_spread_over(DATA, batch.weights):
-        (logits, _), updated = module.apply(
-            {"params": params, "batch_stats": stats},
-            batch.images,
-            train=True,
-            mutable=["batch_stats"],
-        )
+        logits, _, stats = apply_net(module, params, stats, batch.images, dtype, train=True)
     errors = half_squared_errors(logits - batch.labels)
     loss = jnp.sum(batch.weights.astype(errors.dtype) * errors) / batch.size
-    return loss, updated.get("batch_stats", {})
+    return loss, stats
 
 
 def online_step(
@@ -195,7 +198,7 @@ def online_step(
       (scalar).
     """
     (loss, stats), grads = jax.value_and_grad(
-        lambda p: online_loss(module, p, member.stats, batch), has_aux=True
+        lambda p: online_loss(module, p, member.stats, batch, config.dtype), has_aux=True
     )(member.params)
     # The gradient on each device is that of the sum of all shares with respect to its own copy of
     # the parameters (normalisation sums over the axis, forward and backward). Their sum is the

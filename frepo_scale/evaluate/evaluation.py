@@ -232,6 +232,7 @@ class EvaluationContext:
             constant=False,
             augment=training.get("augment", evaluator.augment),
             draws=PROBE_DRAWS if training.get("held_out") else FINAL_DRAWS,
+            dtype=self.config.dtype,
         )
         return evaluator, fit
 

@@ -19,6 +19,7 @@ from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig, augment
+from frepo_scale.models.apply import apply_net
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.regression.loss import half_squared_errors
 
@@ -59,6 +60,9 @@ class FitConfig:
         min(500, steps / 2) and decays by a cosine to 1 % (final evaluation).
       augment: the augmentation.
       draws: which random numbers are used.
+      dtype: one of `models.apply.NET_DTYPES`, of the net while it is trained. Nets are tested in
+        the dtype of their parameters, float32: among bfloat16 logits the largest is often not
+        unique.
     """
 
     steps: int
@@ -67,6 +71,7 @@ class FitConfig:
     constant: bool
     augment: AugmentConfig
     draws: Draws = PROBE_DRAWS
+    dtype: str = "float32"
 
     def optimiser(self) -> optax.GradientTransformation:
         """Adam on the schedule."""
@@ -137,13 +142,10 @@ class Fitter:
         labels = data.labels[rows]
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            (logits, _), updated = self.module.apply(
-                {"params": params, "batch_stats": state.stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
+            logits, _, stats = apply_net(
+                self.module, params, state.stats, images, self._config.dtype, train=True
             )
-            return jnp.mean(half_squared_errors(logits - labels)), updated.get("batch_stats", {})
+            return jnp.mean(half_squared_errors(logits - labels)), stats
 
         grads, stats = jax.grad(loss, has_aux=True)(state.params)
         updates, optimiser = self._optimiser.update(grads, state.optimiser, state.params)

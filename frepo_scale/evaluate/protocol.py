@@ -20,6 +20,7 @@ from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FitConfig, Fitter, TrainedNet
 from frepo_scale.evaluate.registry import check_evaluations
+from frepo_scale.models.apply import NET_DTYPES
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 
@@ -51,6 +52,12 @@ class EvaluationConfig:
         3e-4, "EVAL_LEARNING_RATE", "Adam, for nets of evaluations and probes", above=0
     )
     batch: int = setting(500, "", "largest batch of a step", low=1)
+    dtype: str = setting(
+        "float32",
+        "EVAL_DTYPE",
+        "of nets of evaluations and probes in training: float32 | bfloat16 (tests: float32)",
+        choices=NET_DTYPES,
+    )
     flip: bool | None = setting(
         None,
         "EVAL_FLIP",
@@ -183,6 +190,7 @@ class Evaluator:
             self._config.learning_rate,
             constant=True,
             augment=self.augment,
+            dtype=self._config.dtype,
         )
         values = self.measure(
             "probe",

@@ -41,6 +41,7 @@ from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
 from frepo_scale.ops.workdir import KERNELS, Workdir
 from frepo_scale.parallel.compiled import keep_compiled
 from frepo_scale.parallel.determinism import make_deterministic
+from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import platform_of
 from frepo_scale.parallel.runtime import agree, initialize, is_first
 from frepo_scale.parallel.share import of_first, on_first
@@ -82,7 +83,10 @@ def distill(recipe: Recipe, root: Path) -> None:
     if agree(int(workdir.finished)):
         _say(lambda: print_result(workdir, f"{recipe.name} is finished.\n"))
         return
-    with contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor:
+    with (
+        matmul_precision(recipe.config.distill.matmul_precision),
+        contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor,
+    ):
         supervisor.watch()
         # A workdir in use is refused before data are read; an unused one is made after all checks.
         on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)

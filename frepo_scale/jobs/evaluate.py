@@ -27,6 +27,7 @@ from frepo_scale.jobs.settings import RunConfig
 from frepo_scale.jobs.workdirs import finished_workdir
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
@@ -48,6 +49,7 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
       InputError: the set does not suit the data, or there are no test images.
       Preempted: a stop was requested.
     """
+    precision = matmul_precision(config.distill.matmul_precision)
     in_workdir = is_folder(target)
     exported = read_npz(finished_workdir(target).distilled if in_workdir else target)
     mesh = single_device_mesh()  # the result of a pod can be judged on any machine
@@ -71,7 +73,8 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
         selected_by="",
     )
     try:
-        scores = evaluate_sets(evaluations, context)
+        with precision:
+            scores = evaluate_sets(evaluations, context)
     except Preempted:
         print("stopped; the same command " + ("resumes" if progress else "starts from the start"))
         raise Preempted(preemption.exit_code) from None

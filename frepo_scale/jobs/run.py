@@ -198,6 +198,8 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "learning_rate": protocol.learning_rate,
         "schedule": "linear warm-up over min(500, steps/2), cosine to 1 %",
         "loss": "mean over the batch of half the squared error to the labels",
+        "dtype": protocol.dtype,
+        "matmul_precision": config.distill.matmul_precision,
         "augment": vars(augmentation(config, dataset)),
     }
 

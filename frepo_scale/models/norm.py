@@ -64,8 +64,13 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, H, W, C) float to the same; updates `batch_stats` if `train` and it is mutable."""
-        shape = (x.shape[-1],)
+        """(B, H, W, C) float to the same; updates `batch_stats` if `train` and it is mutable.
+
+        bfloat16 is computed in float32 and rounded at the end: sums over thousands of pixels lose
+        all their digits in 8 bits.
+        """
+        given, shape = x.dtype, (x.shape[-1],)
+        x = x.astype(jnp.promote_types(given, jnp.float32))
         scale = self.param("scale", nn.initializers.ones, shape, x.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, x.dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, x.dtype)
@@ -79,4 +84,5 @@ class BatchNorm(nn.Module):
                 var.value = RUNNING_WEIGHT * var.value + (1 - RUNNING_WEIGHT) * batch_var
         else:
             batch_mean, batch_var = mean.value, var.value
-        return (x - batch_mean) * (scale / jnp.sqrt(batch_var + BATCH_NORM_EPSILON)) + bias
+        y = (x - batch_mean) * (scale / jnp.sqrt(batch_var + BATCH_NORM_EPSILON)) + bias
+        return y.astype(given)

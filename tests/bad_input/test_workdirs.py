@@ -1,5 +1,6 @@
 """Workdirs that cannot be used."""
 
+import json
 import os
 import shutil
 import sys
@@ -93,6 +94,37 @@ def test_a_workdir_of_another_run_names_what_differs(distill):
                 "net.norm is 'layer' there and 'batch' here",
             ],
         )
+
+
+def test_a_workdir_of_an_earlier_version_has_the_default_precision(distill, capsys):
+    place = make_run("w")
+    settings = json.loads(place.identity.read_text())
+    for name in ("distill.matmul_precision", "pool.dtype", "evaluation.dtype"):
+        del settings[name]
+    place.identity.write_text(json.dumps(settings))
+    assert main(["distill", "digits_ipc1", "--workdir", "w", "--dry-run"]) == 0
+    capsys.readouterr()
+    for name, field, value in (
+        ("MATMUL_PRECISION", "distill.matmul_precision is 'default'", "highest"),
+        ("NET_DTYPE", "pool.dtype is 'float32'", "bfloat16"),
+        ("EVAL_DTYPE", "evaluation.dtype is 'float32'", "bfloat16"),
+    ):
+        distill(f"--gin.{name}={value}", told=[f"{field} there and {value!r} here"])
+
+
+def test_the_precision_in_the_environment_must_be_that_of_the_recipe(
+    distill, refused, monkeypatch, capsys
+):
+    variable = "JAX_DEFAULT_MATMUL_PRECISION"
+    monkeypatch.setenv(variable, "high")
+    told = [f"{variable} = 'high'", "MATMUL_PRECISION = 'default'"]
+    for more in ([], ["--dry-run"]):
+        distill(*more, told=told)
+    same = "--gin.MATMUL_PRECISION=high"
+    assert main(["distill", "digits_ipc1", "--workdir", "w", same, "--dry-run"]) == 0
+    capsys.readouterr()
+    make_run("w")
+    refused("evaluate", "w", told=told)
 
 
 def test_operational_settings_may_differ(capsys):

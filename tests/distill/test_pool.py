@@ -95,6 +95,38 @@ def test_online_step_is_adam_on_half_squared_error(pool):
     assert np.abs(moved).max() > 0  # training mode moved the running statistics
 
 
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_bfloat16_online_step_keeps_the_member_in_float32(norm):
+    module = ConvNet(num_classes=3, width=4, depth=2, norm=norm)
+    config = PoolConfig(size=1, dtype="bfloat16")
+    member = take_member(initial_pool(module, config, seed=1, image=IMAGE), jnp.int32(0))
+    images = jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+    labels = jax.random.normal(jax.random.key(1), (32, 3))
+    batch = whole_minibatch(images, labels)
+
+    def gradient(dtype):
+        loss = lambda p: online_loss(module, p, member.stats, batch, dtype)[0]  # noqa: E731
+        return on_one_device(jax.value_and_grad(loss))(member.params)
+
+    after, loss = on_one_device(lambda m: online_step(module, config, m, batch))(member)
+    types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)  # noqa: E731
+    assert types(after) == types(member)
+    assert loss.dtype == jnp.float32
+    exact_loss, exact = gradient("float32")
+    rounded_loss, rounded = gradient("bfloat16")
+    assert types(rounded) == types(member.params)
+    assert float(loss) == pytest.approx(float(rounded_loss), rel=1e-6)
+    # Three layers round weights, input and output by at most 2^-8 each: so much are logits off, and
+    # the loss, half a square, twice as much of its own size.
+    assert 0 < abs(float(rounded_loss / exact_loss) - 1) < 2 * 3 * 3 * 2**-8
+    # Rounding moves some values across the ReLU's corner.
+    flat = [np.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (exact, rounded)]
+    assert np.linalg.norm(flat[1] - flat[0]) < 0.1 * np.linalg.norm(flat[0])
+    # Adam's first step is the learning rate, which bfloat16 parameters around 0.1 would not show.
+    steps = jax.tree.map(lambda a, b: np.abs(a - b), after.params, member.params)
+    np.testing.assert_allclose(steps["head"]["kernel"], 3e-4, rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -104,6 +136,7 @@ def test_online_step_is_adam_on_half_squared_error(pool):
         {"size": 2.5},
         {"learning_rate": 0},
         {"batch": 0},
+        {"dtype": "float16"},
     ],
 )
 def test_wrong_values_are_refused(wrong):

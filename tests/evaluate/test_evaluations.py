@@ -18,7 +18,9 @@ from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.evaluate.registry import EVALUATIONS, load_evaluations, version_of
 from frepo_scale.evaluate.run import evaluate_sets
+from frepo_scale.models.convnet import ConvNet
 from frepo_scale.models.registry import NetConfig
+from frepo_scale.ops.preemption import Preemption
 
 ACCURACY = {"accuracy": Accuracy()}
 KEYS = ["distilled", "distilled_hard", "random_real", "full_data"]
@@ -254,6 +256,21 @@ def test_choices_see_other_images_and_other_draws_than_the_final_score(context, 
     without = context(real=replace(given.real, held_out=None))
     with pytest.raises(ValueError, match="held-out"):
         without.score("choice", given.distilled, held_out=True)
+
+
+def test_the_dtype_of_training_is_a_setting(context, asked):
+    config = replace(context().config, dtype="bfloat16")
+    evaluator = Evaluator(
+        ConvNet(num_classes=2, width=2, depth=1, norm="none"),
+        config,
+        AugmentConfig(flip=False),
+        0,
+        Preemption(),
+    )
+    given = context(config=config, evaluator=evaluator)
+    given.score("final", given.distilled)
+    given.evaluator.probe(given.distilled, given.real.held_out, 2)
+    assert [asked[name].fit.dtype for name in ("final", "probe")] == ["bfloat16"] * 2
 
 
 def test_another_net_rate_length_and_augmentation(context, asked):

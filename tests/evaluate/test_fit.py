@@ -10,6 +10,7 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
+from frepo_scale.models.apply import apply_net
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.preemption import Preempted, Preemption
 
@@ -68,6 +69,30 @@ def test_the_same_seed_and_net_give_the_same_bits_and_others_do_not():
     np.testing.assert_array_equal(first, kernel(short))
     assert not np.array_equal(first, kernel(short, net=1))
     assert not np.array_equal(first, kernel(short, seed=1))
+
+
+def test_bfloat16_training_keeps_float32_and_learns_the_same():
+    _, exact, _ = fit(config())
+    fitter, state, _ = fit(config(dtype="bfloat16"))
+    kinds = lambda tree: jax.tree.map(lambda x: x.dtype, tree)  # noqa: E731
+    assert kinds(state) == kinds(exact)
+    kernels = [np.asarray(one.params["head"]["kernel"]) for one in (exact, state)]
+    assert not np.array_equal(*kernels)
+    images, labels = blobs(90, seed=1)
+    assert fitter.test(state, Split(images, labels))[0] > 0.9
+
+
+def test_nets_are_tested_in_float32_whatever_they_were_trained_in():
+    """Bfloat16 logits are often equal, and of equal ones the first class would win."""
+    fitter, state, _ = fit(config(steps=2, dtype="bfloat16"))
+    images, _ = blobs(1000, seed=3)
+    found = {
+        dtype: np.argmax(apply_net(MODULE, state.params, {}, images, dtype, train=False).logits, -1)
+        for dtype in ("float32", "bfloat16")
+    }
+    assert np.mean(found["float32"] == found["bfloat16"]) < 0.999  # the case tells them apart
+    rows = Split(images, found["float32"].astype(np.int32))
+    assert fitter.test(state, rows)[0] == 1.0
 
 
 def test_accuracy_counts_every_test_image_once():

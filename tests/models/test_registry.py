@@ -137,7 +137,7 @@ def test_fields_with_a_setting_are_refused_as_args(setting):
     ("name", "message"),
     [
         ("convnett", "did you mean convnet"),
-        ("some_nets.Missing", "importable"),
+        ("some_nets.Missing", "some_nets.Missing"),
         ("no_such_module.Net", "PYTHONPATH"),
         ("some_nets.thing", r"flax\.linen\.Module"),
         ("some_nets.Wrong", r"returned shapes \(2, 99\)"),
