@@ -149,7 +149,7 @@ def test_features_of_zeros_give_no_number_and_are_reported():
 
 
 @pytest.mark.parametrize(
-    ("rows", "smallest", "raised"), [(64, 1e-5, False), (160, 1e-5, True), (160, 1e-7, True)]
+    ("rows", "smallest", "raised"), [(64, 1e-5, False), (160, 1e-7, True), (320, 1e-8, True)]
 )
 def test_an_unreachable_accuracy_raises_the_ridge_and_is_reached_there(rows, smallest, raised):
     """Features with singular values from 1 down to `smallest`, ridge 1e-6, against float64."""
@@ -166,4 +166,4 @@ def test_an_unreachable_accuracy_raises_the_ridge_and_is_reached_there(rows, sma
     rho = float(found.ridge) * np.trace(gram) / rows
     prediction = gram @ np.linalg.solve(gram + rho * np.eye(rows), y)
     error = np.linalg.norm(f @ np.float64(found.w_dK) - prediction) / np.linalg.norm(prediction)
-    assert error < 1e-3  # 7e-5, 2e-5 and 3e-5 were seen
+    assert error < 1e-3  # at most 7e-5 was seen
