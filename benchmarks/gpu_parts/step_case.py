@@ -204,7 +204,7 @@ def phases(shape: Shape, dtype: str, state: Any, batch: Batch) -> dict[str, Phas
     def online(pool: Any, step: jax.Array, distilled: DistilledSet) -> Any:
         return make_pool_update(problem)(step, distilled, pool)
 
-    regression = partial(_regression, shape, problem.ridge.resolved(platform))
+    regression = partial(_regression, shape, problem.ridge.resolved(problem.mesh.devices.flat[0]))
     copies = jax.tree.map(jnp.copy, (distilled, inner.optimiser, inner.pool))
     return {
         "target features": Phase(jax.jit(features), (batch.images, member), 0),
