@@ -111,7 +111,7 @@ def value_and_gradient(form: str, way: str) -> Callable[..., Any]:
         solution = solve(f_s, y_s, rows, config, axis)
         pred = jnp.matmul(f_t, solution.w_dK.astype(f_s.dtype), precision="highest")
         slope = jnp.matmul(f_t.T, pred - y_t, precision="highest") / len(f_t)
-        gradient, _ = adjoint(solution, slope, rows, config, axis)
+        gradient, _, _ = adjoint(solution, slope, rows, config, axis)
         return pred, gradient, solution.ridge.astype(f_s.dtype), solution.raised
 
     rows_of = P(DATA)

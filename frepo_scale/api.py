@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
+
 from frepo_scale import config
 from frepo_scale.core.paths import read_bytes, to_path
 from frepo_scale.jobs import distill as distill_job
@@ -45,7 +47,7 @@ def distill(recipe: str, workdir: _PathLike | None = None, **knobs: Any) -> dict
     read = config.load_recipe(config.find_recipe(recipe), _overrides(knobs))
     folder = to_path(Path("runs") / read.name if workdir is None else os.fspath(workdir))
     start(read, folder)
-    with _signal_handlers_restored():
+    with _as_a_program():
         distill_job.distill(read, folder)
     return _json(Workdir(folder).result)
 
@@ -69,7 +71,7 @@ def evaluate(path: _PathLike, **knobs: Any) -> dict[str, Any]:
     name, text = recipe_text(target)
     read = config.load_text(name, text, _overrides(knobs))
     initialize()
-    with _signal_handlers_restored():
+    with _as_a_program():
         return evaluate_job.evaluate(read.config, target)
 
 
@@ -115,11 +117,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _signal_handlers_restored() -> Iterator[None]:
-    """A run takes over SIGTERM and SIGINT; afterwards they are the caller's again."""
+def _as_a_program() -> Iterator[None]:
+    """The surroundings of a job: its signal handlers, and one thread for LAPACK.
+
+    Afterwards SIGTERM and SIGINT are the caller's again. LAPACK on CPU is 2 to 50 times slower with
+    several threads on busy cores.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        with threadpoolctl.threadpool_limits(1, "blas"):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,6 +5,7 @@ that is not a call to gin closes one of those gaps with a line the user can act 
 """
 
 import ast
+import contextlib
 import importlib.util  # noqa: F401  gin 0.5 uses importlib.util without importing it
 import os
 import re
@@ -21,6 +22,7 @@ from gin import config_parser
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
 from frepo_scale.jobs.settings import Recipe, RunConfig
+from frepo_scale.jobs.workdirs import NAME_LINE
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
 
@@ -221,6 +223,10 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
     Raises:
       InputError: anything in it is wrong, naming file, line and name.
     """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(NAME_LINE):  # a config.gin that a run has written
+            return load_text(path.stem, text, overrides)
     scan = _Scan()
     text = scan.file(path, [path.parent, RECIPES])
     known = settings()
@@ -242,6 +248,8 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     Names of earlier versions in it are read as the new ones.
     """
     for old, new in RENAMED.items():
+        if re.search(rf"^{new} *=", text, re.M):  # of this version: an old name is the user's own
+            continue
         for (macro, before), after in _RENAMED_VALUES.items():
             if macro == old:
                 text = re.sub(rf"^{old} *= *'{before}'", f"{new} = '{after}'", text, flags=re.M)

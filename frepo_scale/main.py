@@ -194,10 +194,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return 0
     except (Preempted, FailedElsewhere) as error:
-        return error.code
-    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        return exit_code(error)
+    except BrokenPipeError as error:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return exit_code(error)
     except (InputError, RunError) as error:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         code = exit_code(error, resumable=command == "distill")

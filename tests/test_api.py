@@ -180,7 +180,6 @@ def test_wrong_names_are_input_errors(file):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_from_python(tmp_path, capsys):
     knobs = {"STEPS": 4, "WIDTH": 8, "BATCH": 64, "PROBE_NETS": 1, "PROBE_STEPS": 2}
     knobs |= {"EVAL_NETS": 2, "EVAL_STEPS": 20, "FULL_DATA": False, "PROFILE_AT": 0}

@@ -215,6 +215,19 @@ def test_a_config_of_an_earlier_version_is_read():
     assert found.algorithm.name == "frepo"
 
 
+def test_a_macro_of_ones_own_with_an_old_name_is_read_back(recipe):
+    text = recipe(DIGITS + "POOL = 4\nPool.size = %POOL\n").text
+    assert load_text("run", text, {}).config.pool.size == 4
+
+
+def test_a_config_of_a_run_is_a_recipe_also_with_old_names(recipe):
+    text = load_recipe(find_recipe("digits_ipc1"), {}).text.replace("POOL_SIZE", "POOL")
+    assert (
+        recipe("# recipe: digits_ipc1\n" + text.replace("POOL = 10", "POOL = 12")).config.pool.size
+        == 12
+    )
+
+
 def test_a_users_recipe_elsewhere_includes_the_shared_part(recipe):
     found = recipe("include 'base/frepo.gin'\nDATASET = 'mnist'\nIPC = 4\n", "own/mine.gin")
     assert (found.name, found.config.data.name, found.config.distill.ipc) == ("mine", "mnist", 4)

@@ -47,7 +47,6 @@ def test_the_examples_are_short(examples):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_a_net_and_an_evaluation_of_the_users_own(examples, tmp_path, capsys):
     knobs = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
     workdir = tmp_path / "run"

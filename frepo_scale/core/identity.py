@@ -9,6 +9,9 @@ import json
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+# Values of earlier versions and what they are called now.
+_RENAMED_VALUES = {("data.images", "synthetic"): "noise"}
+
 
 def scientific_settings(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name to JSON value of every scientific field of a nested dataclass."""
@@ -55,6 +58,11 @@ def differences(
       defaults: a setting that an earlier version did not have counts as its default.
     """
     there = {k: v for k, v in (defaults or {}).items() if k in here} | there
+    # As JSON reads them back: a tuple is a list there.
+    there, here = (json.loads(json.dumps(settings)) for settings in (there, here))
+    for (name, old), new in _RENAMED_VALUES.items():
+        if there.get(name) == old:
+            there[name] = new
 
     def shown(side: dict[str, Any], name: str) -> str:
         return repr(side[name]) if name in side else "not set"

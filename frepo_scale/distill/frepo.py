@@ -21,6 +21,7 @@ from frepo_scale.distill.flops import outer_step_flops
 from frepo_scale.distill.pool import PoolState, initial_pool
 from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
+from frepo_scale.regression.conjugate import ACCEPTABLE
 
 _OFTEN = 0.5  # share of steps with a raised ridge from which the recipe should have another ridge
 
@@ -82,7 +83,7 @@ class FRePo(Algorithm):
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
-        ridge_in_force, grad_norm_images, grad_norm_labels, learning_rate.
+        ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate.
         """
         problem, config = self.problem, self.problem.config
         members = problem.pool.members
@@ -132,7 +133,13 @@ class FRePo(Algorithm):
         return _map_rows(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), state)
 
     def warning(self, row: Mapping[str, float]) -> str:
-        """Says that the ridge was raised, because the regression was not accurate without."""
+        """Says that the ridge was raised, or that the gradient may be inaccurate."""
+        error = row.get("gradient_error_bound", 0.0)
+        if not row.get("ridge_raised") and error > ACCEPTABLE:
+            return (
+                f"the gradient of the regression may have a relative error of {error:.1e}:"
+                " a higher --gin.RIDGE lowers it"
+            )
         if not row.get("ridge_raised"):
             return ""
         return (

@@ -125,11 +125,24 @@ def unpadded(distilled: DistilledSet, size: int) -> DistilledSet:
     return DistilledSet(*(x[:size] for x in on_host(distilled)))
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def keep_as_best(algorithm: Algorithm, state: TrainState, score: float) -> TrainState:
-    """The state with its current set as the best one; the state passed in is donated."""
-    distilled = jax.tree.map(jnp.copy, algorithm.distilled(state.algorithm))
-    return state._replace(best=Best(distilled, jnp.float32(score), state.algorithm.step))
+def make_keep_as_best(
+    algorithm: Algorithm, state: TrainState
+) -> Callable[[TrainState, float], TrainState]:
+    """A jitted function `(state, score) -> state`: the current set becomes the best one.
+
+    The state passed to it is donated.
+
+    Args:
+      algorithm: the algorithm.
+      state: a state, or its shapes.
+    """
+
+    def keep(state: TrainState, score: float) -> TrainState:
+        distilled = jax.tree.map(jnp.copy, algorithm.distilled(state.algorithm))
+        return state._replace(best=Best(distilled, jnp.float32(score), state.algorithm.step))
+
+    shardings = train_state_shardings(algorithm, state)
+    return jax.jit(keep, donate_argnums=0, out_shardings=shardings)
 
 
 # Checkpoints ------------------------------------------------------------------------------------

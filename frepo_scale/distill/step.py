@@ -38,7 +38,7 @@ from frepo_scale.distill.pool import (
 )
 from frepo_scale.parallel.mesh import DATA, POOL, platform_of
 from frepo_scale.regression.loss import half_squared_errors, label_margins
-from frepo_scale.regression.ridge import ridge_weights
+from frepo_scale.regression.ridge import adjoint, solve
 
 
 def make_meta_gradient(
@@ -138,14 +138,14 @@ def _member_gradient(
 
     f_bd = chunked_features(module, member, batch.images, config, platform)
     f_rd = chunked_features(module, member, seen, config, platform) * weight
-    weights = partial(ridge_weights, rows=rows, config=ridge, axis=DATA)
-    w_dK, pull_back, guard = jax.vjp(weights, f_rd, y_rK, has_aux=True)
+    solution = solve(f_rd, y_rK, rows, ridge, DATA)
+    w_dK = solution.w_dK.astype(f_rd.dtype)
     targets = centred_onehot(batch.labels, labels.shape[-1], labels.dtype)
     with jax.default_matmul_precision("highest"):
         pred_bK = f_bd @ w_dK
         error_bK = pred_bK - targets
         dw_dK = jax.lax.psum(f_bd.T @ error_bK, DATA) / problem.batch
-    df_rd, dy_rK = pull_back(dw_dK)
+    df_rd, dy_rK, error = adjoint(solution, dw_dK, rows, ridge, DATA)
     d_seen = chunked_image_gradient(module, member, seen, df_rd * weight, config, platform)
     dy_rK = dy_rK * weight
     if config.flip:
@@ -158,8 +158,9 @@ def _member_gradient(
     metrics = {
         "regression_loss": jax.lax.psum(squared, DATA) / problem.batch,
         "target_accuracy": jax.lax.psum(hits, DATA) / problem.batch,
-        "ridge_raised": guard.raised.astype(labels.dtype),
-        "ridge_in_force": guard.ridge,
+        "ridge_raised": solution.raised.astype(labels.dtype),
+        "ridge_in_force": solution.ridge.astype(labels.dtype),
+        "gradient_error_bound": error.astype(labels.dtype),
     }
     return d_images, d_labels, metrics
 

@@ -16,7 +16,7 @@ from frepo_scale.data.placement import room_of
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
-from frepo_scale.distill.registry import build_algorithm
+from frepo_scale.distill.registry import algorithm_class, build_algorithm
 from frepo_scale.distill.synthetic import choose_rows, real_set
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
@@ -77,6 +77,8 @@ def build_run(recipe: Recipe) -> Run:
     # First what costs nothing to check: a large data set takes minutes to read.
     mesh = build_mesh(config.mesh)
     check_sizes(mesh, config.pool.members, config.data.batch)
+    algorithm_class(config.algorithm)
+    load_evaluations(config.evaluation.evaluations)
     dataset = load_dataset(config.data, room_of(mesh))
     labels, classes = dataset.train.labels, dataset.num_classes
     choose_rows(labels, classes, config.distill.ipc, _start_key(config))  # checks IPC

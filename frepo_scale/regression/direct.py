@@ -69,7 +69,7 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
 
 def adjoint(
     problem: RidgeProblem, solution: Solution, dw_dK: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """One more solve with the factor at hand.
 
     `B = (K + rho I)^-1 F dW` (dual) or `V = (FᵀF + rho I)^-1 dW` (primal).
@@ -81,15 +81,16 @@ def adjoint(
 
     Returns:
       Gradients with respect to this device's features (r, d), without what goes through rho, and
-      labels (r, K); then the gradient with respect to rho.
+      labels (r, K); then the gradient with respect to rho, and a bound of the error of the solve:
+      zero here, because the guard of `solve` bounds the condition number.
     """
     f_rd, system, rows = problem.f_rd, problem.system, problem.rows
     if problem.dual:
         b_RK = system.solve(solution.factor, rows.gather(f_rd @ dw_dK))
         b_rK, alpha_rK = (rows.local(x, len(f_rd)) for x in (b_RK, solution.alpha))
         df_rd = alpha_rK @ (dw_dK - rows.sum(f_rd.T @ b_rK)).T - b_rK @ solution.w_dK.T
-        return df_rd, b_rK, -jnp.sum(b_RK * solution.alpha)
+        return df_rd, b_rK, -jnp.sum(b_RK * solution.alpha), jnp.zeros((), f_rd.dtype)
     v_dK = system.solve(solution.factor, dw_dK)
     dy_rK = f_rd @ v_dK
     df_rd = (solution.y_rK - f_rd @ solution.w_dK) @ v_dK.T - dy_rK @ solution.w_dK.T
-    return df_rd, dy_rK, -jnp.sum(v_dK * solution.w_dK)
+    return df_rd, dy_rK, -jnp.sum(v_dK * solution.w_dK), jnp.zeros((), f_rd.dtype)

@@ -88,10 +88,10 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
 
 def adjoint(
     problem: RidgeProblem, solution: Solution, dw_dK: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The same system with the factor at hand. Arguments and results as `direct.adjoint`."""
     rho, w_dK, no_labels = solution.rho, solution.w_dK, jnp.zeros_like(solution.y_rK)
-    b, u_dK, _ = _augmented(
+    b, u_dK, error = _augmented(
         problem, solution.factor, rho, solution.shift, no_labels, dw_dK, 2 * LONGEST
     )
     b_rK, alpha_rK = b, solution.alpha
@@ -99,7 +99,7 @@ def adjoint(
         b_rK, alpha_rK = (problem.rows.local(x, len(problem.f_rd)) for x in (b, solution.alpha))
     df_rd = -alpha_rK @ u_dK.T - b_rK @ w_dK.T
     # <B, alpha> = <V, W>, and u = -rho V.
-    return df_rd, b_rK, jnp.sum(u_dK * w_dK) / rho
+    return df_rd, b_rK, jnp.sum(u_dK * w_dK) / rho, error
 
 
 def _augmented(

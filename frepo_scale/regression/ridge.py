@@ -169,8 +169,8 @@ def solve(
 
 def adjoint(
     solution: Solution, dw_dK: jax.Array, rows: int, config: RidgeConfig, axis: str | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Gradients with respect to this device's features (r, d) and labels (r, K).
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients with respect to this device's features (r, d) and labels (r, K), and their error.
 
     One more solve with the factor at hand. rho's dependence on F is included, unless the guard
     raised the ridge: then rho is a constant.
@@ -183,17 +183,19 @@ def adjoint(
       axis: the mesh axis rows are spread over.
 
     Returns:
-      In the dtype of `dw_dK`.
+      The gradients in the dtype of `dw_dK`, and a bound of the relative error of the solve behind
+      them (scalar; 0 in float64). Nothing is raised for it: the ridge is already in force.
     """
     given = dw_dK.dtype
     config = config.resolved(jax.devices()[0])
     with _arithmetic(config):
         f_rd = solution.f_rd
         problem = _problem(f_rd, rows, config, axis)
-        df_rd, dy_rK, drho = _solver(f_rd).adjoint(problem, solution, dw_dK.astype(f_rd.dtype))
+        given_dK = dw_dK.astype(f_rd.dtype)
+        df_rd, dy_rK, drho, error = _solver(f_rd).adjoint(problem, solution, given_dK)
         slope = jnp.where(solution.raised, 0.0, drho * 2 * solution.ridge / rows)
         df_rd = df_rd + slope * f_rd
-        return df_rd.astype(given), dy_rK.astype(given)
+        return df_rd.astype(given), dy_rK.astype(given), error.astype(given)
 
 
 def _problem(f_rd: jax.Array, rows: int, config: RidgeConfig, axis: str | None) -> RidgeProblem:
@@ -230,7 +232,7 @@ def _forward(
 def _backward(
     rows: int, config: RidgeConfig, axis: str | None, solution: Solution, slopes: Any
 ) -> tuple[jax.Array, jax.Array]:
-    return adjoint(solution, slopes[0], rows, config, axis)
+    return adjoint(solution, slopes[0], rows, config, axis)[:2]
 
 
 ridge_weights.defvjp(_forward, _backward)

@@ -69,10 +69,8 @@ def train(
       step: one jitted step.
       batches: the next one is batch `start`.
       hooks: what else happens.
-      start: steps already done.
-      steps: steps to reach.
-      preemption: polled once per step.
-      ledger: accounts for the time.
+      start, steps: outer steps already done, and to reach.
+      preemption, ledger: polled once per step; accounts for the time.
     """
     log, probe, save, done = hooks.log, hooks.probe, hooks.save, start
     in_flight: deque[jax.Array] = deque()
@@ -93,10 +91,7 @@ def train(
             except Preempted:
                 stop = True  # the probe is repeated after the restart
         if save is not None and (saving or stop) and done != save.step:
-            log.sync()  # rows are on disk before the checkpoint that follows them
-            with ledger.during("checkpoint"):
-                save.run(state, done, -1 if probe is None else probe.step)
-            ledger.saved(done)
+            _save(save, state, done, probe, log, ledger)
         if stop or last:
             log.sync()
             return Outcome(state, done, stopped=stop)
@@ -129,3 +124,13 @@ def _wait(in_flight: deque[jax.Array], loss: jax.Array, first: bool) -> None:
         loss.block_until_ready()
     elif len(in_flight) > _IN_FLIGHT:
         in_flight.popleft().block_until_ready()
+
+
+def _save(
+    save: Save, state: State, done: int, probe: Probe | None, log: Log, ledger: Ledger
+) -> None:
+    """Writes a checkpoint after `done` steps."""
+    log.sync()  # rows are on disk before the checkpoint that follows them
+    with ledger.during("checkpoint"):
+        save.run(state, done, -1 if probe is None else probe.step)
+    ledger.saved(done)

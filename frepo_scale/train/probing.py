@@ -8,7 +8,7 @@ import numpy as np
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
 from frepo_scale.distill.algorithm import Algorithm
-from frepo_scale.distill.state import TrainState, keep_as_best, unpadded
+from frepo_scale.distill.state import TrainState, make_keep_as_best, unpadded
 from frepo_scale.evaluate.protocol import Evaluator, is_guessing
 from frepo_scale.parallel.runtime import agree
 
@@ -48,6 +48,7 @@ class HeldOutProbe:
         self._held_out, self._num_classes = held_out, num_classes
         self._chance_probes, self.at_chance = chance_probes, at_chance
         self._give_up, self._show = give_up, show
+        self._keep: Callable[[TrainState, float], TrainState] | None = None
 
     def __call__(self, state: TrainState, step: int) -> tuple[TrainState, Mapping[str, float]]:
         """The state, with the best set updated, and the metrics of the probe.
@@ -66,7 +67,9 @@ class HeldOutProbe:
         accuracy = float(np.float32(agree(score.mean)))
         self._check_chance(step, accuracy)
         if accuracy > float(state.best.score):
-            state = keep_as_best(self._algorithm, state, accuracy)
+            if self._keep is None:
+                self._keep = make_keep_as_best(self._algorithm, state)
+            state = self._keep(state, accuracy)
         return state, {"probe_accuracy": accuracy, "probe_accuracy_std": score.std}
 
     def _check_chance(self, step: int, accuracy: float) -> None:

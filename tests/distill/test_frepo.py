@@ -28,6 +28,11 @@ def test_a_raised_ridge_is_a_warning_with_both_ridges(frepo):
     assert "RIDGE = 1e-06" in line and "1.0e-04" in line
 
 
+def test_an_inaccurate_gradient_is_a_warning(frepo):
+    assert frepo.warning(FINE | {"gradient_error_bound": 1e-4}) == ""
+    assert "2.0e-02" in frepo.warning(FINE | {"gradient_error_bound": 2e-2})
+
+
 @pytest.mark.parametrize(("raised", "advised"), [(0, False), (2, False), (3, True)])
 def test_the_summary_has_the_share_and_advice_above_one_half(frepo, raised, advised):
     rows = [RAISED] * raised + [FINE] * (4 - raised) + [{"probe_accuracy": 0.5}]

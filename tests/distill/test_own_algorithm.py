@@ -1,14 +1,15 @@
 """The algorithm of docs/how-to/algorithm.md runs from a recipe, is stopped and resumed."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from code_of import module_from
 
-from frepo_scale.distill import registry
-from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.main import main
 
 SETTINGS = [
@@ -61,17 +62,34 @@ def test_the_algorithm_of_the_page_distils_stops_and_resumes(page, tmp_path, mon
     assert np.array_equal(sets[0]["images"], sets[1]["images"])
 
 
+@pytest.mark.slow
+def test_it_runs_on_several_devices(page, tmp_path):
+    """In a process of its own: the number of devices is fixed when JAX starts."""
+    settings = [f"--gin.{setting}" for setting in SETTINGS]
+    done = subprocess.run(
+        [sys.executable, "-m", "frepo_scale.main", "distill", "digits_ipc1", *settings],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = rows(tmp_path / "runs" / "digits_ipc1")
+    assert list(losses) == list(range(1, 21)) and np.isfinite(list(losses.values())).all()
+
+
 def test_what_is_not_an_algorithm_is_refused(page, capsys, tmp_path):
     for wrong, told in (
         ("ALGORITHM=matching.State", "Algorithm"),
         ("ALGORITHM=matching.Nothing", "matching.Nothing"),
         ("ALGORITHM_ARGS={'learning_rat': 1}", "learning_rate"),
+        ("ALGORITHM_ARGS={1: 2}", "ALGORITHM_ARGS"),
     ):
         assert distill(tmp_path / "w", wrong) == 2
         err = capsys.readouterr().err
         assert told in err and err.count("\n") == 1
+    base = "ALGORITHM=frepo_scale.distill.algorithm.Algorithm"  # lacks the required methods
+    assert distill(tmp_path / "w", base, "ALGORITHM_ARGS={}") == 2
+    assert "init" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
-
-
-def test_every_algorithm_of_the_registry_is_one():
-    assert all(issubclass(found, Algorithm) for found in registry.ALGORITHMS.values())

@@ -14,7 +14,7 @@ from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
-from frepo_scale.distill.state import NEVER, initial_train_state, keep_as_best, make_train_step
+from frepo_scale.distill.state import NEVER, initial_train_state, make_keep_as_best, make_train_step
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
@@ -177,7 +177,7 @@ def test_the_first_bad_step_is_kept():
 def test_the_best_set_is_a_copy_and_survives_steps():
     state, _ = run(2)
     kept = np.array(state.algorithm.distilled.images)
-    state = keep_as_best(algorithm(), state, 0.5)
+    state = make_keep_as_best(algorithm(), state)(state, 0.5)
     state, _ = run(3, state=state, first=2)
     np.testing.assert_array_equal(state.best.distilled.images, kept)
     assert int(state.best.step) == 2

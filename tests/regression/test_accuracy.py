@@ -21,14 +21,6 @@ BOUNDS = {"float32": (1e-3, 2e-3), "float64": (1e-5, 1e-5)}
 LINE = re.compile(r"\| (float\d+:[\w-]+) \| (\w+) \| ([\d.]+) \| (.*) \|")
 
 
-def start_early(tests):
-    """The table on four devices, computed beside the fast tests; see `conftest`."""
-    if "test_every_cell_is_accurate_on_several_devices" not in tests:
-        return None
-    ways = "float32:library-rows,float32:spread,float64:spread"
-    return start(PROGRAM, "--ways", ways, devices=4, niceness=19)
-
-
 @pytest.fixture(scope="module")
 def benchmark():
     spec = importlib.util.spec_from_file_location("regression_accuracy", PROGRAM)
@@ -57,8 +49,11 @@ def test_every_cell_is_accurate_at_the_configured_ridge(benchmark, real, way):
             assert not cell.raised, (net, ratio, ridge, cell)
 
 
-def test_every_cell_is_accurate_on_several_devices(early, benchmark):
-    lines = [found for line in finished(early).splitlines() if (found := LINE.fullmatch(line))]
+def test_every_cell_is_accurate_on_several_devices(benchmark):
+    program = start(
+        PROGRAM, "--ways", "float32:library-rows,float32:spread,float64:spread", devices=4
+    )
+    lines = [found for line in finished(program).splitlines() if (found := LINE.fullmatch(line))]
     assert len(lines) == 3 * 2 * len(benchmark.RATIOS)
     for way, net, ratio, texts in (found.groups() for found in lines):
         for ridge, text in zip(benchmark.RIDGES, texts.split(" | "), strict=True):

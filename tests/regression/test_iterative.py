@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frepo_scale.regression.conjugate import TARGET, Products, minimise
+from frepo_scale.regression.conjugate import ACCEPTABLE, TARGET, Products, minimise
 from frepo_scale.regression.ridge import RidgeConfig, adjoint, solve
 
 ROWS, DIM, CLASSES = 24, 16, 3
@@ -108,7 +108,7 @@ def features(rows, seed=0, dim=40):
 
 def value_and_gradient(f, y, dw, config):
     solution = solve(jnp.asarray(f), jnp.asarray(y), len(f), config)
-    return solution, adjoint(solution, jnp.asarray(dw), len(f), config)
+    return solution, adjoint(solution, jnp.asarray(dw), len(f), config)[:2]
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
@@ -167,3 +167,22 @@ def test_an_unreachable_accuracy_raises_the_ridge_and_is_reached_there(rows, sma
     prediction = gram @ np.linalg.solve(gram + rho * np.eye(rows), y)
     error = np.linalg.norm(f @ np.float64(found.w_dK) - prediction) / np.linalg.norm(prediction)
     assert error < 1e-3  # at most 7e-5 was seen
+
+
+def test_a_gradient_that_float32_cannot_reach_has_a_bound_that_says_so():
+    """160 x 64 features, singular values from 1 to 1e-4, dW along the largest one."""
+    rng, dim, rows = np.random.default_rng(0), 64, 160
+    u, v = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (rows, dim))
+    features = ((u[:, :dim] * np.geomspace(1, 1e-4, dim)) @ v).astype(np.float32)
+    labels = rng.normal(size=(rows, 3)).astype(np.float32)
+    dw = np.repeat(v[0][:, None], 3, axis=1).astype(np.float32)
+    found = {}
+    for precision in ("float32", "float64"):
+        config = RidgeConfig(1e-6, precision=precision)
+        solution = solve(jnp.asarray(features), jnp.asarray(labels), rows, config)
+        found[precision] = adjoint(solution, jnp.asarray(dw), rows, config)
+    exact = np.float64(found["float64"][0])
+    error = np.linalg.norm(np.float64(found["float32"][0]) - exact) / np.linalg.norm(exact)
+    assert error > 1e-2  # 3e-2 was seen: the case is as bad as it is meant to be
+    assert float(found["float32"][2]) > ACCEPTABLE
+    assert float(found["float64"][2]) == 0.0
