@@ -46,7 +46,7 @@ class _Command(types.ModuleType):
     """A sub-package that can be called: `fs.distill(...)` is `frepo_scale.api.distill(...)`.
 
     The packages `distill`, `evaluate` and `plan` have the names of the commands. Importing one of
-    them binds its name here, so a function of that name could not stay.
+    them binds its name here, which would replace a function of that name.
     """
 
     def _function(self) -> Callable[..., dict[str, Any]]:

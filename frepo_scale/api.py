@@ -74,11 +74,12 @@ def evaluate(path: _PathLike, **knobs: Any) -> dict[str, Any]:
 
 
 def plan(recipe: str, topology: str | None = None, **knobs: Any) -> dict[str, float]:
-    """What one outer step needs per device, by the compiler. Nothing is computed.
+    """What one outer step needs per device, as the compiler reports it. Nothing is computed.
 
     Args:
       recipe: as for `distill`.
-      topology: a TPU slice such as "v5e:4x4", which need not be here; None: this machine's devices.
+      topology: a TPU slice such as "v5e:4x4", whose devices this machine need not have; None: the
+        devices of this machine.
       **knobs: settings.
 
     Returns:
@@ -116,7 +117,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _signal_handlers_restored() -> Iterator[None]:
-    """A run takes over SIGTERM and SIGINT; afterwards they are the caller's again."""
+    """Restores the caller's handlers of SIGTERM and SIGINT, which a run replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

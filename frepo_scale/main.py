@@ -18,7 +18,7 @@ OVERRIDES = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are wrong input like any other: one line, without the usage."""
+    """Reports wrong arguments as InputError: one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         from frepo_scale.core.errors import InputError
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         code = exit_code(error, resumable=command == "distill")
         if code == PREEMPTED_EXIT and process_count() > 1:
-            # The other processes have not reached this end: none waits for them.
+            # The other processes have not reached this point: do not wait for them.
             raise SystemExit(code) from error
         return code
     except KeyboardInterrupt as error:

@@ -57,13 +57,13 @@ def test_a_recipe_here_goes_before_one_under_gin(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10_icp1", "CIFAR10_IPC1.GIN", "cifar10-ipc1"])
 def test_an_unknown_recipe_gives_the_nearest_names(name):
-    with pytest.raises(InputError, match=rf"recipe '{name}' is not .*did you mean.*cifar10_ipc1"):
+    with pytest.raises(InputError, match=rf"recipe '{name}' .*did you mean.*cifar10_ipc1"):
         find_recipe(name)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, ".", "..", "/", "gin/", "\udcff"])
 def test_a_name_that_is_no_recipe_is_refused_whatever_it_is(name):
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         find_recipe(name)
 
 
@@ -238,8 +238,8 @@ def test_a_users_own_macro(recipe):
         (DIGITS + "Pool.batch = 2\nPool.batch = 2\n", "Pool.batch is set again"),
         (DIGITS + "IPCC = 2\n", "line 2: IPCC is set but nothing uses it.*did you mean IPC"),
         (DIGITS + "IPC = %IPCS\n", "IPCS is used but not set.*did you mean IPC"),
-        (DIGITS + "IPC = %IPC\n", "stands for itself"),
-        (DIGITS + "IPC = %STEPS\nSTEPS = %IPC\n", "stands for itself"),
+        (DIGITS + "IPC = %IPC\n", "refers to itself"),
+        (DIGITS + "IPC = %STEPS\nSTEPS = %IPC\n", "refers to itself"),
         (DIGITS + "Pool.sise = 2\n", "line 2: Pool.sise.*did you mean Pool.size"),
         (DIGITS + "Pool:\n  sise = 2\n", "line 3: Pool.sise"),
         (DIGITS + "x/IPC = 2\n", "line 2: x/IPC has a scope"),
@@ -250,7 +250,7 @@ def test_a_users_own_macro(recipe):
         (DIGITS + "Run.data = @Pool()\n", r"expected @Data\(\)"),
         (DIGITS + "Run.data = @Data\n", r"expected @Data\(\)"),
         ("IPC = 2\n" + DIGITS, "line 2: include after a setting"),
-        ("include 'nope.gin'\n", "line 1: included file 'nope.gin' is not there"),
+        ("include 'nope.gin'\n", "line 1: included file 'nope.gin' does not exist"),
         ("include 'mine.gin'\n", "mine.gin includes itself"),
         ("import os\n" + DIGITS, "line 1: an import"),
         (DIGITS + "from os import path\n", "line 2: an import"),

@@ -83,7 +83,7 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
 
 
 class _Watched:
-    """The stream of `tarfile`; has the bytes read last, at the end those of the end mark."""
+    """The stream that `tarfile` reads; stores the last bytes read, finally the end mark."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream

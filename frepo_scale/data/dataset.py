@@ -57,7 +57,7 @@ class DataConfig:
     placement: str = setting(
         "auto",
         "DATA_PLACEMENT",
-        "where the target images are during a run: memory | device | stream | auto",
+        "where the target images are stored during a run: memory | device | stream | auto",
         choices=PLACEMENTS,
         operational=True,
     )

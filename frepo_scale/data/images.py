@@ -58,7 +58,7 @@ class RangeReader:
 
         Raises:
           UnreadableImage: this image cannot be read.
-          InputError: a file of several images is gone or damaged.
+          InputError: a file of several images is missing or damaged.
         """
         part = self._part
         number, size = int(part.files[row]), int(part.sizes[row])
@@ -105,7 +105,7 @@ def read_rows(part: Part, rows: Iterable[int]) -> Iterator[tuple[int, bytes | Un
     """The bytes of the images at `rows`, in that order; one that cannot be read is a result too.
 
     Raises:
-      InputError: a file of several images is gone or damaged.
+      InputError: a file of several images is missing or damaged.
     """
     with RangeReader(part) as reader:
         for row in rows:

@@ -120,7 +120,7 @@ def _path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> 
 def _source(
     spec: DatasetSpec, path: Path, data_dir: str | None, source_class: str | None
 ) -> tuple[Source, Path]:
-    """What reads the data, and the path it reads."""
+    """The source that reads the data, and the path that it reads."""
     if source_class is not None:
         return own_source(source_class), path
     if spec.name == "digits" and data_dir is None:

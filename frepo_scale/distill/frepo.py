@@ -22,7 +22,7 @@ from frepo_scale.distill.pool import PoolState, initial_pool
 from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
 
-_OFTEN = 0.5  # share of steps with a raised ridge from which the recipe should have another ridge
+_OFTEN = 0.5  # share of steps with a raised ridge above which another ridge is advised
 
 
 class FRePoState(NamedTuple):
@@ -78,7 +78,7 @@ class FRePo(Algorithm):
         )
 
     def step(self, state: FRePoState, batch: Batch) -> tuple[FRePoState, Metrics]:
-        """One update of the distilled set, then one online step of each member that judged it.
+        """One update of the distilled set, then one online step of each member that was used.
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
@@ -132,7 +132,7 @@ class FRePo(Algorithm):
         return _map_rows(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), state)
 
     def warning(self, row: Mapping[str, float]) -> str:
-        """Says that the ridge was raised, because the regression was not accurate without."""
+        """Says that the ridge was raised, because the regression was not accurate otherwise."""
         if not row.get("ridge_raised"):
             return ""
         return (

@@ -19,7 +19,7 @@ class Accuracy:
     """Test accuracy of fresh nets trained on each set.
 
     Attributes:
-      title: heads the table.
+      title: the heading of the table.
     """
 
     title: str = "test accuracy"

@@ -265,7 +265,7 @@ class Evaluation(Protocol):
 
     @property
     def title(self) -> str:
-        """Heads its rows in the table, such as "test accuracy"; a plain attribute will do."""
+        """The heading of its rows, such as "test accuracy"; a plain attribute is enough."""
 
     def run(self, context: EvaluationContext) -> Iterable[Measurement]:
         """Yields the rows of the result, in the order of the table.

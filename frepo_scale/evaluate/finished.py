@@ -17,7 +17,7 @@ from frepo_scale.parallel.runtime import agree, is_first
 class FinishedNets:
     """Measurements by (name, net) in a file that process 0 reads and writes.
 
-    What the file holds of other images, labels or settings is not used.
+    Measurements of other images, labels or settings in the file are not used.
     """
 
     def __init__(self, path: Path | None, sets: dict[str, DistilledSet], settings: str) -> None:

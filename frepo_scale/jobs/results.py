@@ -45,7 +45,7 @@ class Work:
 
 
 def write_results(work: Work, state: TrainState, seconds: float) -> None:
-    """Writes `distilled.npz` first, then spends the final evaluation on it.
+    """Writes `distilled.npz`, then runs the final evaluation.
 
     Args:
       work: what the attempt works with.
@@ -53,7 +53,7 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
       seconds: seconds spent on the run.
 
     Raises:
-      Preempted: a stop was requested; the nets that are evaluated are kept.
+      Preempted: a stop was requested; the scores of finished nets are stored.
     """
     run, config, workdir = work.run, work.run.config, work.workdir
     last = unpadded(run.algorithm.distilled(state.algorithm), run.size)

@@ -31,7 +31,7 @@ from frepo_scale.parallel.mesh import DATA, build_mesh, check_sizes
 
 @dataclass(frozen=True)
 class Run:
-    """What a recipe stands for on these devices.
+    """What a recipe describes, built for these devices.
 
     Attributes:
       recipe: name, settings and texts.
@@ -108,7 +108,7 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
     """The evaluations of a recipe by name, checked against its data.
 
     Raises:
-      InputError: one cannot be imported or done, or no evaluation net exists for such images.
+      InputError: one cannot be imported or refuses the data, or such images have no evaluation net.
     """
     net = config.net.for_evaluation()
     build_net(net, dataset.num_classes, dataset.image_shape)

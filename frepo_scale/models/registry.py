@@ -147,7 +147,7 @@ def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.
             raise InputError(
                 f"NET_ARGS = {config.args!r}: NET = {config.name!r} has no field {name!r}",
                 "fields of the net",
-                nearest(name, own) if own else 'it has none of its own: use --gin.NET_ARGS="{}"',
+                nearest(name, own) if own else 'it has no further fields: use --gin.NET_ARGS="{}"',
             )
         given[name] = _hashable(value)
     try:
@@ -185,7 +185,7 @@ def _output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Any:
 
 
 def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """Refuses running statistics of layers other than ours: each device would have its own."""
+    """Refuses running statistics of other layers: they would differ between the devices."""
     ours: set[tuple[str, ...]] = set()
 
     def note(method: Any, args: Any, kwargs: Any, context: Any) -> Any:

@@ -28,7 +28,7 @@ class MeshConfig:
     data: int = setting(
         0,
         "MESH_DATA",
-        "devices over which the images are spread; 0: all that are left",
+        "devices over which the images are spread; 0: all remaining ones",
         low=0,
         operational=True,
     )

@@ -49,7 +49,7 @@ def written_bytes(algorithm: Algorithm, dataset: Dataset) -> int:
 
 
 def overview(algorithm: Algorithm, dataset: Dataset) -> str:
-    """A text for people: the data, the parameters of the net, and memory by what holds it."""
+    """A text for people: the data, the parameters of the net, and the memory of each part."""
     state, problem = _state_shapes(algorithm, dataset), algorithm.problem
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(

@@ -27,7 +27,7 @@ class Hooks:
 
     Attributes:
       log: writes metrics.
-      check: raises RunError if the state is not worth continuing with; called before each probe
+      check: raises RunError if the run must not continue with the state; called before each probe
         and save.
       probe: evaluates the set; None: never.
       save: writes checkpoints; None: never.
@@ -109,12 +109,12 @@ def train(
         with ledger.during("compile" if first else "step"):
             with hooks.compiling() if first else nullcontext():
                 state, metrics = step(state, batch)
-            del batch  # freed when the step is done with it, not when the next one is there
+            del batch  # freed after its step, not when the next batch arrives
             done += 1
             log.step(done, metrics)
             _wait(in_flight, metrics["loss"], first)
             if first:
-                log.restart(done)  # compilation is not speed
+                log.restart(done)  # the rates exclude compilation
         for action in hooks.after_step:
             action(done)
 

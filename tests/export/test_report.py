@@ -104,7 +104,7 @@ def write(tmp_path: Path, **changes: Any) -> Page:
         "result": RESULT,
         "metrics": METRICS,
         "galleries": [],
-        "times": {"goodput (steps that were kept)": "81.0 %"},
+        "times": {"goodput (steps not repeated)": "81.0 %"},
         "operative_config": "STEPS = 10000",
         "paths": {"distilled set": "export/distilled.npz"},
     }
@@ -225,7 +225,7 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_where_the_time_went(tmp_path: Path) -> None:
-    assert "goodput (steps that were kept) 81.0 %" in write(tmp_path).text
+    assert "goodput (steps not repeated) 81.0 %" in write(tmp_path).text
 
 
 def test_all_text_is_escaped(tmp_path: Path) -> None:
