@@ -1,7 +1,7 @@
 """Recipes: finding, checking and reading gin files. With `main` the only module that knows gin.
 
-gin itself lets typos in unused macros, wrong types and repeated bindings pass; everything here
-that is not a call to gin closes one of those gaps with a line the user can act on.
+gin itself accepts typos in unused macros, wrong types and repeated bindings. The checks here refuse
+each of them with one line that says how to correct it.
 """
 
 import ast
@@ -192,7 +192,7 @@ def find_recipe(name: str) -> Path:
       InputError: there is no such recipe; names the nearest ones.
     """
     for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
-        if os.path.isfile(candidate):  # unlike Path.is_file() never an error, whatever was typed
+        if os.path.isfile(candidate):  # unlike Path.is_file() it raises no error for any text
             return candidate
     known = [p.name for p in RECIPES.glob("*.gin")]
     raise InputError(

@@ -153,7 +153,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
                 entry = tar.next()
             if entry is None:
                 break
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of a million-image archive
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would store every header of a million-image archive
             if entry.isreg() and not entry.issparse():
                 kind = "file"
             else:

@@ -1,7 +1,7 @@
 """The seam between the framework and a distillation algorithm.
 
 An algorithm is a class with the methods of `Algorithm`. The loop, checkpoints, probes, `plan` and
-the benchmarks know these methods and nothing else of it. docs/how-to/algorithm.md has an example
+the benchmarks use these methods only. docs/how-to/algorithm.md has an example
 of 40 lines.
 
 Legend: N synthetic images, n the rows that the algorithm stores (N, or more so that they divide

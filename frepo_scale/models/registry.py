@@ -202,8 +202,8 @@ def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]
         layer = tuple(key.key for key in path[:-1])
         if layer not in ours:
             raise InputError(
-                f"NET = {name!r}: {'/'.join(layer) or 'it'} keeps batch statistics of each"
-                " device's images alone",
+                f"NET = {name!r}: {'/'.join(layer) or 'it'} computes batch statistics"
+                " from each device's images alone",
                 "statistics of the whole batch, on every mesh",
                 "use frepo_scale.models.norm.BatchNorm, or one device on the data axis",
             )

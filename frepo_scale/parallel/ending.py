@@ -68,7 +68,7 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     """Calls `main(*arguments)` and ends the process with the exit code that it returns.
 
     A single process ends as Python does, and an exception shows its traceback. After a failure
-    this takes at most ten seconds, whatever threads of libraries still wait for.
+    this takes at most ten seconds, even if threads of libraries still wait.
 
     With several processes, codes 0 and 42 are ends that all of them reach. They wait for each
     other, at most five minutes, because the end of process 0 aborts the others. Any other code,

@@ -143,7 +143,7 @@ def solve(
 
     The guard: where the error of the solution is not bounded by 1e-3 (in float32 by the residual in
     the norm of the system, in float64 by the condition number), the ridge is raised until it is.
-    A wrong but finite answer is thereby noticed as much as NaN.
+    So a wrong but finite answer is detected, as NaN is.
 
     Args:
       f_rd: this device's rows, (r, d) float32 or float64; rows of zeros change nothing.
