@@ -81,7 +81,7 @@ def missing_files(page, text):
 
 def unknown_settings(text):
     """Settings named in a text that do not exist."""
-    known = config.settings().keys() | {"NAME"}  # a place for a name, as in --gin.NAME=VALUE
+    known = config.settings().keys() | {"NAME"}  # a placeholder, as in --gin.NAME=VALUE
     named = {a or b for a, b in SETTING.findall(text)}
     return sorted(name for name in named - known if not name.startswith(ENVIRONMENT))
 

@@ -126,8 +126,8 @@ def test_without_its_data_a_recipe_says_what_to_put_where(name, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     dataset = dataset_of(name)
     spec = sources.SPECS[dataset]
-    here = tuple(place for place in spec.default_dirs if not place.startswith("/"))
-    assert here, "at least one place relative to where the command is started"
+    here = tuple(path for path in spec.default_dirs if not path.startswith("/"))
+    assert here, "at least one default path relative to the current folder"
     monkeypatch.setitem(sources.SPECS, dataset, replace(spec, default_dirs=here))
     assert main(["distill", name]) == 2
     out, err = capsys.readouterr()

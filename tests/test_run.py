@@ -197,8 +197,8 @@ def test_started_on_four_devices_and_finished_on_one(whole, tmp_path):
     assert process.returncode == 42, output
     assert main(command(workdir)) == 0
     rows = [
-        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        for place in (workdir, whole)
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (workdir, whole)
     ]
     losses = [[r["loss"] for r in found if "loss" in r] for found in rows]
     assert len(losses[0]) == len(losses[1]) == 12

@@ -149,8 +149,8 @@ def fake_downloads(folder, size):
     fake = folder / "python"
     fake.write_text(
         "#!/usr/bin/env bash\n"
-        "while (($#)); do [[ $1 == -d || $1 == -w ]] && place=$2; shift; done\n"
-        f'truncate -s {size} "$place/a.whl"\n'
+        "while (($#)); do [[ $1 == -d || $1 == -w ]] && target=$2; shift; done\n"
+        f'truncate -s {size} "$target/a.whl"\n'
     )
     fake.chmod(0o755)
     return str(fake)

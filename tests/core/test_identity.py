@@ -22,7 +22,7 @@ class _Inner:
 class _Outer:
     steps: int = 3
     inner: _Inner = field(default_factory=_Inner)
-    place: _Inner = field(default_factory=_Inner, metadata=_OPERATIONAL)
+    storage: _Inner = field(default_factory=_Inner, metadata=_OPERATIONAL)
     workers: int = field(default=4, metadata=_OPERATIONAL)
 
 
@@ -32,7 +32,7 @@ def test_operational_fields_are_left_out_at_every_depth() -> None:
         "inner.rate": 0.1,
         "inner.name": None,
     }
-    other = _Outer(inner=_Inner(folder="/y"), place=_Inner(rate=9.0), workers=1)
+    other = _Outer(inner=_Inner(folder="/y"), storage=_Inner(rate=9.0), workers=1)
     assert scientific_settings(other) == scientific_settings(_Outer())
 
 

@@ -94,12 +94,12 @@ def pictures(train: int, test: int, classes: tuple[str, ...] = WNIDS) -> dict[st
     }
 
 
-def write(place: Path, files: dict[str, bytes]) -> Path:
+def write(folder: Path, files: dict[str, bytes]) -> Path:
     """The files below a folder."""
     for name, data in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 @pytest.fixture

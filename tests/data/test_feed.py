@@ -24,17 +24,17 @@ SIDE, N, BATCH = 4, 211, 16  # 201 in the target part: no number of devices divi
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A prepared set."""
-    place = tmp_path_factory.mktemp("data")
+    root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     np.savez(
-        place / "x.npz",
+        root / "x.npz",
         x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
         y_train=np.arange(N) % 3,
         x_test=rng.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8),
         y_test=np.arange(8) % 2,
     )
-    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
-    return str(place / "out")
+    prepare(PrepareConfig(root / "x.npz", root / "out", SIDE, workers=1), Preemption())
+    return str(root / "out")
 
 
 @pytest.fixture(scope="module")

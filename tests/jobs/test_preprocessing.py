@@ -25,7 +25,7 @@ class Set(SimpleNamespace):
 
 
 @pytest.fixture
-def place(tmp_path) -> Workdir:
+def workdir(tmp_path) -> Workdir:
     return Workdir(tmp_path)
 
 
@@ -34,45 +34,45 @@ def made(side=4, channels=3, whitened=True) -> Set:
     return Set(images=images, image_shape=images.shape[1:], whitened=whitened)
 
 
-def test_it_is_fitted_once(place):
+def test_it_is_fitted_once(workdir):
     data = made()
-    first, second = (stored_preprocessing(place, data).arrays() for _ in range(2))
+    first, second = (stored_preprocessing(workdir, data).arrays() for _ in range(2))
     assert data.fits == 1
     assert first.keys() == second.keys() and "whitening_matrix" in first
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no more"])
-def test_what_cannot_be_read_is_made_again(place, damage):
+def test_what_cannot_be_read_is_made_again(workdir, damage):
     data = made()
-    first = stored_preprocessing(place, data)
-    place.preprocessing.write_bytes(damage)
-    second = stored_preprocessing(place, data)
+    first = stored_preprocessing(workdir, data)
+    workdir.preprocessing.write_bytes(damage)
+    second = stored_preprocessing(workdir, data)
     assert data.fits == 2
     np.testing.assert_array_equal(first.whitening.matrix, second.whitening.matrix)
 
 
-def test_other_data_are_refused(place):
+def test_other_data_are_refused(workdir):
     data = made()
-    check_data(place, data)  # nothing there yet
-    stored_preprocessing(place, data)
-    check_data(place, data)
+    check_data(workdir, data)  # nothing there yet
+    stored_preprocessing(workdir, data)
+    check_data(workdir, data)
     data.fingerprint = "cd" * 32
     with pytest.raises(InputError, match=r"abababababab.*cdcdcd"):
-        check_data(place, data)
+        check_data(workdir, data)
 
 
-def test_a_long_wait_is_told_once_and_a_short_one_never(place, monkeypatch, capsys):
-    stored_preprocessing(place, made())
+def test_a_long_wait_is_told_once_and_a_short_one_never(workdir, monkeypatch, capsys):
+    stored_preprocessing(workdir, made())
     assert capsys.readouterr().err == ""
-    place.preprocessing.unlink()
+    workdir.preprocessing.unlink()
     monkeypatch.setattr(preprocessing, "_LARGE", 48)
     data = made()
-    stored_preprocessing(place, data)
+    stored_preprocessing(workdir, data)
     told = capsys.readouterr().err
     assert told.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
     assert told.count("\n") == 1
-    stored_preprocessing(place, data)  # kept
-    place.preprocessing.unlink()
-    stored_preprocessing(place, made(channels=1, whitened=False))
+    stored_preprocessing(workdir, data)  # kept
+    workdir.preprocessing.unlink()
+    stored_preprocessing(workdir, made(channels=1, whitened=False))
     assert capsys.readouterr().err == ""

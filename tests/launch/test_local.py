@@ -357,8 +357,8 @@ def test_test_runs_every_check_and_closes_with_the_runners_line(
     assert machine.logged("|pip|install|")[0].endswith("|-e|.[dev]|")
     log = machine.log.read_text()
     order = ["ruff|check|.", "ruff|format|--check|.", "mypy|", "shellcheck|-x|launch/", "pytest|"]
-    places = [log.index(word) for word in order]
-    assert places == sorted(places)
+    positions = [log.index(word) for word in order]
+    assert positions == sorted(positions)
     assert "|launch/local.sh|" in log and "|.ci/run|" in log  # in the repository: globs expand
 
 

@@ -153,13 +153,13 @@ def pod(real, helpers):
         "FAKE_COORDINATOR": free_address(),
         "FAKE_PACE": str(PACE),
     }
-    place = top / "vms" / "my-tpu"
+    machines = top / "vms" / "my-tpu"
 
     def groups():
-        files = place.glob("*/frepo_scale/run/pid")
+        files = machines.glob("*/frepo_scale/run/pid")
         return [int(file.read_text().split()[0]) for file in files]
 
-    yield SimpleNamespace(top=top, place=place, environment=environment, groups=groups)
+    yield SimpleNamespace(top=top, machines=machines, environment=environment, groups=groups)
     for group in groups():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
@@ -178,10 +178,10 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     process.send_signal(signal.SIGSTOP)  # or it may start them again in between
     for group in pod.groups():
         os.killpg(group, signal.SIGTERM)
-    helpers.wait_for(lambda: len([*pod.place.glob("*/frepo_scale/run/*.exit")]) == 2, 60)
+    helpers.wait_for(lambda: len([*pod.machines.glob("*/frepo_scale/run/*.exit")]) == 2, 60)
     assert not any(map(helpers.alive, real.pids()))
     saved = real.steps()[-1]
-    (pod.place / "state").write_text("PREEMPTED")
+    (pod.machines / "state").write_text("PREEMPTED")
     (pod.top / "queued" / "my-tpu").write_text("SUSPENDED")
     process.send_signal(signal.SIGCONT)
     result = real.end(process, 300)
@@ -190,7 +190,7 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     assert "attempt 1: code 143, nothing saved before; now unknown\n" in result.err
     assert f"attempt 2: code 0, saved step {STEPS}\n" in result.err
     assert f"resuming {real.workdir} at step {saved}" in result.out
-    assert started(real) == [2, 2] and not pod.place.exists()
+    assert started(real) == [2, 2] and not pod.machines.exists()
     check_the_same(real.workdir, undisturbed, saved)
     codes = [path.read_text().strip() for path in sorted(real.workdir.glob("logs/*/worker-*.exit"))]
     assert codes == ["42", "42", "0", "0"]

@@ -122,10 +122,10 @@ def test_gives_up_after_three_attempts_without_progress(cloud):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["gs", "shared folder"])
-def test_a_finished_net_of_the_final_evaluation_is_progress(cloud, place):
+@pytest.mark.parametrize("kind", ["gs", "shared folder"])
+def test_a_finished_net_of_the_final_evaluation_is_progress(cloud, kind):
     cloud.make(workers=1)
-    workdir = WORKDIR if place == "gs" else str(cloud.bench.top / place)
+    workdir = WORKDIR if kind == "gs" else str(cloud.bench.top / kind)
     arguments = ["--workdir", workdir, "digits_ipc1", "--gin.STEPS=5", "--gin.NETS=4"]
     result = cloud.run(*quick("--poll", "0", *arguments))
     assert result.code == 0 and "attempt 5: code 0, saved step 5\n" in result.err, result

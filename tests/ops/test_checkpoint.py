@@ -229,11 +229,11 @@ def test_no_flipped_byte_passes(two: Path) -> None:
     data = _largest(two / "20")
     size = data.stat().st_size
     assert size > 0.9 * _state(0).x.nbytes
-    places = [(path, path.stat().st_size // 2) for path in files]
-    places += [(data, size * k // 16) for k in range(16)] + [(data, size - 1)]
+    positions = [(path, path.stat().st_size // 2) for path in files]
+    positions += [(data, size * k // 16) for k in range(16)] + [(data, size - 1)]
     refused = {True: 0, False: 0}
     with _opened(two) as checkpointer:
-        for path, offset in places:
+        for path, offset in positions:
             whole = path.read_bytes()
             path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
             restored = checkpointer.restore(_state(0))

@@ -71,8 +71,8 @@ def member(golden, case, which, dtype):
             continue
         layer, leaf = name.removeprefix(prefix).split("/")
         ours = layer.replace("bn", "norm").replace("dense", "head")
-        place = stats if leaf in ("mean", "var") else params
-        place.setdefault(ours, {})[leaf] = jnp.asarray(value, dtype)
+        tree = stats if leaf in ("mean", "var") else params
+        tree.setdefault(ours, {})[leaf] = jnp.asarray(value, dtype)
     return Member(params, stats, adam(PoolConfig()).init(params), jnp.int32(0))
 
 

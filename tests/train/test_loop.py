@@ -110,9 +110,9 @@ def test_every_turn_keeps_the_order(log: int, probe: int, save: int, data: st.Da
             last_probe = event[1]
         else:
             assert event[2] == last_probe
-    place = {e[:2]: i for i, e in enumerate(run.events) if e[0] in ("probe", "save", "draw")}
+    position = {e[:2]: i for i, e in enumerate(run.events) if e[0] in ("probe", "save", "draw")}
     for s in range(start, steps + 1):
-        at = [place[k, s] for k in ("probe", "save", "draw") if (k, s) in place]
+        at = [position[k, s] for k in ("probe", "save", "draw") if (k, s) in position]
         assert at == sorted(at)
     for i, event in enumerate(run.events):
         if event[0] in ("probe", "save"):

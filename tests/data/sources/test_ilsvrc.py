@@ -158,9 +158,9 @@ def test_damage_changes_no_label(tmp_path, images, data):
         originals |= {f"{wnid}/{name}": content for name, content in files.items()}
     kinds = ("cut", "flip", "blocks", "exchange")
     bad = images.damaged(data, images.tar_of(inner), kinds)
-    place = images.write(tmp_path / "f", {"ILSVRC2012_img_train.tar": bad})
+    source = images.write(tmp_path / "f", {"ILSVRC2012_img_train.tar": bad})
     try:
-        listing = list_source(place)
+        listing = list_source(source)
     except InputError:
         return
     assert not images.misplaced(listing, originals) and len(listing.train) <= 6
@@ -228,11 +228,11 @@ def test_long_names_move_no_image(tmp_path, images, form):
 def test_compressed_archives_have_no_random_access(archives, images, tmp_path):
     archives(val=())
     for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
-        place = tmp_path / name
+        source = tmp_path / name
         train = (tmp_path / "a" / "ILSVRC2012_img_train.tar").read_bytes()
         files = {"ILSVRC2012_img_train.tar": train, name: gzip.compress(train)}
         with pytest.raises(InputError, match=f"{name} is compressed"):
-            list_source(images.write(place, files))
+            list_source(images.write(source, files))
 
 
 def test_images_of_another_class_are_refused(archives, images):

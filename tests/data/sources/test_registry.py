@@ -43,7 +43,7 @@ def test_folder_tar_and_archives_hold_the_same(tmp_path, images):
             ),
         },
     )
-    listed = [list_source(place) for place in (folder, tar, archives)]
+    listed = [list_source(source) for source in (folder, tar, archives)]
     for listing in listed:
         assert listing.wnids == listing.class_names == images.wnids
         for part, label_of in ((listing.train, "train"), (listing.test, "test")):
@@ -116,10 +116,10 @@ def test_what_is_no_source(tmp_path, images, make, told):
 
 
 def test_an_empty_class(tmp_path, images):
-    place = images.write(tmp_path / "f", images.pictures(1, 1))
-    (place / "train" / "zzz").mkdir()
+    source = images.write(tmp_path / "f", images.pictures(1, 1))
+    (source / "train" / "zzz").mkdir()
     with pytest.raises(InputError, match=r"zzz .* holds no image"):
-        list_source(place)
+        list_source(source)
 
 
 def test_labels_of_an_npz(tmp_path):
@@ -137,9 +137,9 @@ def test_labels_of_an_npz(tmp_path):
 
 def test_names_that_are_no_utf8(tmp_path, images):
     files = {f"train/{name}/{i}.JPEG": images.encoded(i) for name in "äb" for i in range(2)}
-    place = images.write(tmp_path / "f", files)
-    os.rename(place / "train/ä/0.JPEG", os.fsencode(place / "train/ä") + b"/\xff.JPEG")
-    listing = list_source(place)
+    source = images.write(tmp_path / "f", files)
+    os.rename(source / "train/ä/0.JPEG", os.fsencode(source / "train/ä") + b"/\xff.JPEG")
+    listing = list_source(source)
     assert listing.class_names == ("b", "ä") and len(listing.fingerprint()) == 64
     assert "ä/\udcff.JPEG" in listing.train.shuffled().names
 
@@ -155,10 +155,10 @@ def test_damage_to_a_tar_of_class_folders_changes_no_label(tmp_path, images, dat
         for k, w in enumerate("abc")
         for i in range(2)
     }
-    place = tmp_path / "x.tar"
-    place.write_bytes(images.damaged(data, images.tar_of(files), ("cut", "flip", "exchange")))
+    source = tmp_path / "x.tar"
+    source.write_bytes(images.damaged(data, images.tar_of(files), ("cut", "flip", "exchange")))
     try:
-        listing = list_source(place)
+        listing = list_source(source)
     except InputError:
         return
     originals = {name.removeprefix("train/"): content for name, content in files.items()}

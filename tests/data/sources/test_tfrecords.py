@@ -228,11 +228,11 @@ def test_without_tensorflow(build, images, monkeypatch):
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
     """Refused, or every image there is as it was; classes by label or by WordNet id."""
-    place = tmp_path / "r" / "train.tfrecord"
+    source = tmp_path / "r" / "train.tfrecord"
     wnids = data.draw(st.booleans())
     originals = [images.encoded(i, "PNG") for i in range(4)]
     records(
-        place,
+        source,
         [
             example(
                 image=content,
@@ -243,13 +243,13 @@ def test_damage_changes_no_label(tmp_path, images, data):
             for i, content in enumerate(originals)
         ],
     )
-    place.write_bytes(images.damaged(data, place.read_bytes(), ("cut", "flip", "exchange")))
+    source.write_bytes(images.damaged(data, source.read_bytes(), ("cut", "flip", "exchange")))
     try:
         listing = list_source(tmp_path / "r")
     except InputError:
         return
     # Cut between two records, nothing says that there were more; no other damage is passed over.
-    part, content = listing.train, place.read_bytes()
+    part, content = listing.train, source.read_bytes()
     assert labels(part) == {f"{i}.PNG": i % 2 for i in range(len(part))}
     rows = zip(part.offsets, part.sizes, strict=True)
     assert [content[at : at + size] for at, size in rows] == originals[: len(part)]
@@ -258,8 +258,8 @@ def test_damage_changes_no_label(tmp_path, images, data):
 def test_a_byte_order_mark_hides_no_wordnet_id(build, images):
     names = "\r\n".join(["n02119789", "n01443537", "n01440764"])
     want = list_source(build(names=names.split())).train
-    place = build(files={"label.labels.txt": "\ufeff" + names})
-    assert labels(list_source(place).train) == labels(want)
-    place = build(files={"label.labels.txt": "n02119789\nn01443537\ntench"})
+    source = build(files={"label.labels.txt": "\ufeff" + names})
+    assert labels(list_source(source).train) == labels(want)
+    source = build(files={"label.labels.txt": "n02119789\nn01443537\ntench"})
     with pytest.raises(InputError, match="2 WordNet ids in 3 lines"):
-        list_source(place)
+        list_source(source)
