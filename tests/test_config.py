@@ -44,7 +44,7 @@ def test_a_recipe_is_found_as_given(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cifar10_ipc1", "cifar10_ipc1.gin"])
-def test_else_under_gin(name, tmp_path, monkeypatch):
+def test_a_recipe_is_found_under_gin(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(name) == config.RECIPES / "cifar10_ipc1.gin"
 
@@ -274,7 +274,7 @@ def test_a_wrong_recipe_is_one_clear_line(recipe, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_includes_of_two_files_in_a_circle(recipe, tmp_path):
+def test_two_files_that_include_each_other_are_refused(recipe, tmp_path):
     (tmp_path / "other.gin").write_text("include 'mine.gin'\n")
     with pytest.raises(InputError, match="includes itself"):
         recipe("include 'other.gin'\n")

@@ -258,7 +258,7 @@ def test_without_held_out_images_the_last_step_is_selected(tmp_path):
     assert result["distilled"] == result["distilled_last"]
 
 
-def test_an_evaluation_that_is_stopped_goes_on(whole, tmp_path, capsys, monkeypatch):
+def test_a_stopped_evaluation_resumes(whole, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "evaluated"
     shutil.copytree(whole, workdir)
     given = ["evaluate", str(workdir), "--gin.EVAL_NETS=2", "--gin.EVAL_STEPS=20"]

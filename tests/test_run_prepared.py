@@ -122,7 +122,7 @@ def whole(prepared_sets, tmp_path_factory):
 
 
 @pytest.mark.parametrize("placement", ["memory", "device"])
-def test_where_images_lie_changes_nothing(whole, prepared_sets, tmp_path, placement):
+def test_placement_of_images_changes_nothing(whole, prepared_sets, tmp_path, placement):
     workdir = tmp_path / placement
     assert main(command(workdir, prepared_sets[0], DATA_PLACEMENT=placement)) == 0
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
@@ -191,7 +191,7 @@ def damaged(prepared_sets, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_record_damaged_under_way_stops_the_run_with_one_line(
+def test_a_record_damaged_during_a_run_stops_it_with_one_line(
     damaged, tmp_path, capsys, monkeypatch, workers
 ):
     prepared, shard, damage = damaged

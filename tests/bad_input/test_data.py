@@ -32,7 +32,7 @@ def data(refused):
     return check
 
 
-def test_sound_data_are_taken(cwd, capsys):
+def test_valid_data_are_accepted(cwd, capsys):
     np.savez("d.npz", **arrays())
     given = ["--gin.DATASET=npz", "--gin.DATA_DIR=d.npz", "--gin.BATCH=4"]
     assert main(["distill", "digits_ipc1", "--dry-run", *given]) == 0
@@ -155,7 +155,7 @@ def test_unreadable_images_are_left_out_and_counted_where_allowed(data, capsys):
     assert "2 unreadable images skipped" in out
 
 
-def test_a_place_without_data(data):
+def test_a_path_without_data(data):
     os.mkdir("empty")
     data("empty", dataset="cifar10", mentions=["no data of a known form", "cifar-10-binary.tar.gz"])
     data("neighbour.txt", dataset="cifar10", mentions=["no data of a known form"])

@@ -63,7 +63,7 @@ def test_validation_images_without_classes(prepare, cwd):
     prepare("s", mentions=["ILSVRC2012_img_val.tar has no classes: no ground truth beside it"])
 
 
-def test_places_that_cannot_be_prepared_into(prepare, cwd, monkeypatch):
+def test_output_folders_that_are_refused(prepare, cwd, monkeypatch):
     photos(cwd / "p")
     prepare("p", mentions=["holds something that is not a prepared set"], out="p")
     prepare("p", mentions=["neighbour.txt is a file"], out="neighbour.txt")

@@ -105,7 +105,7 @@ NAME = "train-00001-of-00003.array_record"
         (nothing, {"IPC": 63}, ["IPC = 63", "use --gin.IPC=62"]),
     ],
 )
-def test_a_prepared_set_that_does_not_do(made, cwd, distill, harm, changes, mentions, placement):
+def test_a_wrong_prepared_set_is_refused(made, cwd, distill, harm, changes, mentions, placement):
     shutil.copytree(made, cwd / "set")
     harm(cwd / "set")
     knobs = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}

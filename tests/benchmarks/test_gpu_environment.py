@@ -157,7 +157,7 @@ def fake_downloads(folder, size):
 
 
 @pytest.mark.parametrize(("megabytes", "code"), [(1, 0), (61, 2)])
-def test_what_travels_is_at_most_60_mib(tmp_path, megabytes, code):
+def test_the_folder_is_at_most_60_mib(tmp_path, megabytes, code):
     data, out = tmp_path / "data", tmp_path / "bring"
     data.mkdir()
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

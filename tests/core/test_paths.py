@@ -49,7 +49,7 @@ def test_a_store_that_does_not_answer_is_one_line(
         paths.to_path("gs://b/x")
 
 
-def test_reading_is_the_same_here_and_there(store: Any, tmp_path: Path) -> None:
+def test_reading_is_the_same_locally_and_on_a_store(store: Any, tmp_path: Path) -> None:
     for root in (tmp_path, paths.to_path("gs://bucket/run")):
         for name in ("one", "two"):
             (root / name).write_bytes(name.encode())

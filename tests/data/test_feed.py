@@ -94,7 +94,7 @@ def test_every_placement_on_every_mesh(folder, expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_processes_go_on_with_the_same_batches(folder, expected, tmp_path):
+def test_one_two_and_four_processes_continue_with_the_same_batches(folder, expected, tmp_path):
     first = 0
     for processes, devices in ((1, 4), (2, 2), (4, 1), (1, 1)):
         cases = [
@@ -133,7 +133,7 @@ class Masks:
 
 
 @pytest.mark.slow
-def test_workers_do_not_hear_a_signal_while_they_start():
+def test_workers_get_no_signal_while_they_start():
     """One to the whole process group; the run itself still hears it."""
     mesh = single_device_mesh()
     feed = Feed(Masks(), GlobalOrder(8, 4, seed=0), "stream", None, mesh, workers=1)

@@ -124,7 +124,7 @@ def test_digits_from_a_file(tmp_path: Path) -> None:
     assert load("digits", str(path)).origin == str(path)
 
 
-def test_idx_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idx_at_the_default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_idx(tmp_path / "data" / "mnist")
     got = load("mnist", None)
@@ -133,7 +133,7 @@ def test_idx_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(names) == 10 and names[9] == "Ankle boot"
 
 
-def test_the_next_usual_place_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_default_path_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "fashion_mnist").mkdir(parents=True)
     system = save_idx(tmp_path / "system")
@@ -148,7 +148,9 @@ def test_the_next_usual_place_is_tried(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name", ["mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenette", "imagenet1k"]
 )
-def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_set_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     message = (
         f"data set '{name}' not found at data/{name}: expected .*train/<class>.*; put them there"
@@ -165,7 +167,7 @@ def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
-def test_a_users_data_need_a_place(name: str) -> None:
+def test_a_users_data_need_a_path(name: str) -> None:
     with pytest.raises(InputError, match=f"data set '{name}' has no default path: .*DATA_DIR=PATH"):
         load(name, None)
 
@@ -206,7 +208,7 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
         load("cifar10", str(tmp_path))
 
 
-def test_a_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_npz(tmp_path / "x.npz", pixels(2, 4, 4), np.arange(2))
     assert load("npz", "~/x.npz").origin == str(tmp_path / "x.npz")

@@ -86,7 +86,7 @@ class Broken(Split):
         raise InputError("shard x is damaged", "as prepared")
 
 
-def test_what_goes_wrong_on_a_thread_is_told_as_it_is():
+def test_an_error_on_a_thread_is_raised_unchanged():
     batches = iter(host_batches(Broken(IMAGES, LABELS), GlobalOrder(20, 6, 5), 0, slice(6)))
     with pytest.raises(InputError, match="shard x is damaged"):
         next(batches)

@@ -73,13 +73,13 @@ def test_another_fit_is_refused_where_a_recipe_asks_for_it(paths):
     load_dataset(DataConfig("npz", str(paths[1]), batch=8, fit="crop"))
 
 
-def test_an_unfinished_set_is_named_so(paths, tmp_path):
+def test_an_unfinished_set_is_refused(paths, tmp_path):
     (tmp_path / UNFINISHED).mkdir()
     with pytest.raises(InputError, match=rf"not finished: it has no {FILE}"):
         load_dataset(DataConfig("npz", str(tmp_path), batch=8))
 
 
-def test_left_on_disk_it_is_the_same(paths):
+def test_a_set_on_disk_gives_the_same(paths):
     both = [
         load_dataset(DataConfig("npz", str(paths[1]), batch=8, placement=placement))
         for placement in ("memory", "stream")
@@ -123,7 +123,7 @@ def test_one_process_compares_the_checksums_of_what_stays_on_disk(mixed, monkeyp
         load_dataset(DataConfig("npz", str(path), batch=8, placement="stream"))
 
 
-def test_it_is_told_that_a_large_set_is_checked(paths, monkeypatch, capsys):
+def test_the_check_of_a_large_set_is_announced(paths, monkeypatch, capsys):
     load_dataset(DataConfig("npz", str(paths[1]), batch=8))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(records, "_LARGE", 1000)

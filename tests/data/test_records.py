@@ -145,7 +145,7 @@ def shard(folder, number=1):
         (lambda p: (p / LABELS).unlink(), "labels.npz cannot be read"),
     ],
 )
-def test_what_is_wrong_is_told_when_opened(copy, harm, told):
+def test_damage_is_reported_when_opened(copy, harm, told):
     harm(copy)
     with pytest.raises(InputError, match=told):
         PreparedSet.open(copy)
@@ -256,7 +256,7 @@ def test_records_of_another_set(copy):
     max_examples=150, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_damage_is_told_or_harmless(made, tmp_path, data):
+def test_damage_is_reported_or_harmless(made, tmp_path, data):
     """Any file cut, a bit of it flipped or pieces exchanged: refused, or everything is right."""
     folder = tmp_path / "set"
     shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("n", [20, 300])  # fewer and more images than the 48 dimensions
-def test_pixels_survive_there_and_back(whiten, n):
+def test_pixels_survive_a_round_trip(whiten, n):
     images = pixels(n, 3)
     fitted = fit_preprocessing(images, whiten)
     inputs = fitted.apply(images)

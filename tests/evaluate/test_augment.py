@@ -222,7 +222,7 @@ def test_cutout_is_one_square_inside_of_every_allowed_side() -> None:
     assert min(tops) == min(lefts) == 0 and max(tops) == 15 and max(lefts) == 19
 
 
-def test_cut_hole_where_told() -> None:
+def test_cut_hole_at_the_given_position() -> None:
     images = np.ones((2, 5, 6, 1), np.float32)
     result = aug.cut_hole(images, np.array([0, 2]), np.array([[0, 0], [1, 3]]))
     want = images.copy()

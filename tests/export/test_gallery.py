@@ -118,7 +118,7 @@ def test_names_and_what_is_left_out_are_written(
     assert texts[0].endswith("…") and len(texts[0]) > 5 and long.startswith(texts[0][:-1])
 
 
-def test_names_do_leave_ink(tmp_path: Path) -> None:
+def test_names_are_drawn(tmp_path: Path) -> None:
     for name, ink in (("", False), ("cat", True)):
         save_gallery(tmp_path / "g.png", np.zeros((1, 32, 32, 1), np.uint8), (name,), 1)
         with Image.open(tmp_path / "g.png") as image:

@@ -208,7 +208,7 @@ def test_bars_are_proportional_from_zero(tmp_path: Path) -> None:
     assert styles == ["width:75.00%", "left:50.00%;width:50.00%", "width:25.00%"]
 
 
-def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_page_needs_no_other_files(tmp_path: Path) -> None:
     files = [(s, gallery(tmp_path / f"{s}.png", s)) for s in (1, 2)]
     page = write(tmp_path, galleries=files)
     for _, name, value in page.attributes:
@@ -224,7 +224,7 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in page.source
 
 
-def test_where_the_time_went(tmp_path: Path) -> None:
+def test_the_time_by_category_is_shown(tmp_path: Path) -> None:
     assert "goodput (steps not repeated) 81.0 %" in write(tmp_path).text
 
 

@@ -43,7 +43,7 @@ def test_it_is_fitted_once(workdir):
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no more"])
-def test_what_cannot_be_read_is_made_again(workdir, damage):
+def test_an_unreadable_file_is_written_again(workdir, damage):
     data = made()
     first = stored_preprocessing(workdir, data)
     workdir.preprocessing.write_bytes(damage)
@@ -62,7 +62,7 @@ def test_other_data_are_refused(workdir):
         check_data(workdir, data)
 
 
-def test_a_long_wait_is_told_once_and_a_short_one_never(workdir, monkeypatch, capsys):
+def test_a_long_fit_is_announced_once_and_a_short_one_is_not(workdir, monkeypatch, capsys):
     stored_preprocessing(workdir, made())
     assert capsys.readouterr().err == ""
     workdir.preprocessing.unlink()

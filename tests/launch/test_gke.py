@@ -105,7 +105,7 @@ def test_the_gpu_pods_find_each_other(jobsets):
     assert "FREPO_CLUSTER" not in known
 
 
-def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place():
+def test_placeholders_are_documented_and_sed_replaces_each():
     head = TEXT.split("apiVersion", 1)[0]
     explained = re.findall(r"^#   ([A-Z_]+)  ", head, re.MULTILINE)
     assert sorted(explained) == sorted(
@@ -132,7 +132,7 @@ def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_data_are_mounted_where_the_program_looks(jobsets, name):
+def test_the_data_are_mounted_at_the_path_in_the_command(jobsets, name):
     pod = job(jobsets[name])["template"]
     [volume], [mount] = pod["spec"]["volumes"], container(jobsets[name])["volumeMounts"]
     assert mount["name"] == volume["name"] and mount["readOnly"] and volume["csi"]["readOnly"]

@@ -152,7 +152,7 @@ def test_options_alone_go_to_the_default_recipe(machine: Machine) -> None:
     assert machine.run("", "x").out.endswith("<distill><digits_ipc1.gin><x>")
 
 
-def test_settings_of_the_caller_win(machine: Machine) -> None:
+def test_settings_of_the_caller_take_precedence(machine: Machine) -> None:
     machine.python("python3", "3.12")
     own = {
         "OPENBLAS_NUM_THREADS": "4",

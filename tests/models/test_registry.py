@@ -86,13 +86,13 @@ def test_the_named_net():
     assert feature_dim(module, SHAPE) == 8 * 2 * 2
 
 
-def test_an_own_net_gets_the_fields_it_has():
+def test_a_users_net_gets_the_fields_it_has():
     module = build_net(NetConfig(name="some_nets.Own", width=7), 5, SHAPE)
     assert module == Own(num_classes=5, width=7)
     assert feature_dim(module, SHAPE) == 7
 
 
-def test_an_own_net_gets_its_own_fields_and_stays_hashable():
+def test_a_users_net_gets_its_further_fields_and_stays_hashable():
     args = {"heads": 3, "sizes": [1, [2, 3]], "table": {"a": [4]}}
     module = build_net(NetConfig(name="some_nets.WithFields", width=7, args=args), 5, SHAPE)
     assert (module.heads, module.sizes, module.table) == (3, (1, (2, 3)), {"a": (4,)})

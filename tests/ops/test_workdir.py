@@ -53,7 +53,7 @@ def test_the_same_run_opens_its_folder_again(tmp_path: Path) -> None:
     assert workdir.metrics.read_text() == "kept"
 
 
-def test_all_paths_lie_in_the_folder_under_names_of_their_own(tmp_path: Path) -> None:
+def test_all_paths_are_in_the_folder_with_distinct_names(tmp_path: Path) -> None:
     paths = [p for name, p in vars(Workdir(tmp_path)).items() if name != "root"]
     assert len({p.name for p in paths}) == len(paths) > 10
     assert all(p.parent == tmp_path for p in paths)
@@ -114,14 +114,14 @@ def test_an_identity_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     assert "identity.json" in _refused(Workdir(tmp_path), _SETTINGS)
 
 
-def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("theirs")
     workdir = Workdir(tmp_path / "run")
     assert str(tmp_path / "run") in _refused(workdir, _SETTINGS)
     assert (tmp_path / "run").read_text() == "theirs"
 
 
-def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+def test_unwritable_paths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("theirs")
     for root in (tmp_path / "file" / "run", Path("/proc/none/run")):
         workdir = Workdir(root)

@@ -76,7 +76,7 @@ class Watching(Run):
             yield box.pop()
 
 
-def test_a_batch_is_let_go_before_the_next_is_asked_for() -> None:
+def test_a_batch_is_released_before_the_next_is_requested() -> None:
     run = Watching()
     run.train(config_of(log=2, probe=100, save=100), steps=6)
     assert run.held == [False] * 6
@@ -256,7 +256,7 @@ def test_a_failed_check_stops_before_probe_and_save(
 
 
 @pytest.mark.parametrize("kind", ["check", "probe", "save", "step"])
-def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_propagate_unchanged(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise ZeroDivisionError
 
@@ -266,7 +266,7 @@ def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
         run.train(config_of(1, 2, 2), 4)
 
 
-def test_with_nothing_left_to_do_nothing_is_done() -> None:
+def test_a_complete_run_does_nothing() -> None:
     run = Run()
     state = start_state() | {"step": jnp.int32(5)}
     outcome = run.train(config_of(1, 5, 5), 5, state=state, start=5, probed=5)

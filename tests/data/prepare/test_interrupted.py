@@ -56,7 +56,9 @@ def stop_after(monkeypatch, count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 8])
-def test_a_stopped_one_goes_on_to_the_same_bytes(small, source, tmp_path, run, monkeypatch, count):
+def test_a_stopped_command_resumes_to_the_same_bytes(
+    small, source, tmp_path, run, monkeypatch, count
+):
     whole = run(source, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, count)
@@ -194,7 +196,7 @@ def test_stop_is_checked_between_tasks(source, tmp_path):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monkeypatch, begun):
+def test_a_set_that_another_process_finished_in_between(source, tmp_path, run, monkeypatch, begun):
     """Between our first look and our lock: it must not be made again, least of all otherwise."""
     want = run(source, tmp_path / "whole")
     out = tmp_path / "out"
@@ -216,7 +218,7 @@ def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monk
     assert run(source, out) == want
 
 
-def test_out_may_lie_in_the_source(small, source, tmp_path, run, monkeypatch):
+def test_out_may_be_inside_the_source(small, source, tmp_path, run, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(Preempted):
@@ -225,7 +227,7 @@ def test_out_may_lie_in_the_source(small, source, tmp_path, run, monkeypatch):
     assert run(source, source / "records") == files
 
 
-def test_leftovers_of_stopped_workers_go(source, tmp_path, run, monkeypatch):
+def test_leftovers_of_stopped_workers_are_removed(source, tmp_path, run, monkeypatch):
     def make(task, report):
         (task.shard.parent / ".partial-x").write_bytes(b"half")
         raise Preempted

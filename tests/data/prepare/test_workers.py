@@ -67,7 +67,7 @@ def test_results_are_in_order(workers):
         ("die", RunError, "exit code -9"),
     ],
 )
-def test_failures_are_told_while_others_work(what, kind, told):
+def test_failures_are_reported_while_others_work(what, kind, told):
     began = time.monotonic()
     with pytest.raises(kind, match=told):
         run_tasks(work, [("sleep", 60), (what, 0)], 2, lambda images: None)

@@ -141,7 +141,7 @@ def test_without_names_classes_are_numbers(tmp_path: Path) -> None:
     assert read_batches("cifar10", write(tmp_path / "x", files))[2] == tuple("0123456789")
 
 
-def test_nothing_is_found_in_other_places(tmp_path: Path) -> None:
+def test_nothing_is_found_at_other_paths(tmp_path: Path) -> None:
     assert not matches("cifar10", tmp_path)
     write(tmp_path, cifar100_binary())
     assert not matches("cifar10", tmp_path)

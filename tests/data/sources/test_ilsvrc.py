@@ -133,7 +133,7 @@ def test_ground_truths_that_do_not_fit(archives, files, told):
         archives(files)
 
 
-def test_training_archives_that_are_none(archives, images):
+def test_invalid_training_archives(archives, images):
     for train, told in (
         ({}, "is empty"),
         ({"n01440764.tar": b""}, "n01440764|cannot be read|cut off"),

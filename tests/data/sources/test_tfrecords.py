@@ -113,7 +113,7 @@ def test_resized_imagenet_without_names(build):
     assert labels(listing.train) == {f"train{i}.JPEG": 2 - i % 3 for i in range(6)}
 
 
-def test_squares_of_the_makers_are_recorded_as_squashed(build, images, run, tmp_path, capsys):
+def test_published_squares_are_recorded_as_squashed(build, images, run, tmp_path, capsys):
     names = images.wnids[::-1]
     folder = build("imagenet_resized", names=names)
     run(folder, tmp_path / "out")
@@ -179,7 +179,7 @@ def test_a_wordnet_id_that_is_no_text(tmp_path, images):
         list_source(tmp_path / "r")
 
 
-def test_an_unlabelled_test_part_is_passed_over(build, images, tmp_path):
+def test_an_unlabelled_test_part_is_skipped(build, images, tmp_path):
     folder = build(names=images.wnids)
     records(
         folder / "imagenet2012-test.tfrecord-00000-of-00001",
