@@ -176,7 +176,7 @@ def test_wrong_names_are_input_errors(file):
     with pytest.raises(fs.InputError, match="STEPS"):
         fs.distill("digits_ipc1", STEP=3)
     with pytest.raises(fs.InputError, match="provenance"):
-        fs.evaluate(file)  # nobody knows which recipe made it
+        fs.evaluate(file)  # without the recipe that made it
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Recipes and `--gin.` settings: what is found, what is read, what is refused and how."""
+"""Recipes and `--gin.` settings: finding, reading and refusing them."""
 
 import ast
 

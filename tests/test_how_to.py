@@ -1,4 +1,4 @@
-"""The examples of docs/how-to: a net and an evaluation that this package has never seen."""
+"""The examples of docs/how-to: a user's net and evaluation."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from frepo_scale.main import main
 
 HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
 BLOCK = re.compile(r"<!-- test: (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
-LONGEST = 40  # lines: what a seam may ask of its user
+LONGEST = 40  # lines of code that a user may need
 SETTINGS = {
     "STEPS": 4,
     "PROBE_NETS": 1,

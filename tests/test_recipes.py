@@ -1,4 +1,4 @@
-"""Every recipe: it parses, builds, holds the paper's settings, and asks clearly for its data."""
+"""Every recipe parses, builds, has the paper's settings, and names missing data clearly."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ from frepo_scale.models.registry import build_net, feature_dim
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 
-# docs/algorithm.md sections 3 to 5 and 7, read off there by hand:
+# docs/algorithm.md sections 3 to 5 and 7, copied by hand:
 # name: images per class, outer steps, depth, flip, evaluation steps, probe steps, accuracy.
 K = 1000
 PAPER = {

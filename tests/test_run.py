@@ -1,4 +1,4 @@
-"""Whole runs on real digits: what they leave, and that being stopped changes nothing."""
+"""Whole runs on real digits: their files, and that a stop does not change them."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def assert_equal_runs(one, other):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run nobody disturbed."""
+    """An undisturbed run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     assert main(command(workdir)) == 0
     return workdir
@@ -286,7 +286,7 @@ def test_a_stopped_evaluation_resumes(whole, tmp_path, capsys, monkeypatch):
 
 def test_evaluate_and_export_a_run(whole, tmp_path, capsys):
     result = (whole / "result.json").read_text()
-    pod = ["--gin.MESH_POOL=16", "--gin.MESH_DATA=16"]  # elsewhere than it ran
+    pod = ["--gin.MESH_POOL=16", "--gin.MESH_DATA=16"]  # not in the folder of the run
     assert main(["evaluate", str(whole), "--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=20", *pod]) == 0
     assert "distilled" in capsys.readouterr().out
     assert json.loads((whole / "evaluation.json").read_text())["distilled"]["n"] == 1

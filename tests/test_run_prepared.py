@@ -1,4 +1,4 @@
-"""Whole runs on prepared sets: from photographs to a distilled set, and stopped on the way."""
+"""Whole runs on prepared sets: from photographs to a distilled set, with stops."""
 
 import io
 import json
@@ -44,7 +44,7 @@ KNOBS = {
 
 
 def photographs(path):
-    """A tar of 1000 classes with one JPEG each: the real sample where it is there."""
+    """A tar of 1000 classes with one JPEG each: the real sample if it exists."""
     if PHOTOGRAPHS.exists():
         return PHOTOGRAPHS
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def images(workdir):
 
 @pytest.fixture(scope="module")
 def whole(prepared_sets, tmp_path_factory):
-    """A streamed run nobody disturbed."""
+    """An undisturbed run on a streamed set."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     assert main(command(workdir, prepared_sets[0])) == 0
     return workdir
@@ -152,7 +152,7 @@ def test_a_stopped_run_ends_with_the_same_bits(whole, prepared_sets, tmp_path, w
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    if group:  # as a terminal or a scheduler does it
+    if group:  # as a terminal or a scheduler does
         os.killpg(process.pid, signal.SIGTERM)
     else:
         process.send_signal(signal.SIGTERM)
@@ -174,7 +174,7 @@ def test_another_set_is_refused_on_resume(whole, prepared_sets, tmp_path, capsys
 
 @pytest.fixture
 def damaged(prepared_sets, tmp_path):
-    """A set, one of its shards, and what damages an image in that which only batches read."""
+    """A set, one of its shards, and a function that damages an image only batches read."""
     prepared = tmp_path / "set"
     shutil.copytree(prepared_sets[0], prepared)
     shard = min(prepared.glob("train-*"))

@@ -298,7 +298,7 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
 
 
 def _fresh_pool(shape: Shape) -> Any:
-    """A pool of one fresh member, made on the CPU: the same numbers whatever the accelerator."""
+    """A pool of one fresh member, made on the CPU: the same numbers for every accelerator."""
     with jax.enable_x64(False), jax.default_device(jax.devices("cpu")[0]):
         problem = problem_of(shape)
         variables: Any = problem.module.init(jax.random.key(3), jnp.zeros((1, *shape.image)))

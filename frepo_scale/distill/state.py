@@ -136,7 +136,7 @@ def keep_as_best(algorithm: Algorithm, state: TrainState, score: float) -> Train
 
 
 def checkpoint_tree(algorithm: Algorithm, state: TrainState) -> Any:
-    """The state as a checkpoint holds it: N rows whatever the mesh, so that any mesh can read it.
+    """The state as a checkpoint holds it: N rows on every mesh, so that any mesh can read it.
 
     One flat NamedTuple: the fields of the algorithm's state, then `best` and `first_bad_step`.
     Where N does not divide over the "data" axis, rows are replicated while they are saved: a

@@ -1,4 +1,4 @@
-"""A data set, and what a run leaves, made by hand."""
+"""A data set, and the files of a run, made without a run."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def arrays(classes=3, per_class=4, **changed):
 
 
 def make_run(root, finished=True, **overrides):
-    """What a run of the digits leaves, without having run."""
+    """The workdir of a run of the digits, without a run."""
     recipe = config.load_recipe(config.find_recipe("digits_ipc1"), overrides)
     workdir = Workdir(root)
     settings = scientific_settings(recipe.config)

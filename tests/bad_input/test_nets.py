@@ -1,4 +1,4 @@
-"""A net of the user's own that is not one."""
+"""Classes and modules of a user that are not valid nets."""
 
 import pytest
 

@@ -87,7 +87,7 @@ def test_a_run_that_lost_its_distilled_set_is_not_finished(cwd, monkeypatch):
 def test_a_report_has_the_name_of_the_recipe(cwd, capsys):
     made = make_run("w")
     assert main(["report", "w"]) == 0
-    assert "<h1>w</h1>" in made.report.read_text()  # nobody said which recipe it was
+    assert "<h1>w</h1>" in made.report.read_text()  # without the name of the recipe
     made.config.write_text("# recipe: digits_ipc1\n" + made.config.read_text())
     assert main(["report", "w"]) == 0
     assert "<h1>digits_ipc1</h1>" in made.report.read_text()

@@ -85,7 +85,7 @@ def test_there_are_wrong_values_for_every_knob():
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_types_and_ranges(name, distill):
     for value in WRONG[name]:
-        # The line names the knob, or for DATASET what it is.
+        # The line names the setting, or the data set for DATASET.
         mentions = "data set" if name == "DATASET" else f"{name} = "
         distill(f"--gin.{name}={value}", mentions=[mentions])
 

@@ -1,4 +1,4 @@
-"""gpu_check with what a GPU machine has and gpu_check.sh brings, and nothing else.
+"""gpu_check with only the packages of a GPU machine and those of gpu_check.sh.
 
 Installing JAX anew would take minutes. Instead a virtual environment gets links to those
 distributions of this one that are on the GPU machine too (gpu_machine_packages.txt), so that
@@ -61,7 +61,7 @@ def test_the_check_runs_with_what_the_machine_has_and_the_wheels(tmp_path):
     assert len(commands) == 1 and len(commands[0]) <= 2000
     python = linked_environment(tmp_path / "there")
     wheels = sorted((tmp_path / "bring" / "wheels").glob("*.whl"))
-    # As the printed command does it, with a pip that this machine has.
+    # As the printed command does, with the pip of this machine.
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile",
@@ -145,7 +145,7 @@ def test_help_needs_nothing(tmp_path):
 
 
 def fake_downloads(folder, size):
-    """A Python whose pip leaves a file of that many bytes where wheels go."""
+    """A Python whose pip writes a file of that many bytes into the folder of the wheels."""
     fake = folder / "python"
     fake.write_text(
         "#!/usr/bin/env bash\n"

@@ -1,4 +1,4 @@
-"""Local paths stay what they were; URLs are opened on their store or refused in one line."""
+"""Local paths are unchanged; URLs are opened on their store or refused in one line."""
 
 from pathlib import Path
 from typing import Any

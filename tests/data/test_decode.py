@@ -267,7 +267,7 @@ def test_lanczos_averages_while_it_shrinks() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_damaged_jpegs_give_the_same_as_pillow(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the fast decoder would pass over, or refuse, that Pillow does not."""
+    """Images that the fast decoder would decode differently from Pillow, or refuse."""
     rng = np.random.default_rng(0)
     real = decode._jpeg
     good = [

@@ -1,4 +1,4 @@
-"""Target batches are the same wherever images lie, on any mesh and from any number of processes."""
+"""Target batches are the same for any placement, mesh and number of processes."""
 
 import json
 import signal
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """Step and size -> images and labels, without a mesh, without a feed."""
+    """Step and size -> images and labels, without a mesh or a feed."""
     data = load_dataset(DataConfig("npz", folder, batch=8, placement="memory"))
     inputs = data.fit_preprocessing().apply(everything(data.train))
 
@@ -120,7 +120,7 @@ def test_worker_processes_read_the_same(folder, expected, tmp_path):
 
 
 class Masks:
-    """A part whose images say whether the process that reads them would hear SIGTERM."""
+    """A part whose images encode whether SIGTERM is blocked in the process that reads them."""
 
     labels = np.zeros(8, np.int32)
 
@@ -134,7 +134,7 @@ class Masks:
 
 @pytest.mark.slow
 def test_workers_get_no_signal_while_they_start():
-    """One to the whole process group; the run itself still hears it."""
+    """A signal to the whole process group; the run itself still gets it."""
     mesh = single_device_mesh()
     feed = Feed(Masks(), GlobalOrder(8, 4, seed=0), "stream", None, mesh, workers=1)
     with target_batches(feed, 0) as batches:

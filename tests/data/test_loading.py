@@ -190,7 +190,7 @@ def test_cifar10_in_every_form(tmp_path: Path, form: str) -> None:
                 tar.addfile(entry, io.BytesIO(data))
         source = source if form == "in a folder" else source / "cifar-10-python.tar.gz"
     elif form == "unpacked":
-        (source / "cifar-10-python.tar.gz").write_bytes(b"left beside, not looked at")
+        (source / "cifar-10-python.tar.gz").write_bytes(b"left beside, not read")
         for name, data in cifar10_files().items():
             (source / name).write_bytes(data)
     else:

@@ -1,4 +1,4 @@
-"""Target batches: the order is a function of (seed, step), and nothing else."""
+"""Target batches: the order is a function of (seed, step) only."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def test_seeds_and_epochs_differ():
 
 
 def test_the_order_never_changes_between_versions():
-    """A checkpoint of today must go on with the same batches tomorrow."""
+    """A checkpoint must continue with the same batches in later versions."""
     assert GlobalOrder(10, 10, 7)[0].tolist() == EXPECTED[0]
     assert GlobalOrder(10, 10, 7)[3].tolist() == EXPECTED[1]
 

@@ -1,4 +1,4 @@
-"""Where target images are put, asked and unasked."""
+"""Placement of target images, given or automatic."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ IMAGENET, CIFAR = 1_281_167 * 64 * 64 * 3, 50_000 * 32 * 32 * 3
         (CIFAR, False, POD, "device"),
         (IMAGENET, True, POD, "stream"),
         (IMAGENET, True, Room("tpu", 256 * 16 * 2**30), "device"),
-        (CIFAR, False, Room("tpu", 0), "memory"),  # a device that does not tell
+        (CIFAR, False, Room("tpu", 0), "memory"),  # a device that does not report its memory
     ],
 )
 def test_auto_placement(pixels, prepared, room, placement):

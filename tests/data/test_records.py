@@ -1,4 +1,4 @@
-"""The reader of prepared sets: right records, or one line that names the file."""
+"""The reader of prepared sets: correct records, or one line that names the file."""
 
 import json
 import os
@@ -53,13 +53,13 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """A copy to do harm to."""
+    """A copy to damage."""
     shutil.copytree(made, tmp_path / "set")
     return tmp_path / "set"
 
 
 def label_of(image):
-    """The label that exactly these pixels were given."""
+    """The label of exactly these pixels."""
     (row,) = np.flatnonzero((image == PIXELS).all(axis=(1, 2, 3)))
     return CLASSES[row]
 
@@ -204,7 +204,7 @@ def test_a_flip_is_seen_with_and_without_verify(copy):
 
 
 def replace(path, records):
-    """Other, intact records in the place of a shard; the description believes them."""
+    """Replaces a shard by other intact records and updates the description."""
     writer = ArrayRecordWriter(str(path), shards.WRITER_OPTIONS)
     for record in records:
         writer.write(record)
@@ -257,7 +257,7 @@ def test_records_of_another_set(copy):
 )
 @given(data=st.data())
 def test_damage_is_reported_or_harmless(made, tmp_path, data):
-    """Any file cut, a bit of it flipped or pieces exchanged: refused, or everything is right."""
+    """A file cut, a bit flipped or pieces exchanged: refused, or all records are correct."""
     folder = tmp_path / "set"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(made, folder)

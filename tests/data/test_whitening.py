@@ -109,7 +109,7 @@ def test_histograms_add_up():
 
 
 def test_few_images_give_what_the_whole_problem_gives(monkeypatch):
-    """Up to the direction that the data leave open, which is LAPACK's choice there."""
+    """Up to the direction that the data do not determine."""
     images = pixels(10, 3)
     plain = fit_preprocessing(images, whiten=False).apply(images).reshape(10, -1)
     few = zca(*moments(plain), n=10)

@@ -1,4 +1,4 @@
-"""Settings, steps by size, scores over several nets, what guessing would give."""
+"""Settings, steps by size, scores over several nets, accuracy of guessing."""
 
 from itertools import pairwise
 

@@ -24,7 +24,7 @@ SCORES: dict[str, dict[str, Any]] = {
 
 
 def evaluated(scores: dict[str, dict[str, Any]], **labels: str) -> dict[str, Any]:
-    """What the evaluation `accuracy` leaves in result.json."""
+    """The rows of the evaluation `accuracy` in result.json."""
     rows = [{"key": k, "label": labels.get(k, k), **score} for k, score in scores.items()]
     accuracy = {"name": "accuracy", "title": "test accuracy", "rows": rows}
     return scores | {"evaluations": [accuracy]}

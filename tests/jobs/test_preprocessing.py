@@ -1,4 +1,4 @@
-"""The preprocessing of a run: fitted once, kept, made again where it cannot be read."""
+"""The preprocessing of a run: fitted once, stored, fitted again if it is unreadable."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 class Set(SimpleNamespace):
-    """As much of a data set as is asked here; counts how often it is fitted."""
+    """The parts of a data set that are used here; counts how often it is fitted."""
 
     fingerprint, origin, fits, fitted = "ab" * 32, "here", 0, False
 
@@ -54,7 +54,7 @@ def test_an_unreadable_file_is_written_again(workdir, damage):
 
 def test_other_data_are_refused(workdir):
     data = made()
-    check_data(workdir, data)  # nothing there yet
+    check_data(workdir, data)  # no file yet
     stored_preprocessing(workdir, data)
     check_data(workdir, data)
     data.fingerprint = "cd" * 32

@@ -1,6 +1,6 @@
-"""Stands for `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
+"""Replaces `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
 
-Understands some settings of its own: SECONDS per step, SAVE_EVERY, STEPS, and
+It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
 evaluation, stopped with 42 after each.

@@ -1,4 +1,4 @@
-"""launch/gke_jobset.yaml: it parses, its parts fit together, its restarts are supervise.sh's."""
+"""launch/gke_jobset.yaml: it parses, is consistent, and restarts as supervise.sh does."""
 
 import re
 import signal
@@ -111,7 +111,7 @@ def test_placeholders_are_documented_and_sed_replaces_each():
     assert sorted(explained) == sorted(
         ["IMAGE", "SERVICE_ACCOUNT", "WORKDIR", "DATA_BUCKET", "DATA_FOLDER", "RECIPE", "GPU_MODEL"]
     )
-    # As the file says to: without g, so a placeholder must be alone and first on its line.
+    # As the file says: without g, so a placeholder must be the first one on its line.
     edits = [f"-es|{name}|{name.lower().replace('_', '-')}-x|" for name in explained]
     filled = subprocess.run(
         ["sed", *edits], input=TEXT, capture_output=True, text=True, check=True
@@ -137,7 +137,7 @@ def test_the_data_are_mounted_at_the_path_in_the_command(jobsets, name):
     [volume], [mount] = pod["spec"]["volumes"], container(jobsets[name])["volumeMounts"]
     assert mount["name"] == volume["name"] and mount["readOnly"] and volume["csi"]["readOnly"]
     assert f"--gin.DATA_DIR={mount['mountPath']}" in container(jobsets[name])["command"]
-    # Without the annotation GKE adds no container for the driver, and the pod waits for ever.
+    # Without the annotation GKE adds no container for the driver, and the pod waits forever.
     assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
     assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 

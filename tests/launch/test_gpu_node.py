@@ -76,7 +76,7 @@ def test_one_end_ends_all_and_the_worst_code_counts(bench, helpers, die, code):
 
 
 def test_the_worst_code_counts_though_another_came_first(bench, helpers):
-    # Deaf: or a busy machine might stop process 0 before it comes to its own end.
+    # It ignores SIGTERM: otherwise a busy machine might stop process 0 before its end.
     die = "--gin.DIE=1:7:42,0:8:1"
     result = bench.end(group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", die))
     assert result.code == 1 and "stopping the other" in result.err, result
@@ -189,7 +189,7 @@ def test_sigterm_saves_and_stops_every_process(bench, helpers):
                           "--gin.STEPS=100000")  # fmt: skip
     workdir = bench.cwd / "runs" / "digits_ipc1"
     helpers.wait_for(lambda: bench.calls(1, workdir) and bench.steps(workdir))
-    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does
     result = bench.end(process)
     assert result.code == 42 and result.err.count("attempt ") == 1, result
     assert not any(map(helpers.alive, bench.pids()))

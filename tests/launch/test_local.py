@@ -56,7 +56,7 @@ esac
 
 
 class Machine:
-    """A copy of the launch scripts, and a PATH with nothing but what a test puts there."""
+    """A copy of the launch scripts, and a PATH with only the programs of the test."""
 
     def __init__(self, top: Path) -> None:
         self.repo, self.bin, self.cwd = top / "a repo", top / "bin", top / "elsewhere, too"
@@ -248,7 +248,7 @@ def test_a_killed_installation_is_done_again(machine: Machine) -> None:
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    # The old pyproject.toml again: what the killed installation left is not trusted for it either.
+    # The old pyproject.toml again: the files of the killed installation are not used for it either.
     (machine.repo / "pyproject.toml").write_text("[project]\n")
     assert machine.run().code == 7
     assert machine.installs == 3

@@ -1,7 +1,7 @@
-"""The launchers drive the real program: two JAX processes on this machine, disturbed on the way.
+"""The launchers run the real program: two JAX processes on this machine, disturbed once.
 
-Each run is disturbed once, goes on, and must leave the bits of a run that nobody disturbed. It
-imports the package as the launchers find or ship it, from the copied repository.
+Each run resumes and must give the same bits as an undisturbed run. The package is imported as the
+launchers find or copy it, from the copied repository.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def put_real_program(bench):
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "",  # compiled as for users, not as the tests' own process is
+        "XLA_FLAGS": "",  # compiled as for users, not as in the tests
         "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "FREPO_HEARTBEAT": "10",
@@ -78,7 +78,7 @@ def put_real_program(bench):
     )
 
     def pids(process=None):
-        """Of every program started, or of those that were this process of a run."""
+        """Process IDs of all started programs, or of those with this process number."""
         found = [path.name.split("-") for path in starts.iterdir()]
         return [int(pid) for number, pid in found if process in (None, int(number))]
 
@@ -98,7 +98,7 @@ def settings(shared, **changes):
 
 @pytest.fixture(scope="module")
 def undisturbed(shared, make_bench):
-    """The workdir of a run of two processes that nobody disturbed."""
+    """The workdir of an undisturbed run of two processes."""
     bench = put_real_program(make_bench("undisturbed"))
     result = bench.run(
         "processes.sh", "2", "--", str(bench.program), "distill", "imagenet1k_smoke.gin",

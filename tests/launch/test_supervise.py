@@ -1,4 +1,4 @@
-"""launch/supervise.sh: what is restarted, when it gives up, signals, and that nothing is left."""
+"""launch/supervise.sh: restarts, giving up, signals, and processes left behind."""
 
 import os
 import signal
@@ -96,7 +96,7 @@ def test_nets_are_counted_as_the_program_writes_them(bench):
             nets.put("distilled", net, (0.25, 1.0))
         seen = note("9 10", count, count)
         assert seen == b"0\n0\n1\n"  # 11 are more, and one is of another evaluation
-    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean not seen
+    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean unknown
 
 
 def test_nets_of_a_gs_workdir_are_read_with_gcloud(bench):

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh runs a program on the machines of a pod, through all that happens to them.
+"""launch/tpu_pod.sh runs a program on the machines of a pod, with preemptions and failures.
 
 The fake program can be replaced by the real one: make `bench.program` a wrapper that runs it, set
 FAKE_COORDINATOR=127.0.0.1:<port>, by which the workers then find each other, and give a --workdir
@@ -177,7 +177,7 @@ def test_ctrl_c_with_delete_when_done_saves_and_deletes(cloud, helpers):
 
 @pytest.mark.slow
 def test_a_closed_output_does_not_end_the_run(cloud, helpers):
-    """As with `2>&1 | tee FILE` and Ctrl-C, which tee hears too."""
+    """As with `2>&1 | tee FILE` and Ctrl-C, which tee gets too."""
     process = cloud.start(
         *quick("--create", "--delete-when-done", "digits_ipc1", "--gin.STEPS=100000")
     )

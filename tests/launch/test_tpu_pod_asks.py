@@ -106,7 +106,7 @@ def test_delete_removes_request_and_machines(cloud):
     cloud.make()
     result = cloud.run("delete", "--poll", "0")
     assert result.code == 0 and not cloud.exists, result
-    assert cloud.run("delete", "--poll", "0").code == 0  # nothing there: nothing to pay for
+    assert cloud.run("delete", "--poll", "0").code == 0  # no machines, no cost
 
 
 @pytest.mark.parametrize("broken", ["queued-resources describe", "tpu-vm describe"])

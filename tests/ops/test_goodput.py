@@ -1,4 +1,4 @@
-"""The account adds up, survives kills and damage, and says what was lost."""
+"""The account adds up, survives kills and damage, and reports lost time."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from frepo_scale.ops.goodput import (
 
 
 class Clock:
-    """A time of day and a timer that go together."""
+    """A time of day and a timer that advance together."""
 
     def __init__(self, now=1_800_000_000.0):
         self.now = now

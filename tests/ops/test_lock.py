@@ -1,4 +1,4 @@
-"""One live owner at a time; a dead one is replaced, at once where it can be seen to be dead."""
+"""One live owner at a time; a dead one is replaced, at once on the same machine."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def own(path):
 
 
 def change(path, **values):
-    """Another record than the one there."""
+    """Writes the record of another machine."""
     path.parent.mkdir(exist_ok=True)
     there = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(there | values))
@@ -81,7 +81,7 @@ def test_a_dead_owner_on_this_machine_is_replaced_at_once(own, path, pid):
     change(path, token="theirs", pid=pid)
     waits = []
     own(sleep=waits.append).acquire()
-    assert len(waits) == 1  # to see that nobody else took it
+    assert len(waits) == 1  # to check that no other process took it
 
 
 def test_a_zombie_is_dead(own, path):
@@ -108,7 +108,7 @@ def test_a_silent_owner_on_another_machine_is_replaced_after_the_wait(own, path,
 
 @pytest.mark.parametrize("beats", [lambda n: 2e9 + 30 * n, lambda n: 2e9 - 3600, lambda n: 7.0])
 def test_a_live_owner_on_another_machine_is_kept_for_any_clock(own, path, beats):
-    """Its clock goes on, jumps back an hour or stands still; ours is years away."""
+    """Its clock runs, jumps back an hour or stops; ours differs by years."""
     elsewhere(path, renewed=2e9, renewals=1)
     waited = 0.0
 
@@ -137,7 +137,7 @@ def test_an_owner_on_another_machine_that_ends_during_the_wait_releases_the_lock
 
 
 def test_clocks_that_jump_back_take_nothing_over(own, path):
-    """The content changes at every renewal, though the time in it goes back."""
+    """The content changes at every renewal, although its time decreases."""
     now = [1.8e9]
     owner = own(clock=lambda: now[0])
     owner.acquire()

@@ -1,4 +1,4 @@
-"""What one of two processes cannot read is stepped over by both."""
+"""A checkpoint that one of two processes cannot read is skipped by both."""
 
 from pathlib import Path
 

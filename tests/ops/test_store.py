@@ -1,4 +1,4 @@
-"""What a run keeps beside its checkpoints, on a store that cannot append, rename or lock."""
+"""Files of a run other than checkpoints, on a store that cannot append, rename or lock."""
 
 import json
 import os

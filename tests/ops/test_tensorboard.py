@@ -1,4 +1,4 @@
-"""What goes through clu is read back by TensorBoard, and TensorFlow is not loaded for it."""
+"""TensorBoard reads what clu writes, and TensorFlow is not imported for it."""
 
 import logging
 import subprocess
@@ -118,7 +118,7 @@ def test_tensorflow_is_neither_imported_nor_required(tmp_path: Path, hidden: boo
 
 @pytest.mark.slow
 def test_tensorflow_writes_the_same_events_on_a_store(tmp_path: Path) -> None:
-    """It does on a store; here a disk is taken for one."""
+    """Here a disk is treated as a store."""
     program = (
         "import sys\nfrom frepo_scale.ops import tensorboard\n"
         "tensorboard.is_local = lambda path: False\n"
@@ -133,7 +133,7 @@ def test_tensorflow_writes_the_same_events_on_a_store(tmp_path: Path) -> None:
 
 
 def _run(logdir: Path, start: int, steps: int, last: int, profile_at: int = 10) -> list[Path]:
-    """Steps start + 1 to last of a loop; the profiles it leaves."""
+    """Runs steps start + 1 to last of a loop; returns the profiles."""
     writer = TensorBoardWriter(logdir)
     actions = StepActions(writer, logdir, start, steps, profile_at)
     step = jax.jit(lambda x: x + 1)

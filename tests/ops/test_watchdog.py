@@ -1,4 +1,4 @@
-"""Silence ends a process with 42 and leaves its stacks; work in progress never does."""
+"""A process without progress ends with 42 and dumps its stacks; others do not end."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from frepo_scale.ops.watchdog import Watchdog
 
 
 class Made:
-    """A watchdog on a clock of its own; `ends` has the codes it ended with."""
+    """A watchdog with a test clock; `ends` has the exit codes."""
 
     def __init__(self, **settings):
         self.now, self.ends = 1000.0, []
@@ -27,7 +27,7 @@ class Made:
 
 @pytest.fixture(autouse=True)
 def no_alarm():
-    """A watchdog that ends the process sets the alarm clock; here the process goes on."""
+    """A watchdog that ends the process sets the alarm clock; here the process continues."""
     yield
     signal.alarm(0)
 
@@ -98,7 +98,7 @@ def test_a_phase_longer_than_allowed_ends_the_process():
 
 @given(st.lists(st.floats(0.001, 1e5), max_size=200), st.floats(1.0, 1e4), st.floats(1.0, 100.0))
 def test_a_steady_pace_never_ends_the_process(intervals, limit, factor):
-    """Whatever came before, a beat is followed by at least the limit."""
+    """After every beat at least the limit is allowed."""
     made = Made(limit_seconds=limit, factor=factor)
     for seconds in intervals:
         made.now += seconds

@@ -1,4 +1,4 @@
-"""A run's folder is refused whenever it is not this run's, and a refusal touches nothing."""
+"""The workdir of another run is refused, and a refusal changes nothing."""
 
 import errno
 import json
@@ -157,7 +157,8 @@ def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "has 3 MiB free" in text and "at least 5 MiB" in text
     assert _tree(tmp_path) == before
     (workdir.checkpoints / "10" / "state").mkdir(parents=True)
-    (workdir.checkpoints / "10" / "state" / "d").write_bytes(bytes(1 << 20))  # what it has, it has
+    # The bytes of existing checkpoints are not needed again.
+    (workdir.checkpoints / "10" / "state" / "d").write_bytes(bytes(1 << 20))
     workdir.open(_SETTINGS, 4 << 20)
     assert "at least 4 MiB" in _refused(workdir, _SETTINGS, (5 << 20) + 1)
 
@@ -183,7 +184,7 @@ def test_claiming_replaces_the_identity_whole(
 def test_a_run_on_a_store_makes_its_first_objects(store: Any) -> None:
     workdir = Workdir("gs://bucket/runs/a")
     workdir.check_identity(_SETTINGS)
-    workdir.open(_SETTINGS, 2**60)  # nobody knows how much room a store has
+    workdir.open(_SETTINGS, 2**60)  # the free space of a store is unknown
     assert store.objects == {}  # the write test is gone
     workdir.claim(_SETTINGS)
     assert list(store.objects) == ["bucket/runs/a/identity.json"]

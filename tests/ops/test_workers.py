@@ -25,5 +25,5 @@ def _lives(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # In a container nobody may collect what is left of it.
+    # In a container there may be no process that reaps it.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -35,7 +35,7 @@ def test_the_default_is_the_program_that_jax_makes_by_itself():
     for other in ("high", "highest"):
         with matmul_precision(other):
             assert program() != by_itself
-    assert program() == by_itself  # nothing is left changed
+    assert program() == by_itself  # nothing remains changed
 
 
 @pytest.mark.parametrize("precision", MATMUL_PRECISIONS)

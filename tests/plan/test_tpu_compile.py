@@ -1,4 +1,4 @@
-"""The pod recipe's outer step, compiled for the pod without the pod: it fits, and what travels."""
+"""The pod recipe's outer step, compiled for the pod without one: memory and collectives."""
 
 import importlib.util
 import json

@@ -162,8 +162,8 @@ def test_any_stops_and_resumes_give_the_same_run(
 def test_a_resumed_run_repeats_neither_probe_nor_save_and_draws_its_batch_first() -> None:
     config = config_of(log=100, probe=4, save=4)
     before = Run(signal_at=("save", 4))
-    assert before.train(config, 8).step == 5  # a signal in the save is seen one step on
-    del before.checkpoints[5]  # as if a kill had come before that
+    assert before.train(config, 8).step == 5  # a signal in the save is seen one step later
+    del before.checkpoints[5]  # as after a kill before that
     run, outcome = _resumed(config, 8, before)
     assert run.order()[:3] == ["draw 4", "step 4", "after_step 5"]
     assert run.numbers("probe") == [8] and run.of("save") == [("save", 8, 8)]

@@ -1,4 +1,4 @@
-"""What the loop says of its own speed, and when the clock saves."""
+"""The logged speed of the loop, and checkpoints by the clock."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Preparing that is stopped, killed, resumed, or done twice at once: the same bytes in the end."""
+"""Preparing that is stopped, killed, resumed, or done twice at once gives the same bytes."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def test_other_settings_are_refused(source, tmp_path, run, named, told, finished
 
 
 def stop_after(monkeypatch, count):
-    """Asks to stop once so many shards are made."""
+    """Requests a stop once this many shards are made."""
     real, done = job.make_shard, []
 
     def make(task, report):
@@ -70,7 +70,7 @@ def test_a_stopped_command_resumes_to_the_same_bytes(
     finished = sorted((tmp_path / "out").glob("*.array_record"))
     assert len(finished) == count
     for path in finished[:1]:
-        path.write_bytes(path.read_bytes()[:-1])  # broken behind our back
+        path.write_bytes(path.read_bytes()[:-1])  # damaged after it was written
     stamps = {path: path.stat().st_mtime_ns for path in finished[1:]}
     assert run(source, tmp_path / "out") == whole
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -130,7 +130,7 @@ def test_two_at_once(source, tmp_path, run):
     ours.begin()
     with pytest.raises(InputError, match=rf"being prepared by process {os.getpid()} on"):
         run(source, tmp_path / "out")
-    ours.release()  # as the kernel does when its owner dies
+    ours.release()  # as the kernel does when the process ends
     run(source, tmp_path / "out")
 
 
@@ -150,7 +150,7 @@ def command(source, out, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_in_the_middle(tmp_path, images, number, small, run):
-    """The whole group is hit, as batch systems do; the same command goes on to the same bytes."""
+    """The whole process group is killed, as batch systems do; the same command resumes."""
     source = images.write(tmp_path / "photos", images.pictures(0, 0))
     large = images.encoded(7, size=(1600, 1200))
     for row in range(80):
@@ -197,7 +197,7 @@ def test_stop_is_checked_between_tasks(source, tmp_path):
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_set_that_another_process_finished_in_between(source, tmp_path, run, monkeypatch, begun):
-    """Between our first look and our lock: it must not be made again, least of all otherwise."""
+    """Between the first check and the lock: the set must not be made again."""
     want = run(source, tmp_path / "whole")
     out = tmp_path / "out"
     real = output.OutputFolder.begin

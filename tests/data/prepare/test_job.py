@@ -1,4 +1,4 @@
-"""Preparing from end to end, and what is refused."""
+"""Preparing from end to end, and refused input."""
 
 import errno
 import json

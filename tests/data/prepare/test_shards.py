@@ -1,4 +1,4 @@
-"""One shard: made, found intact, or made again."""
+"""One shard is made, reused if intact, or made again."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Tasks in processes: results in order, failures told, nobody waited for in vain."""
+"""Tasks in processes: results in order, failures reported, no endless waiting."""
 
 import os
 import signal

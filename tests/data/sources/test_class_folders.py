@@ -50,7 +50,7 @@ FILES = {
     "train/a/notes.txt": b"x",
     "train/b/Thumbs.db": b"x",
     "train/b/._1.png": b"x",
-    "sample.png": b"no image, but in no part either",
+    "sample.png": b"not an image, and not in a part",
 }
 
 
@@ -81,7 +81,7 @@ def test_every_form_reads_alike(tmp_path: Path, form: str, top: str) -> None:
     source = write(tmp_path, FILES, form, top)
     found = read_folder(source, WANT)
     assert listed(source).class_names == ("a", "b")
-    assert reds(found) == ([10, 29, 11, 12], [20, 21])  # sorted by path, whatever was stored first
+    assert reds(found) == ([10, 29, 11, 12], [20, 21])  # sorted by path, in any order of storage
     assert found.train.labels.tolist() == [0, 0, 1, 1] and found.test.labels.tolist() == [0, 1]
     assert found.train.labels.dtype == np.int32 and found.train.images.dtype == np.uint8
     assert found.train.images.shape == (4, 4, 4, 3)
@@ -106,7 +106,7 @@ def test_tiny_imagenets_own_layout(tmp_path: Path, form: str) -> None:
         "train/n2/images/n2_0.JPEG": png(11),
         "val/images/val_0.JPEG": png(20),
         "val/val_annotations.txt": b"val_0.JPEG\tn2\t0\t0\t9\t9\n",
-        "test/images/test_0.JPEG": b"never looked at",
+        "test/images/test_0.JPEG": b"never read",
         "words.txt": b"n1\tgoldfish, x\nn2\ttench\n",
     }
     source = write(tmp_path, files, form, "tiny-imagenet-200/")
@@ -187,7 +187,7 @@ def test_no_thread_is_left_after_a_refusal(tmp_path: Path) -> None:
     source = write(tmp_path, FILES | {"train/a/0.png": png(1, (9, 9))}, "directory")
     with pytest.raises(InputError) as caught:
         read_folder(source, replace(WANT, sizes=frozenset({4})))
-    assert caught.value.__traceback__ is not None  # frames are alive, threads must not be
+    assert caught.value.__traceback__ is not None  # its frames still exist, its threads must not
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 

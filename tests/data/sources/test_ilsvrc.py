@@ -1,4 +1,4 @@
-"""The ILSVRC archives and all that may be wrong with them."""
+"""The ILSVRC archives, intact and damaged."""
 
 import gzip
 import io
@@ -150,7 +150,7 @@ def test_invalid_training_archives(archives, images):
 )
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
-    """Damaged in any way: refused, or no image has the bytes of one of another class."""
+    """Damage is refused, or no image has the bytes of an image of another class."""
     inner, originals = {}, {}
     for number, wnid in enumerate(images.wnids):
         files = {f"{wnid}_{i}.JPEG": images.encoded(10 * number + i, "PNG") for i in range(2)}

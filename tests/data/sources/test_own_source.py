@@ -1,4 +1,4 @@
-"""A source class of a user's own, from the how-to page, in a recipe and in prepare."""
+"""A user's source class, from the how-to page, in a recipe and in prepare."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Every form of source is listed alike, and gives the same records."""
+"""Every form of source has the same listing and gives the same records."""
 
 import gzip
 import os
@@ -32,7 +32,7 @@ def test_folder_tar_and_archives_hold_the_same(tmp_path, images):
         f"{w}.tar": images.tar_of(
             {name.split("/")[2]: d for name, d in files.items() if name.startswith(f"train/{w}")}
         )
-        for w in reversed(images.wnids)  # classes are sorted, whatever was stored first
+        for w in reversed(images.wnids)  # classes are sorted, in any order of storage
     }
     archives = images.write(
         tmp_path / "a",
@@ -149,7 +149,7 @@ def test_names_that_are_no_utf8(tmp_path, images):
 )
 @given(data=st.data())
 def test_damage_to_a_tar_of_class_folders_changes_no_label(tmp_path, images, data):
-    """Refused, or no image has the bytes of one of another class."""
+    """Damage is refused, or no image has the bytes of an image of another class."""
     files = {
         f"train/{w}/{i}.JPEG": images.encoded(10 * k + i, "PNG")
         for k, w in enumerate("abc")

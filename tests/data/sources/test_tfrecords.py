@@ -1,4 +1,4 @@
-"""TFRecords: the labels of every layout, mapped where they have to be."""
+"""TFRecords: the labels of every layout, mapped where necessary."""
 
 import json
 import sys
@@ -120,7 +120,7 @@ def test_published_squares_are_recorded_as_squashed(build, images, run, tmp_path
     assert PreparedSet.open(tmp_path / "out").description.fit == "squash"
     told = capsys.readouterr().out
     assert "TFRecords: the images were squashed to squares" in told
-    run(folder, tmp_path / "out")  # that it was asked for with --fit crop makes it no other set
+    run(folder, tmp_path / "out")  # --fit crop does not make it another set
     assert "already prepared" in capsys.readouterr().out
 
 
@@ -227,7 +227,7 @@ def test_without_tensorflow(build, images, monkeypatch):
 )
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
-    """Refused, or every image there is as it was; classes by label or by WordNet id."""
+    """Damage is refused, or every image found is unchanged; classes by label or WordNet id."""
     source = tmp_path / "r" / "train.tfrecord"
     wnids = data.draw(st.booleans())
     originals = [images.encoded(i, "PNG") for i in range(4)]
@@ -248,7 +248,7 @@ def test_damage_changes_no_label(tmp_path, images, data):
         listing = list_source(tmp_path / "r")
     except InputError:
         return
-    # Cut between two records, nothing says that there were more; no other damage is passed over.
+    # Cut between two records, nothing says that there were more; all other damage is detected.
     part, content = listing.train, source.read_bytes()
     assert labels(part) == {f"{i}.PNG": i % 2 for i in range(len(part))}
     rows = zip(part.offsets, part.sizes, strict=True)
