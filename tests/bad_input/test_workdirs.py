@@ -91,9 +91,9 @@ def test_a_workdir_of_another_run_names_what_differs(distill):
             *more,
             mentions=[
                 "w belongs to another run",
-                "distill.ipc is 2 there and 1 here",
-                "distill.seed is 5 there and 0 here",
-                "net.norm is 'layer' there and 'batch' here",
+                "distill.ipc was 2 and is now 1",
+                "distill.seed was 5 and is now 0",
+                "net.norm was 'layer' and is now 'batch'",
             ],
         )
 
@@ -107,11 +107,11 @@ def test_a_workdir_of_an_earlier_version_has_the_default_precision(distill, caps
     assert main(["distill", "digits_ipc1", "--workdir", "w", "--dry-run"]) == 0
     capsys.readouterr()
     for name, field, value in (
-        ("MATMUL_PRECISION", "distill.matmul_precision is 'default'", "highest"),
-        ("NET_DTYPE", "pool.dtype is 'float32'", "bfloat16"),
-        ("EVAL_DTYPE", "evaluation.dtype is 'float32'", "bfloat16"),
+        ("MATMUL_PRECISION", "distill.matmul_precision was 'default'", "highest"),
+        ("NET_DTYPE", "pool.dtype was 'float32'", "bfloat16"),
+        ("EVAL_DTYPE", "evaluation.dtype was 'float32'", "bfloat16"),
     ):
-        distill(f"--gin.{name}={value}", mentions=[f"{field} there and {value!r} here"])
+        distill(f"--gin.{name}={value}", mentions=[f"{field} and is now {value!r}"])
 
 
 def test_the_precision_in_the_environment_must_be_that_of_the_recipe(

@@ -53,29 +53,29 @@ _settings = st.dictionaries(st.text(min_size=1), _values, max_size=6)
 
 @given(_settings, st.randoms())
 def test_fingerprint_does_not_depend_on_order_or_on_json(
-    there: dict[str, Any], random: Any
+    stored: dict[str, Any], random: Any
 ) -> None:
-    items = list(there.items())
+    items = list(stored.items())
     random.shuffle(items)
-    assert settings_sha256(dict(items)) == settings_sha256(there)
-    assert settings_sha256(json.loads(json.dumps(there))) == settings_sha256(there)
-    assert differences(json.loads(json.dumps(there)), there) == []
+    assert settings_sha256(dict(items)) == settings_sha256(stored)
+    assert settings_sha256(json.loads(json.dumps(stored))) == settings_sha256(stored)
+    assert differences(json.loads(json.dumps(stored)), stored) == []
 
 
 @given(_settings, _settings)
 def test_differences_name_what_differs_and_nothing_else(
-    there: dict[str, Any], here: dict[str, Any]
+    stored: dict[str, Any], current: dict[str, Any]
 ) -> None:
     absent = object()
     different = sorted(
-        n for n in there.keys() | here.keys() if there.get(n, absent) != here.get(n, absent)
+        n for n in stored.keys() | current.keys() if stored.get(n, absent) != current.get(n, absent)
     )
-    lines = differences(there, here)
+    lines = differences(stored, current)
     assert len(lines) == len(different)
-    assert all(line.startswith(f"{n} is ") for line, n in zip(lines, different, strict=True))
-    assert (differences(here, there) == []) == (lines == [])
+    assert all(line.startswith(f"{n} was ") for line, n in zip(lines, different, strict=True))
+    assert (differences(current, stored) == []) == (lines == [])
 
 
 def test_a_setting_only_one_side_has_is_a_difference() -> None:
-    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b is None there and not set here"]
-    assert differences({}, {"c": 0.5}) == ["c is not set there and 0.5 here"]
+    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b was None and is now not set"]
+    assert differences({}, {"c": 0.5}) == ["c was not set and is now 0.5"]

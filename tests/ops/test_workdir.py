@@ -65,10 +65,10 @@ def test_another_runs_folder_is_refused_naming_every_difference(tmp_path: Path) 
     before = _tree(tmp_path)
     text = _refused(workdir, _SETTINGS | {"distill.ipc": 1, "net.norm": "group", "new.name": 0.5})
     for phrase in (
-        "distill.ipc is 10 there and 1 here",
-        "net.norm is 'batch' there and 'group' here",
-        "new.name is not set there and 0.5 here",
-        "old.name is None there and not set here",
+        "distill.ipc was 10 and is now 1",
+        "net.norm was 'batch' and is now 'group'",
+        "new.name was not set and is now 0.5",
+        "old.name was None and is now not set",
     ):
         assert phrase in text
     assert "seed" not in text
@@ -189,7 +189,7 @@ def test_a_run_on_a_store_makes_its_first_objects(store: Any) -> None:
     workdir.claim(_SETTINGS)
     assert list(store.objects) == ["bucket/runs/a/identity.json"]
     Workdir(to_path("gs://bucket/runs/a")).open(_SETTINGS, 1)
-    assert "distill.ipc is 10 there" in _refused(workdir, _SETTINGS | {"distill.ipc": 1})
+    assert "distill.ipc was 10" in _refused(workdir, _SETTINGS | {"distill.ipc": 1})
     assert not workdir.finished
     for path in (workdir.done, workdir.result, workdir.distilled):
         path.write_bytes(b"")

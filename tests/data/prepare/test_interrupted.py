@@ -21,16 +21,16 @@ from frepo_scale.ops.preemption import Preempted, Preemption
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("changes", "message"),
     [
-        ({"resolution": 9}, "resolution is 8 there and 9 here"),
-        ({"fit": "squash"}, "fit is 'crop' there"),
-        ({"filter": "lanczos"}, "filter is 'area' there"),
-        ({"name": "other"}, "name is 'photos' there"),
+        ({"resolution": 9}, "resolution was 8 and is now 9"),
+        ({"fit": "squash"}, "fit was 'crop'"),
+        ({"filter": "lanczos"}, "filter was 'area'"),
+        ({"name": "other"}, "name was 'photos'"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_refused(source, tmp_path, run, named, told, finished, monkeypatch):
+def test_other_settings_are_refused(source, tmp_path, run, changes, message, finished, monkeypatch):
     if finished:
         run(source, tmp_path / "out")
     else:
@@ -38,8 +38,8 @@ def test_other_settings_are_refused(source, tmp_path, run, named, told, finished
         with pytest.raises(Preempted):
             run(source, tmp_path / "out")
         monkeypatch.undo()
-    with pytest.raises(InputError, match=f"other settings: .*{told}"):
-        run(source, tmp_path / "out", **named)
+    with pytest.raises(InputError, match=f"other settings: .*{message}"):
+        run(source, tmp_path / "out", **changes)
 
 
 def stop_after(monkeypatch, count):
