@@ -80,8 +80,8 @@ class Attempt:
         """
         self.workdir = workdir
         given = SETTINGS | dict(settings or {})
-        knobs = [f"--gin.{name}={value}" for name, value in given.items()]
-        command = ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+        overrides = [f"--gin.{name}={value}" for name, value in given.items()]
+        command = ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
         common = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),

@@ -131,7 +131,7 @@ def test_every_recipe_text_is_read_or_refused(text):
 # Overrides ----------------------------------------------------------------------------------
 
 
-def test_overrides_of_knobs_and_of_bindings():
+def test_overrides_of_settings_and_of_bindings():
     found = digits(**{"IPC": "2", "NORM": "layer", "Pool.batch": "100", "RIDGE": "1e-3"})
     assert (found.distill.ipc, found.net.norm, found.pool.batch) == (2, "layer", 100)
     assert found.ridge.ridge == 1e-3
@@ -175,7 +175,7 @@ def test_an_unknown_choice_gives_the_nearest(name, value, hint):
         digits(**{name: value})
 
 
-def test_a_knob_that_would_change_nothing_is_refused(recipe):
+def test_an_override_without_effect_is_refused(recipe):
     text = DIGITS + "Data.batch = 7\n"
     assert recipe(text).config.data.batch == 7
     with pytest.raises(InputError, match=r"--gin\.BATCH changes nothing"):

@@ -47,7 +47,7 @@ def test_the_top_help_lists_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
         ("evaluate", ["WORKDIR|EXPORT.npz", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
@@ -56,11 +56,11 @@ def test_the_top_help_lists_every_command(capsys):
         ("export", ["WORKDIR", "--format npz|folder", "--out PATH"]),
     ],
 )
-def test_the_help_of_a_command(name, told, capsys, monkeypatch):
+def test_the_help_of_a_command(name, expected, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = help_of(capsys, name)
     assert text.startswith(f"usage: frepo-scale {name} ")
-    for words in told:
+    for words in expected:
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
 

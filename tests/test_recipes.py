@@ -134,8 +134,8 @@ def test_without_its_data_a_recipe_says_what_to_put_where(name, capsys, tmp_path
     assert out == ""
     assert err.startswith("frepo-scale: ")
     assert err.count("\n") == 1
-    for told in (f"'{dataset}' not found at {here[0]}", DATA[dataset][-1], "--gin.DATA_DIR=PATH"):
-        assert told in err
+    for words in (f"'{dataset}' not found at {here[0]}", DATA[dataset][-1], "--gin.DATA_DIR=PATH"):
+        assert words in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,8 +214,8 @@ def test_the_digits_recipes_are_small_and_compare_with_all_data(name):
 def test_an_installed_program_has_every_recipe():
     root = config.RECIPES.resolve().parent
     package = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    told = package["package-data"]["frepo_scale"]
-    copied = {path for pattern in told for path in (root / "frepo_scale").glob(pattern)}
+    patterns = package["package-data"]["frepo_scale"]
+    copied = {path for pattern in patterns for path in (root / "frepo_scale").glob(pattern)}
     assert copied == set(config.RECIPES.rglob("*.gin"))
     assert {path.stem for path in copied} > set(RECIPES)
 
@@ -227,14 +227,14 @@ def test_the_header_says_what_to_expect(name):
         if not line.startswith("#"):
             break
         header.append(line)
-    told = dict(re.findall(r"^# (\w+): +(\S.*)$", "\n".join(header), re.MULTILINE))
-    assert told.keys() >= {"command", "hardware", "time", "accuracy"}
+    facts = dict(re.findall(r"^# (\w+): +(\S.*)$", "\n".join(header), re.MULTILINE))
+    assert facts.keys() >= {"command", "hardware", "time", "accuracy"}
     # Without an argument the script runs the first recipe of a newcomer.
     launcher = "launch/local.sh" if name == "digits_ipc1" else f"launch/local.sh {name}.gin"
-    found = re.search(r"TPU v5e (\d+)x(\d+)", told["hardware"])
+    found = re.search(r"TPU v5e (\d+)x(\d+)", facts["hardware"])
     if found:  # more than one machine has
         chips = int(found[1]) * int(found[2])
         launcher = f"launch/tpu_pod.sh --accelerator-type v5litepod-{chips} {name}.gin"
-    assert f"{told['command']} ".startswith(f"{launcher} ")
+    assert f"{facts['command']} ".startswith(f"{launcher} ")
     if name in PAPER:
-        assert told["accuracy"].startswith(PAPER[name][-1])
+        assert facts["accuracy"].startswith(PAPER[name][-1])

@@ -36,8 +36,8 @@ SETTINGS = {
 
 def command(workdir, **changes):
     settings = SETTINGS | changes
-    knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
-    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+    overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
+    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
 
 
 def spawn(workdir, devices=1, **changes):

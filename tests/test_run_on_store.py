@@ -41,8 +41,8 @@ SETTINGS = {
 
 
 def command(workdir):
-    knobs = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
-    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+    overrides = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
+    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
     assert Path("e.npz").read_bytes() == content(bucket, "distilled.npz")
     assert main(["export", URL, "--format", "folder", "--out", "pictures"]) == 0
     assert len(list(Path("pictures").rglob("*.png"))) == 10
-    knobs = ["--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=5"]
-    assert main(["evaluate", URL, *knobs]) == 0
+    overrides = ["--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=5"]
+    assert main(["evaluate", URL, *overrides]) == 0
     assert json.loads(content(bucket, "evaluation.json"))["distilled"]["n"] == 1
     assert read_npz(f"{URL}/distilled.npz").images.shape == (10, 8, 8, 1)
 

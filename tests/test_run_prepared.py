@@ -23,7 +23,7 @@ from frepo_scale.main import main
 pytestmark = pytest.mark.slow
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
-KNOBS = {
+SETTINGS = {
     "IPC": 1,
     "STEPS": 40,
     "PROBE_EVERY": 20,
@@ -97,10 +97,10 @@ def prepared_sets(tmp_path_factory):
 
 
 def command(workdir, prepared, **changes):
-    knobs = KNOBS | {"DATA_DIR": prepared} | changes
+    settings = SETTINGS | {"DATA_DIR": prepared} | changes
     return [
         *("distill", "cifar10_ipc1.gin", "--workdir", str(workdir)),
-        *(f"--gin.{name}={value}" for name, value in knobs.items()),
+        *(f"--gin.{name}={value}" for name, value in settings.items()),
     ]
 
 
@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_with_the_same_bits(whole, prepared_sets, tmp_path, w
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 42, output
     assert "Traceback" not in output
-    assert 0 < saved(workdir)[-1] < KNOBS["STEPS"]
+    assert 0 < saved(workdir)[-1] < SETTINGS["STEPS"]
     assert main(command(workdir, prepared_sets[0])) == 0
     np.testing.assert_array_equal(images(workdir), images(whole))
 

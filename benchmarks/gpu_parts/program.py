@@ -50,8 +50,8 @@ class Attempt:
         self.workdir = workdir
         self.log = workdir.with_name(f"{workdir.name}.log")
         self._rows_before = len(metrics(workdir))
-        knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
-        command = ["distill", recipe, "--workdir", str(workdir), *knobs]
+        overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
+        command = ["distill", recipe, "--workdir", str(workdir), *overrides]
         self.started = time.monotonic()
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(

@@ -108,8 +108,9 @@ NAME = "train-00001-of-00003.array_record"
 def test_a_wrong_prepared_set_is_refused(made, cwd, distill, harm, changes, mentions, placement):
     shutil.copytree(made, cwd / "set")
     harm(cwd / "set")
-    knobs = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}
-    knobs["DATA_PLACEMENT"] = placement
+    settings = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}
+    settings["DATA_PLACEMENT"] = placement
     distill(
-        *(f"--gin.{name}={value}" for name, value in (knobs | changes).items()), mentions=mentions
+        *(f"--gin.{name}={value}" for name, value in (settings | changes).items()),
+        mentions=mentions,
     )

@@ -78,7 +78,7 @@ WRONG = {
 }
 
 
-def test_there_are_wrong_values_for_every_knob():
+def test_every_setting_has_wrong_values():
     assert WRONG.keys() == set(config.settings())
 
 
@@ -103,7 +103,7 @@ def test_wrong_types_and_ranges(name, distill):
         ("Ridge.distribute_above", "-1"),
     ],
 )
-def test_wrong_values_of_bindings_without_a_knob(binding, value, distill):
+def test_wrong_values_of_bindings_without_a_setting(binding, value, distill):
     distill(f"--gin.{binding}={value}", mentions=[f"{binding} = "])
 
 

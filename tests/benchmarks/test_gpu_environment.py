@@ -97,10 +97,10 @@ def test_the_check_runs_with_what_the_machine_has_and_the_wheels(tmp_path):
         "STEPS": 2, "PROBE_NETS": 1, "PROBE_STEPS": 2, "EVAL_NETS": 1, "EVAL_STEPS": 2,
         "FULL_DATA": False, "WIDTH": 4, "BATCH": 16, "PROFILE_AT": 0,
     }  # fmt: skip
-    knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
+    overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
     subprocess.run(
         [python, "-m", "frepo_scale.main", "distill", "digits_ipc1.gin",
-         "--workdir", workdir, *knobs],
+         "--workdir", workdir, *overrides],
         env=environment, cwd=tmp_path, check=True,
     )  # fmt: skip
     assert json.loads((workdir / "result.json").read_text())["steps"] == 2

@@ -126,7 +126,7 @@ def shard(folder, number=1):
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda p: shutil.rmtree(p), "has no dataset.json"),
         (lambda p: (p / FILE).unlink(), "has no dataset.json"),
@@ -145,9 +145,9 @@ def shard(folder, number=1):
         (lambda p: (p / LABELS).unlink(), "labels.npz cannot be read"),
     ],
 )
-def test_damage_is_reported_when_opened(copy, harm, told):
+def test_damage_is_reported_when_opened(copy, harm, message):
     harm(copy)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         PreparedSet.open(copy)
 
 
@@ -239,14 +239,14 @@ def test_records_of_another_set(copy):
     found = PreparedSet.open(copy)
     images, labels = found.train.read(range(20, 40))
     good = [int(k).to_bytes(4, "little") + bytes(x) for k, x in zip(labels, images, strict=True)]
-    for records, told in (
+    for records, message in (
         ([*good[:5], good[5][:-1], *good[6:]], "a record of 51 bytes instead of 52"),
         ([*good[:5], good[6], good[5], *good[7:]], "record [56] of .* has label"),
         ([b"\xff\xff\xff\xff" + good[0][4:], *good[1:]], "has label 4294967295"),
         (good[:-1], "19 of 20 records can be read"),
     ):
         replace(shard(copy), records)
-        with pytest.raises(InputError, match=rf"train-00001-of-00003.*{told}|{told}"):
+        with pytest.raises(InputError, match=rf"train-00001-of-00003.*{message}|{message}"):
             PreparedSet.open(copy).train.read(range(N))
     replace(shard(copy), good)
     assert len(PreparedSet.open(copy).train.read(range(N))[0]) == N

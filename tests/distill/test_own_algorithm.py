@@ -62,14 +62,14 @@ def test_the_algorithm_of_the_page_distils_stops_and_resumes(page, tmp_path, mon
 
 
 def test_what_is_not_an_algorithm_is_refused(page, capsys, tmp_path):
-    for wrong, told in (
+    for wrong, message in (
         ("ALGORITHM=matching.State", "Algorithm"),
         ("ALGORITHM=matching.Nothing", "matching.Nothing"),
         ("ALGORITHM_ARGS={'learning_rat': 1}", "learning_rate"),
     ):
         assert distill(tmp_path / "w", wrong) == 2
         err = capsys.readouterr().err
-        assert told in err and err.count("\n") == 1
+        assert message in err and err.count("\n") == 1
     assert not (tmp_path / "w").exists()
 
 

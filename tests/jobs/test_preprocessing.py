@@ -69,9 +69,9 @@ def test_a_long_fit_is_announced_once_and_a_short_one_is_not(workdir, monkeypatc
     monkeypatch.setattr(preprocessing, "_LARGE", 48)
     data = made()
     stored_preprocessing(workdir, data)
-    told = capsys.readouterr().err
-    assert told.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
+    assert output.count("\n") == 1
     stored_preprocessing(workdir, data)  # kept
     workdir.preprocessing.unlink()
     stored_preprocessing(workdir, made(channels=1, whitened=False))

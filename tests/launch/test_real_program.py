@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS, SAVE_EVERY = 12, 3
-KNOBS = {
+SETTINGS = {
     "RESOLUTION": 8,
     "DEPTH": 1,
     "WIDTH": 4,
@@ -92,8 +92,8 @@ def real(bench):
 
 
 def settings(shared, **changes):
-    knobs = KNOBS | {"DATA_DIR": shared / "set"} | changes
-    return [f"--gin.{name}={value}" for name, value in knobs.items()]
+    settings = SETTINGS | {"DATA_DIR": shared / "set"} | changes
+    return [f"--gin.{name}={value}" for name, value in settings.items()]
 
 
 @pytest.fixture(scope="module")

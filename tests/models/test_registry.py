@@ -108,7 +108,7 @@ def test_args_are_kept_as_json_reads_them_back():
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "told"),
+    ("name", "args", "message"),
     [
         ("some_nets.WithFields", {"head": 3}, "heads"),
         ("some_nets.Own", {"heads": 3}, "NET_ARGS"),
@@ -117,12 +117,12 @@ def test_args_are_kept_as_json_reads_them_back():
         ("some_nets.Demanding", {}, "heads"),
     ],
 )
-def test_fields_the_net_does_not_have_or_needs(name, args, told):
+def test_fields_the_net_does_not_have_or_needs(name, args, message):
     with pytest.raises(InputError) as caught:
         build_net(NetConfig(name=name, args=args), 5, SHAPE)
     assert repr(name) in caught.value.what
     assert all(repr(field) in caught.value.what for field in args)
-    assert told in caught.value.fix
+    assert message in caught.value.fix
 
 
 @pytest.mark.parametrize("setting", ["width", "depth", "norm", "num_classes"])

@@ -32,14 +32,14 @@ def test_the_files_of_a_finished_set(source, tmp_path, run, images, capsys):
         "train-00001-of-00002.array_record",
         "whitening.npz",
     ]
-    told = json.loads(files["dataset.json"])
-    assert told["format"] == 2
-    assert (told["name"], told["resolution"], told["channels"]) == ("photos", 8, 3)
-    assert (told["fit"], told["filter"]) == ("squash", "lanczos")
-    assert told["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
-    assert told["wnids"] == list(images.wnids)
-    assert [shard["records"] for shard in told["shards"]["train"]] == [64, 11]
-    assert told["skipped"] == [] and told["held_out"] == 3
+    found = json.loads(files["dataset.json"])
+    assert found["format"] == 2
+    assert (found["name"], found["resolution"], found["channels"]) == ("photos", 8, 3)
+    assert (found["fit"], found["filter"]) == ("squash", "lanczos")
+    assert found["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
+    assert found["wnids"] == list(images.wnids)
+    assert [shard["records"] for shard in found["shards"]["train"]] == [64, 11]
+    assert found["skipped"] == [] and found["held_out"] == 3
     assert "photos: 3 classes, 75 train, 15 test images of 8x8" in capsys.readouterr().out
 
 

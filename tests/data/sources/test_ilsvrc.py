@@ -109,7 +109,7 @@ def test_training_images_only(archives):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({}, "has no classes: no ground truth"),
         ({TRUTH: b"2\n1\n3\n2\n"}, "devkit's own order"),
@@ -128,20 +128,20 @@ def test_training_images_only(archives):
         ({"imagenet_2012_validation_synset_labels.txt": b"n99999999\n" * 4}, "class n99999999"),
     ],
 )
-def test_ground_truths_that_do_not_fit(archives, files, told):
-    with pytest.raises(InputError, match=told):
+def test_ground_truths_that_do_not_fit(archives, files, message):
+    with pytest.raises(InputError, match=message):
         archives(files)
 
 
 def test_invalid_training_archives(archives, images):
-    for train, told in (
+    for train, message in (
         ({}, "is empty"),
         ({"n01440764.tar": b""}, "n01440764|cannot be read|cut off"),
         ({"x.JPEG": images.encoded(0)}, "one tar per class"),
         ({"n01440764.tar": images.tar_of({"n_1.JPEG": images.encoded(0)})[:700]}, "read|cut off"),
         ({f"{w}.tar": images.tar_of({}) for w in images.wnids}, "train part of .* is empty"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             archives(train=train, val=())
 
 

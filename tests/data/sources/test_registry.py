@@ -97,7 +97,7 @@ def test_compressed_tar_and_npz_are_copied(tmp_path, images, run):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda p, i: p / "gone", "does not exist"),
         (lambda p, i: i.write(p / "e", {"x.txt": b"x"}), "no known form"),
@@ -110,8 +110,8 @@ def test_compressed_tar_and_npz_are_copied(tmp_path, images, run):
         ),
     ],
 )
-def test_what_is_no_source(tmp_path, images, make, told):
-    with pytest.raises(InputError, match=told):
+def test_what_is_no_source(tmp_path, images, make, message):
+    with pytest.raises(InputError, match=message):
         list_source(make(tmp_path, images))
 
 
@@ -124,14 +124,14 @@ def test_an_empty_class(tmp_path, images):
 
 def test_labels_of_an_npz(tmp_path):
     x = np.zeros((4, 2, 2, 3), np.uint8)
-    for labels, told in (
+    for labels, message in (
         ([0, 1, -1, 1], "label -1"),
         ([0, 2, 2, 0], "class 1 has no training image"),
         ([0, 1, 2**40, 1], "largest label"),
     ):
         y = np.array(labels)
         np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             list_source(tmp_path / "x.npz")
 
 

@@ -118,8 +118,8 @@ def test_published_squares_are_recorded_as_squashed(build, images, run, tmp_path
     folder = build("imagenet_resized", names=names)
     run(folder, tmp_path / "out")
     assert PreparedSet.open(tmp_path / "out").description.fit == "squash"
-    told = capsys.readouterr().out
-    assert "TFRecords: the images were squashed to squares" in told
+    output = capsys.readouterr().out
+    assert "TFRecords: the images were squashed to squares" in output
     run(folder, tmp_path / "out")  # --fit crop does not make it another set
     assert "already prepared" in capsys.readouterr().out
 
