@@ -20,7 +20,7 @@ _WORDS = {"str": "a text", "dict": "a dictionary", "list": "a list", "tuple": "a
 
 
 class Setting(NamedTuple):
-    """What is declared about one field.
+    """The declaration of one field.
 
     Attributes:
       macro: the public name in recipes and after `--gin.`; empty if there is none.
@@ -83,7 +83,7 @@ class Declared(NamedTuple):
 
     Attributes:
       binding: `Class.field`, as recipes bind it.
-      setting: what is declared.
+      setting: its declaration.
       default: its default; `dataclasses.MISSING` if a recipe must set it.
       operational: whether it cannot change the result.
       type: the annotated type.

@@ -17,7 +17,7 @@ from frepo_scale.data.sources.listing import Part
 
 @dataclass(frozen=True)
 class Target:
-    """What images are to become.
+    """The form into which images are decoded.
 
     Attributes:
       channels: C, 1 or 3; None: 3, and the result says whether the file is grey.

@@ -267,7 +267,7 @@ def moments_preprocessing(
     covariance: np.ndarray,
     n: int,
 ) -> Preprocessing:
-    """What `fit_preprocessing` with whitening gives, from moments of the pixels themselves.
+    """The result of `fit_preprocessing` with whitening, from moments of the pixels.
 
     Args:
       channel_mean: (C,) float32, of pixels in [0, 1].

@@ -31,7 +31,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Problem(NamedTuple):
-    """What an algorithm is given; all of it static.
+    """The input of an algorithm; all of it static.
 
     Attributes:
       module: the net of the recipe, `module.apply(variables, images, train=...)` returns
@@ -57,7 +57,7 @@ class Algorithm(ABC):
     """A distillation algorithm on one problem.
 
     Attributes:
-      problem: what it was given.
+      problem: its input.
       progress: names of the metrics that the progress bar and log lines show.
     """
 

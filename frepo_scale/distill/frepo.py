@@ -154,7 +154,7 @@ class FRePo(Algorithm):
         )
 
     def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
-        """From shapes; see `distill.flops`."""
+        """Computed from shapes; see `distill.flops`."""
         return outer_step_flops(self.problem, image_shape, num_classes)
 
 

@@ -1,4 +1,4 @@
-"""The evaluation `accuracy`: the distilled set beside the baselines it has to exceed.
+"""The evaluation `accuracy`: the distilled set and the baselines that it has to exceed.
 
 Source: docs/algorithm.md section 6: the same recipe with hard labels and with random real images.
 """

@@ -47,7 +47,7 @@ class FinishedNets:
                 }
 
     def get(self, name: str, net: int) -> tuple[float, ...] | None:
-        """What was measured for net number `net` under `name`; None if it is not finished.
+        """The measurements of net number `net` under `name`; None if it is not finished.
 
         Collective: every process calls it and gets process 0's answer.
         """

@@ -157,14 +157,14 @@ def _ends_recorded(
 
 
 def _say(action: Callable[[], None]) -> None:
-    """One process prints for all."""
+    """Process 0 prints for all processes."""
     if is_first():
         action()
 
 
 @dataclass
 class _Progress:
-    """What an attempt takes over from the checkpoint it resumes, beside the state.
+    """Facts besides the state that an attempt restores from its checkpoint.
 
     Attributes:
       probed: the step of the last probe.
@@ -178,7 +178,7 @@ class _Progress:
 
 
 class _Attempt:
-    """One attempt at a run: what it works with, and what must be closed at its end."""
+    """One attempt at a run; a context manager that closes the checkpoints at its end."""
 
     def __init__(
         self, run: Run, workdir: Workdir, supervisor: Supervisor, preemption: Preemption

@@ -25,7 +25,7 @@ from frepo_scale.train.inputs import Inputs
 
 @dataclass(frozen=True)
 class Work:
-    """What an attempt at a run works with.
+    """The objects of an attempt at a run.
 
     Attributes:
       run: the run.
@@ -48,7 +48,7 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
     """Writes `distilled.npz`, then runs the final evaluation.
 
     Args:
-      work: what the attempt works with.
+      work: the objects of the attempt.
       state: the state after the last step.
       seconds: seconds spent on the run.
 

@@ -31,7 +31,7 @@ from frepo_scale.parallel.mesh import DATA, build_mesh, check_sizes
 
 @dataclass(frozen=True)
 class Run:
-    """What a recipe describes, built for these devices.
+    """The run that a recipe describes, built for these devices.
 
     Attributes:
       recipe: name, settings and texts.
@@ -88,7 +88,7 @@ def build_run(recipe: Recipe) -> Run:
 def problem_of(
     config: RunConfig, mesh: Mesh, num_classes: int, image_shape: tuple[int, ...]
 ) -> Problem:
-    """What the algorithm is given.
+    """The input of the algorithm.
 
     Args:
       config: the settings.
@@ -133,7 +133,7 @@ def evaluation_context(
     fingerprint: str,
     selected_by: str,
 ) -> EvaluationContext:
-    """What the evaluations of a recipe work on.
+    """The input of the evaluations of a recipe.
 
     Args:
       config: the settings.
@@ -182,7 +182,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
 
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What others need to train nets in the way the result was measured."""
+    """The protocol by which the result was measured, for exports and `evaluation.json`."""
     size = dataset.num_classes * config.distill.ipc
     net, protocol = config.net.for_evaluation(), config.evaluation
     return {

@@ -30,7 +30,7 @@ _SETTINGS = {"num_classes": "DATASET", "width": "WIDTH", "depth": "DEPTH", "norm
 
 @dataclass(frozen=True)
 class NetConfig:
-    """Which net.
+    """The choice of a net.
 
     Attributes:
       name: a key of `NETS`, or the dotted path of a user's own flax module class. The class is
@@ -100,7 +100,7 @@ def build_net(
     """The module, after a trace of its shapes.
 
     Args:
-      config: which net.
+      config: the choice of the net.
       num_classes: K.
       image_shape: (H, W, C).
       spread: whether batches will be spread over several devices.

@@ -40,8 +40,8 @@ def exit_code(error: BaseException, resumable: bool = True) -> int:
 
     Args:
       error: the error.
-      resumable: whether the same command would resume its work, as `distill` does; otherwise an
-        temporary error is a failure like any other.
+      resumable: whether the same command would resume its work, as `distill` does; otherwise
+        temporary errors are failures like any other.
     """
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -1,4 +1,4 @@
-"""What a configuration needs: parameters, memory, disk. Shapes only, nothing is computed."""
+"""The parameters, memory and disk space that a run needs, from shapes alone."""
 
 from typing import Any
 

@@ -107,7 +107,7 @@ class RidgeConfig:
 
 
 class Guard(NamedTuple):
-    """What the guard did.
+    """The actions of the guard.
 
     Attributes:
       raised: whether the ridge in force is not the configured one, or no ridge was accurate (bool).
@@ -172,7 +172,7 @@ def adjoint(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients with respect to this device's features (r, d) and labels (r, K).
 
-    One more solve with the factor at hand. rho's dependence on F is included, unless the guard
+    One more solve with the existing factor. rho's dependence on F is included, unless the guard
     raised the ridge: then rho is a constant.
 
     Args:

@@ -1,6 +1,6 @@
-"""What the training loop does beside its steps: log, probe, save.
+"""The actions of the training loop besides its steps: log, probe, save.
 
-Each hook is a small object with a period. Each of them is optional.
+Each hook is a small object with a period. All are optional.
 """
 
 import time

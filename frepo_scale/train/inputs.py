@@ -1,4 +1,4 @@
-"""What the nets of a run see: the parts of its data set as net inputs, and its target batches."""
+"""The input of the nets of a run: the parts of its data set, and its target batches."""
 
 from jax.sharding import Mesh
 

@@ -23,7 +23,7 @@ _IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host, few enough to
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop does beside its steps.
+    """The actions of the loop besides its steps.
 
     Attributes:
       log: writes metrics.

@@ -18,7 +18,7 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class Copy:
-    """What is copied.
+    """The data to copy.
 
     Attributes:
       blocks: arrays of pixels, and gzip files with the bytes to take of each, in order.

@@ -121,7 +121,7 @@ def _stem(source: Path) -> str:
 
 
 class _Job:
-    """One attempt at a set."""
+    """One attempt to prepare a set."""
 
     def __init__(
         self,
