@@ -100,8 +100,8 @@ def work(shape: Shape, dtype: str) -> dict[str, Work]:
         "optimiser": Work(0.0, rate, 28.0 * elements),
         "online step": Work(
             3 * shape.online * (operations + 2.0 * dim(shape) * shape.classes),
-            "float32_default",
-            4.0 * shape.online * 2 * (forward + backward) + 28.0 * parameters,
+            rate,
+            size * shape.online * 2 * (forward + backward) + 28.0 * parameters,
         ),
     }
 
@@ -111,7 +111,7 @@ def predicted(shape: Shape, dtype: str, rates: dict[str, float]) -> dict[str, fl
 
     Args:
       shape: of the step.
-      dtype: of the features.
+      dtype: of the networks.
       rates: operations per second by precision, and "bytes_per_second".
     """
     seconds = {

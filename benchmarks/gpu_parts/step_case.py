@@ -40,7 +40,7 @@ from frepo_scale.parallel.mesh import (
 from frepo_scale.plan.compile import Cost, compile_outer_step, cost_of
 from frepo_scale.regression.ridge import RidgeConfig, ridge_weights
 
-DTYPES = ("float32", "bfloat16")  # of the features; "float32" is TF32 on recent NVIDIA cards
+DTYPES = ("float32", "bfloat16")  # of the networks; "float32" is TF32 on recent NVIDIA cards
 PHASES = (
     "target features",
     "synthetic forward",
@@ -49,7 +49,7 @@ PHASES = (
     "optimiser",
     "online step",
 )
-SAME_IN_EVERY_DTYPE = ("regression", "optimiser", "online step")
+SAME_IN_EVERY_DTYPE = ("regression", "optimiser")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def problem_of(shape: Shape, dtype: str = "float32", device: jax.Device | None =
     return Problem(
         ConvNet(num_classes=shape.classes, width=shape.width, depth=shape.depth),
         DistillConfig(ipc=shape.ipc, flip=shape.flip, feature_dtype=dtype),
-        PoolConfig(),
+        PoolConfig(dtype=dtype),
         RidgeConfig(shape.ridge),
         single_device_mesh() if device is None else build_mesh(MeshConfig(), [device]),
         shape.size,
@@ -204,7 +204,7 @@ def phases(shape: Shape, dtype: str, state: Any, batch: Batch) -> dict[str, Phas
     def online(pool: Any, step: jax.Array, distilled: DistilledSet) -> Any:
         return make_pool_update(problem)(step, distilled, pool)
 
-    regression = partial(_regression, shape, problem.ridge.resolved(platform))
+    regression = partial(_regression, shape, problem.ridge.resolved(problem.mesh.devices.flat[0]))
     copies = jax.tree.map(jnp.copy, (distilled, inner.optimiser, inner.pool))
     return {
         "target features": Phase(jax.jit(features), (batch.images, member), 0),
@@ -271,7 +271,7 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
 
     Args:
       shape: of the step; its net and images are the same on every device.
-      dtype: of the features.
+      dtype: of the networks.
       device: where it is computed.
       wide: with parameters, images and labels in float64.
     """

@@ -146,3 +146,24 @@ def test_features_of_zeros_give_no_number_and_are_reported():
     solution = solve(f, y, 5, RidgeConfig(1e-3, "dual", "float32"))
     assert bool(solution.raised)
     assert np.isnan(solution.w_dK).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "smallest", "raised"), [(64, 1e-5, False), (160, 1e-7, True), (320, 1e-8, True)]
+)
+def test_an_unreachable_accuracy_raises_the_ridge_and_is_reached_there(rows, smallest, raised):
+    """Features with singular values from 1 down to `smallest`, ridge 1e-6, against float64."""
+    rng, dim = np.random.default_rng(0), 64
+    u, v = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (rows, dim))
+    features = ((u[:, :dim] * np.geomspace(1, smallest, dim)) @ v).astype(np.float32)
+    labels = rng.normal(size=(rows, 5)).astype(np.float32)
+    config = RidgeConfig(1e-6, precision="float32")
+    found = solve(jnp.asarray(features), jnp.asarray(labels), rows, config)
+    assert bool(found.raised) == raised
+    assert (float(found.ridge) > 1e-6 * (1 + 1e-6)) == raised
+    f, y = features.astype(np.float64), labels.astype(np.float64)
+    gram = f @ f.T
+    rho = float(found.ridge) * np.trace(gram) / rows
+    prediction = gram @ np.linalg.solve(gram + rho * np.eye(rows), y)
+    error = np.linalg.norm(f @ np.float64(found.w_dK) - prediction) / np.linalg.norm(prediction)
+    assert error < 1e-3  # at most 7e-5 was seen
