@@ -2,19 +2,19 @@
 
     python benchmarks/bfloat16.py fashion_mnist_ipc10.gin --gin.DATA_DIR=PATH --gin.WIDTH=32
 
-The distilled set is the recipe's start (real images), the target batch real. Of every number the
-relative difference from float32 is printed; of a gradient or of parameters, its size and the cosine
-of the angle between the two.
+The distilled set is the initial one of the recipe (real images); the target batch is real. The
+tables have the relative difference of every number from float32; for gradients and parameters, its
+norm and the cosine of the angle between the two.
 
 FEATURE_DTYPE: loss and gradient of one outer step, for a fresh net and for one trained by as many
 online steps on that set as the recipe lets a net live. Gram matrix and solve have the recipe's
 precision in both.
 
-NET_DTYPE: two nets start from the same parameters and are trained in float32 and in bfloat16. After
-some online steps are printed: loss and gradient norm of the float32 net (values); the difference of
-loss and gradient at its parameters; of the way that the parameters of the two nets went; of their
-running statistics; and of the loss and the image gradient of an outer step with the one net and
-with the other, features in float32.
+NET_DTYPE: two nets start from the same parameters and are trained in float32 and in bfloat16. The
+table has, after some online steps: loss and gradient norm of the float32 net (values); then the
+differences of loss and gradient at its parameters, of the change of the parameters since the start,
+of the running statistics, and of the loss and the image gradient of an outer step with each net and
+features in float32.
 """
 
 import sys
@@ -128,7 +128,7 @@ def print_online(problem: Problem, fresh: Member, start: DistilledSet, batch: Ba
         "\n| NET_DTYPE: online steps | online loss | gradient norm | loss | gradient | cosine ",
         end="",
     )
-    print("| way of parameters | cosine | running statistics | outer loss | images | cosine |")
+    print("| change of parameters | cosine | running statistics | outer loss | images | cosine |")
     print("|---" * 12 + "|")
     one, one16, done = fresh, fresh, 0
     for steps in ONLINE_STEPS:

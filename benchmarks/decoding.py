@@ -5,7 +5,7 @@
 
 PATH is any source that `frepo-scale prepare` reads. Every method decodes every image in every
 round, one after the other in one thread; of each image the best round counts, in CPU seconds, so
-that a busy machine does not matter much and the ratios mean something. Differences are mean
+that the ratios are comparable on a busy machine. Differences are mean
 absolute ones, in steps of 1/255, from full decoding (Pillow) and area averaging. TensorFlow is
 compared where it is installed. Every method but the one that says otherwise averages areas as
 `prepare` does.
@@ -80,7 +80,7 @@ def methods(side: int) -> dict[str, Method]:
             side,
             "crop",
         ),
-        # Not the picture any more: nothing that decodes can be faster.
+        # Too coarse for use: a lower bound on the time of any decoder.
         "simplejpeg, an eighth": lambda data: cv2.resize(
             simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1), (side, side)
         ),
@@ -113,7 +113,7 @@ def tensorflow_method(side: int) -> Method:
 
 
 def pixels_or_nothing(data: bytes) -> bytes:
-    """What `prepare` makes of a file; nothing where it is refused."""
+    """The result of `prepare` for a file; empty if it refuses the file."""
     try:
         return decode_image(data, "", None, None, "crop").pixels.tobytes()
     except decode.UnreadableImage:

@@ -4,11 +4,11 @@
 
 Each attempt is ended at a random moment: soon after the start, after some steps, during a save,
 during a probe or during the final evaluation. A single process gets SIGKILL, or SIGTERM in one of
-four cases. Of several processes one gets SIGKILL, SIGTERM or SIGSTOP, and the others must end by
-themselves. (An exit code None stands for a process that still waited for another one that was gone
-before they had connected; the drill killed it.) Then all processes are restarted with the same
-command. After at most 25 attempts the run is left to finish. It must then have the same
-`distilled.npz`, bit for bit, and the same loss at every step.
+four cases. Of several processes one gets SIGKILL, SIGTERM or SIGSTOP, and the others must end
+without a signal. (An exit code None means that a process still waited for another one that had
+ended before they were connected; the drill killed it.) Then all processes are restarted with the
+same command. After at most 25 attempts the run is not disturbed any more. It must then have the
+same `distilled.npz`, bit for bit, and the same loss at every step.
 
 Prints one line for each kind of end with its exit codes. The exit code is 1 if anything differed.
 """
@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "PROFILE_AT": 0,
 }
 ATTEMPTS_PER_RUN = 25
-HEARTBEAT = 10  # seconds until JAX ends the others after one process is gone
+HEARTBEAT = 10  # seconds until JAX ends the others after one process has ended
 LONGEST = 240.0  # seconds to wait for a moment
 MOMENTS = ("start", "steps", "save", "probe", "evaluation")
 POLL = 0.003
@@ -80,8 +80,8 @@ class Attempt:
         """
         self.workdir = workdir
         given = SETTINGS | dict(settings or {})
-        knobs = [f"--gin.{name}={value}" for name, value in given.items()]
-        command = ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+        overrides = [f"--gin.{name}={value}" for name, value in given.items()]
+        command = ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
         common = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
@@ -237,8 +237,8 @@ def disturb(attempt: Attempt, rng: random.Random, tallies: dict[str, Tally]) -> 
             raise RuntimeError(f"a process did not end after another's SIGSTOP; see {attempt.logs}")
         victim.kill()
     codes = attempt.codes(60.0)
-    # Before all have connected, the others wait five minutes for one that is gone; a launcher ends
-    # them.
+    # Before all have connected, the others wait five minutes for one that has ended; a launcher
+    # ends them.
     if None in codes and moment != "start":
         raise RuntimeError(f"a process did not end after {number.name}; see {attempt.logs}")
     allowed = {None, 0, 42, 134, 137, 143, -9, -6, -15}
@@ -320,7 +320,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--devices", type=int, default=1, help="of each process")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="a folder in which to keep workdirs and logs")
+    parser.add_argument("--out", type=Path, help="a folder for the workdirs and logs")
     given = parser.parse_args()
     folder = given.out or Path(tempfile.mkdtemp(prefix="drill-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,20 @@
     python benchmarks/feeding.py PREPARED [--batches 100000] [--parts wait memory whiten]
 
 Waiting: the training loop with steps that only sleep, batch 1024; the share of the time spent
-waiting for batches. Images of PREPARED as they travel in each placement: uint8 from memory, from
-records or gathered on the device, and float32 from memory, as sets that are whitened there; the
-same in the size of CIFAR; and the quarter of each batch that one of four processes reads. Net
-inputs are not made of the pixels here: on a CPU that would be the step's own work.
+waiting for batches. Images of PREPARED as they are transferred in each placement: uint8 from
+memory, from records or gathered on the device, and float32 from memory, as for whitened sets; the
+same in the size of CIFAR; and the quarter of each batch that one of four processes reads. Pixels
+are not converted to net inputs: on a CPU that would take the time of the step itself.
 
 Memory: resident memory of the process after a tenth of the batches and after all of them, reading
-32 records each; flat: no more than a hundredth on top. The orders of three epochs are there from
-the start: as many are kept, and a large set would come to its third late.
+32 records each. It may grow by one hundredth. The orders of three epochs are computed at the start:
+that many are stored, and a large set would reach its third epoch late.
 
 Whitening: seconds for the product with the (12 288, 12 288) matrix against those of the target
 batch through the paper's net (width 128, depth 4), which every step computes beside two passes over
 the synthetic images; images of 64 px, in turn, the best of the rounds.
 
-Beside each figure that has a bar stands whether it is met.
+After each figure with a required value (bar) the output says whether it is met.
 """
 
 import argparse
@@ -54,7 +54,7 @@ IMAGES = 64  # of the whitening comparison: the ratio does not depend on it, the
 
 
 def judged(figure: float, below: float) -> str:
-    """What stands beside a figure that is to be below so much."""
+    """Whether a figure is below its required value, as text."""
     return f"(bar {below:g}: {'met' if figure < below else 'missed'})"
 
 
@@ -67,13 +67,13 @@ class PartOrder(GlobalOrder):
 
 
 class RowsKept:
-    """A metrics writer that keeps the rows."""
+    """A metrics writer that stores the rows in a list."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Keeps a row."""
+        """Stores a row."""
         self.rows.append(dict(scalars))
 
     def flush(self) -> None:

@@ -1,11 +1,11 @@
-"""One command for a machine with a GPU: is it right, is nothing lost, how fast is it, is it useful.
+"""Checks a machine with a GPU with one command: numerics, restarts, speed, and a whole run.
 
     python benchmarks/gpu_check.py --minutes 9 --out DIR
     python benchmarks/gpu_check.py --minutes 9 --out DIR --recipe cifar10_ipc10.gin --data-dir TAR
     python benchmarks/gpu_check.py --minutes 5 --out DIR --smoke     # tiny sizes, any machine
 
-Five parts in the order of their value, each a process of its own with its own time limit, so that
-none that crashes, hangs or runs out of memory stops the next:
+Five parts, the most important first. Each is a separate process with a time limit, so that a crash,
+a hang or a lack of memory in one does not stop the next:
 
   facts         card, versions, measured matrix rates and bandwidth
   right         numerics of the device against float64 on the CPU
@@ -13,7 +13,7 @@ none that crashes, hangs or runs out of memory stops the next:
   fast          the outer step at four shapes, whole and by phase, beside a roofline
   useful        a recipe through the real program in the time that is left
 
-DIR gets one JSON file per part, written again after every result; `table.txt`, the same in short;
+DIR gets one JSON file per part, written again after every result; `table.txt`, a summary;
 `distilled.npz`; and `artifacts.tar.gz` with logs, a profile for TensorBoard, and the last part's
 metrics and report. The exit code is 1 if a part failed or a check in it did not hold.
 `benchmarks/gpu_check.sh` packs what a machine without network needs.
@@ -39,11 +39,11 @@ from gpu_parts.program import environment
 from gpu_parts.report import Options, Report, read_json, write_json
 from gpu_parts.table import failures, table
 
-# Seconds at --minutes 9, in proportion otherwise; what a part leaves over is the last one's.
+# Seconds at --minutes 9, in proportion otherwise; time left by a part is added to the last one.
 LIMITS = {"facts": 40.0, "right": 100.0, "nothing_lost": 120.0, "fast": 150.0, "useful": 600.0}
 ALONE = ("facts", "fast")  # parts whose process is the only one on the device
 GRACE = 5.0  # seconds after its limit until a part is killed
-TABLE = 10.0  # seconds kept for the table and the archive
+TABLE = 10.0  # seconds reserved for the table and the archive
 LARGEST_ARCHIVE = 15 * 2**20  # bytes
 
 
@@ -99,7 +99,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", help="of the part useful (default: fashion_mnist_ipc10.gin)")
     parser.add_argument("--data-dir", metavar="PATH", help="DATA_DIR of that recipe")
-    # A part's own process:
+    # For the process of one part:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     found = parser.parse_args(given)
@@ -125,7 +125,7 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 def run_part(given: argparse.Namespace) -> NoReturn:
-    """A part's own process: runs it, and ends without waiting for threads it has given up."""
+    """Runs a part in this process, and ends without waiting for abandoned threads."""
     (_, limit), *_ = given.limit
     path = given.out / f"{given.part}.json"
     options = Options(given.out, given.scratch, given.smoke, given.recipe, given.data_dir)
@@ -145,7 +145,7 @@ def run_part(given: argparse.Namespace) -> NoReturn:
 
 
 def start_part(part: str, limit: float, scratch: Path, given: argparse.Namespace) -> None:
-    """Runs a part in a process of its own, ends all it has started, and adds how it went."""
+    """Runs a part in a separate process, ends all it has started, and records how it ended."""
     print(f"{part}: at most {limit:.0f} s", flush=True)
     path, log = given.out / f"{part}.json", scratch / f"{part}.log"
     path.unlink(missing_ok=True)
@@ -187,7 +187,7 @@ def start_part(part: str, limit: float, scratch: Path, given: argparse.Namespace
 
 
 def pack(scratch: Path, archive: Path) -> None:
-    """Logs, profile and what the last part keeps, in one file; the profile only if it fits."""
+    """Logs, profile and files of the last part, in one archive; the profile only if it fits."""
     for with_profile in (True, False):
         with tarfile.open(archive, "w:gz") as tar:
             for path in sorted(scratch.glob("*.log")):

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Packs what gpu_check.py needs on a GPU machine without a network, and prints the command for it.
+# Packs the files that gpu_check.py needs on a GPU machine without a network, and prints its command.
 set -euo pipefail
 
-# What such a machine may lack: it has JAX for its card, Flax, Optax, Orbax, pytest, scikit-learn,
-# OpenCV, Matplotlib, tqdm and TensorBoard. TensorFlow is not needed. The needs of these packages are
-# among them or there (their METADATA; tests/benchmarks/test_gpu_environment.py).
+# Packages that such a machine may lack. It has JAX for its card, Flax, Optax, Orbax, pytest,
+# scikit-learn, OpenCV, Matplotlib, tqdm and TensorBoard. TensorFlow is not needed. The dependencies of
+# these packages are in this list or on the machine (tests/benchmarks/test_gpu_environment.py).
 packages=(array_record clu gin-config grain ml_collections portpicker simplejpeg)
 python_version=3.12
 python=${PYTHON:-python3}
@@ -17,10 +17,10 @@ usage() {
   cat <<'END'
 usage: benchmarks/gpu_check.sh [--fashion-mnist DIR] [--cifar10 TAR] [--out DIR] [--python-version V]
 
-Puts into DIR (default: .gpu_check, which git ignores): wheels for Linux x86-64 and Python V (default:
+Writes to DIR (default: .gpu_check, which git ignores): wheels for Linux x86-64 and Python V (default:
 3.12), a wheel of this project for its version number, the four idx files of Fashion-MNIST from
 --fashion-mnist, and the CIFAR-10 archive of --cifar10. At most 60 MiB. Then prints the commands to
-give on the GPU machine, in the repository root, with DIR copied there.
+run on the GPU machine, in the repository root, after DIR is copied to it.
 END
 }
 
@@ -76,7 +76,7 @@ for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manyl
 done
 "$python" -m pip download -q --no-deps --only-binary=:all: --implementation cp \
   --python-version "$python_version" "${platforms[@]}" -d "$out/wheels" "${packages[@]}"
-# The checkout itself is what runs there; this gives the program its version number.
+# The checkout itself runs on the machine; this gives the program its version number.
 "$python" -m pip wheel -q --no-deps -w "$out/wheels" .
 if ((${#idx[@]})); then
   mkdir -- "$out/fashion-mnist"
@@ -93,7 +93,7 @@ while IFS= read -r bytes; do size=$((size + bytes)); done < <(find "$out" -type 
 printf '%s: %d files, %d MiB\n' "$out" "$(find "$out" -type f | wc -l)" $((size >> 20)) >&2
 ((size <= most)) || fail "$out is larger than $((most >> 20)) MiB: give fewer data sets"
 
-# The wheels go into a folder of their own, before the machine's packages but after the checkout.
+# The wheels are installed in a separate folder, before the machine's packages but after the checkout.
 command="s=\$(mktemp -d) && python3 -m pip install -q --no-index --no-deps --no-compile --target \"\$s\""
 command+=" $out/wheels/*.whl && PYTHONPATH=\"\$PWD:\$s\" python3 benchmarks/gpu_check.py --minutes 9"
 command+=" --out \"\${OUT:-gpu_results}\""

@@ -1,4 +1,4 @@
-"""Compiles the outer step for an NVIDIA GPU that is not here, and counts what is in the program.
+"""Compiles the outer step for an NVIDIA GPU on a machine without one, and counts its operations.
 
     pip install --target .venv/gpu_compiler "jax-cuda13-plugin[with-cuda]==JAX'S VERSION"   # 4.4 GB
     PYTHONPATH=.venv/gpu_compiler python benchmarks/gpu_compile.py [--shape N] [--dtype bfloat16]
@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-# Before JAX is imported: nothing runs on a GPU here, and none is there to choose kernels with.
+# Before JAX is imported. Without a GPU no kernels can be timed.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
 
@@ -74,7 +74,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--shape", type=int, choices=range(len(SHAPES)), action="append")
     options.add_argument("--dtype", choices=DTYPES, action="append")
-    options.add_argument("--text", type=Path, metavar="FOLDER", help="keeps the programs there")
+    options.add_argument("--text", type=Path, metavar="FOLDER", help="writes the programs to it")
     given = options.parse_args()
     target = device()
     print(

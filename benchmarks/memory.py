@@ -6,7 +6,7 @@
 ConvNet of depth 4 and width 128 at 64 px, target batch 256, online minibatch 256, dual form.
 Nothing is computed: `compiled.memory_analysis()` says what each N needs at a fixed chunk and
 unchunked. Beside it the features (N x d, twice: they and their gradient) and the Gram matrix with
-its factor (N x N, twice): what has to grow.
+its factor (N x N, twice), which must grow with N.
 """
 
 import argparse

@@ -7,7 +7,7 @@ rounds count.
 
 Decoding: the shards of SOURCE are made by one worker (this process) and by two (processes of
 their own) in turn; the ratio of the best rounds counts, with the start of the workers and without.
-On busy cores it says more about the neighbours than about us: CPU time per image stands beside it.
+On busy cores the ratio depends on other programs, so CPU time per image is printed too.
 
 Reading: batches of 1024 random records of the set into one array, in one thread, against `tf.data`
 reading the same images from TFRecords, parsed and batched, with one thread: in order, and shuffled
@@ -17,7 +17,8 @@ per second, best of the rounds.
 The start of the workers takes seconds: SOURCE should have some thousands of images. Matrix products
 have one thread, as in `frepo-scale prepare`.
 
-Beside each figure that has a bar stands whether it is met; that of the reader is for 64 px.
+After each figure with a required value (bar) the output says whether it is met; the bar of the
+reader is for 64 px.
 """
 
 import argparse
@@ -49,7 +50,7 @@ AGAINST_TF = 1.0  # times tf.data, at least
 
 
 def judged(figure: float, least: float) -> str:
-    """What stands beside a figure that is to be at least so much."""
+    """Whether a figure is at least its required value, as text."""
     return f"(bar {least:g}: {'met' if figure >= least else 'missed'})"
 
 
@@ -62,7 +63,7 @@ def whole(source: Path, side: int, workers: int) -> float:
 
 
 def shard_tasks(source: Path, out: Path, side: int) -> list[ShardTask]:
-    """What `prepare` would have its workers do for the training part."""
+    """The tasks of the workers of `prepare` for the training part."""
     part = list_source(source).train.shuffled()
     size = shard_size(len(part), side * side * 3)
     count = -(-len(part) // size)

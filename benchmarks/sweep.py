@@ -1,11 +1,11 @@
-"""Runs a recipe once per setting and tables the probes: how a ridge or a learning rate is chosen.
+"""Runs a recipe once per setting and tabulates the probes, to choose a ridge or a learning rate.
 
     python benchmarks/sweep.py fashion_mnist_ipc10.gin --out /tmp/ridges \\
         --vary RIDGE=1e-6,1e-3,1e-2 --vary SEED=0,1 -- --gin.WIDTH=8 --gin.STEPS=500
 
 Probes are measured on the held-out part of the training images, so a choice made here has not seen
-the test images. Each setting is one run of the program in a folder of its own under `--out`; a run
-that is finished there is not made again. Settings that differ in SEED alone are averaged.
+the test images. Each setting is one run of the program in a separate folder under `--out`; a
+finished run is not repeated. Settings that differ in SEED alone are averaged.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Compiles ImageNet's outer step for TPU slices that are not here, and says whether it fits.
+"""Compiles ImageNet's outer step for TPU slices on any machine, and reports whether it fits.
 
     python benchmarks/tpu_compile.py                    # nine compilations of some minutes each
     python benchmarks/tpu_compile.py --slice v5e:4x4 --ipc 10
     python benchmarks/tpu_compile.py --cholesky 16384   # the blocked factorisation alone
 
 Needs `pip install frepo-scale[tpu]`; one process at a time. Per device: bytes of state and batch,
-of temporaries, their sum against the memory there is; then the bytes of the collectives over each
-mesh axis (what one device receives), and seconds of compilation. Loops count once.
+of temporaries, their sum against the memory of the device; then the bytes of the collectives over
+each mesh axis (what one device receives), and seconds of compilation. Loops count once.
 """
 
 import argparse

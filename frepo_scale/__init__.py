@@ -46,7 +46,7 @@ class _Command(types.ModuleType):
     """A sub-package that can be called: `fs.distill(...)` is `frepo_scale.api.distill(...)`.
 
     The packages `distill`, `evaluate` and `plan` have the names of the commands. Importing one of
-    them binds its name here, so a function of that name could not stay.
+    them binds its name here, which would replace a function of that name.
     """
 
     def _function(self) -> Callable[..., dict[str, Any]]:
@@ -54,9 +54,9 @@ class _Command(types.ModuleType):
         function: Callable[..., dict[str, Any]] = getattr(api, self.__name__.rpartition(".")[2])
         return function
 
-    def __call__(self, *args: Any, **knobs: Any) -> dict[str, Any]:
+    def __call__(self, *args: Any, **settings: Any) -> dict[str, Any]:
         """See the function of this name in `frepo_scale.api`."""
-        return self._function()(*args, **knobs)
+        return self._function()(*args, **settings)
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -26,14 +26,14 @@ from frepo_scale.parallel.runtime import initialize
 _PathLike = str | os.PathLike[str]
 
 
-def distill(recipe: str, workdir: _PathLike | None = None, **knobs: Any) -> dict[str, Any]:
+def distill(recipe: str, workdir: _PathLike | None = None, **settings: Any) -> dict[str, Any]:
     """Runs a recipe to its result, or resumes it.
 
     Args:
       recipe: a .gin file, or the name of one under gin/.
       workdir: the folder of the run, also on gs://; None: runs/<recipe>. `load` reads the distilled
         set from it.
-      **knobs: settings by their names (see `frepo-scale settings`), such as `STEPS=200`.
+      **settings: settings by their names (see `frepo-scale settings`), such as `STEPS=200`.
 
     Returns:
       The content of result.json: "distilled": {"mean", "std", "n"}, "random_real", ...,
@@ -44,7 +44,7 @@ def distill(recipe: str, workdir: _PathLike | None = None, **knobs: Any) -> dict
       RunError: the loss diverged, or no checkpoint is intact.
       Preempted: SIGTERM or Ctrl-C; the state is saved, the same call resumes the run.
     """
-    read = config.load_recipe(config.find_recipe(recipe), _overrides(knobs))
+    read = config.load_recipe(config.find_recipe(recipe), _overrides(settings))
     folder = to_path(Path("runs") / read.name if workdir is None else os.fspath(workdir))
     start(read, folder)
     with _as_a_program():
@@ -52,12 +52,12 @@ def distill(recipe: str, workdir: _PathLike | None = None, **knobs: Any) -> dict
     return _json(Workdir(folder).result)
 
 
-def evaluate(path: _PathLike, **knobs: Any) -> dict[str, Any]:
+def evaluate(path: _PathLike, **settings: Any) -> dict[str, Any]:
     """Trains fresh nets on a distilled set and tests them.
 
     Args:
       path: the workdir of a finished run, or an exported .npz.
-      **knobs: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
+      **settings: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
 
     Returns:
       The scores, as evaluation.json holds them: "distilled": {"mean", "std", "n"}, ...,
@@ -69,19 +69,20 @@ def evaluate(path: _PathLike, **knobs: Any) -> dict[str, Any]:
     """
     target = to_path(os.fspath(path))
     name, text = recipe_text(target)
-    read = config.load_text(name, text, _overrides(knobs))
+    read = config.load_text(name, text, _overrides(settings))
     initialize()
     with _as_a_program():
         return evaluate_job.evaluate(read.config, target)
 
 
-def plan(recipe: str, topology: str | None = None, **knobs: Any) -> dict[str, float]:
-    """What one outer step needs per device, by the compiler. Nothing is computed.
+def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str, float]:
+    """What one outer step needs per device, as the compiler reports it. Nothing is computed.
 
     Args:
       recipe: as for `distill`.
-      topology: a TPU slice such as "v5e:4x4", which need not be here; None: this machine's devices.
-      **knobs: settings.
+      topology: a TPU slice such as "v5e:4x4", whose devices this machine need not have; None: the
+        devices of this machine.
+      **settings: settings.
 
     Returns:
       "devices", and per device "arguments" and "temporary" (bytes) and "operations" (floating-point
@@ -97,17 +98,17 @@ def plan(recipe: str, topology: str | None = None, **knobs: Any) -> dict[str, fl
     from frepo_scale.plan.compile import cost_of
     from frepo_scale.plan.topology import tpu_devices
 
-    read = config.load_recipe(config.find_recipe(recipe), _overrides(knobs))
+    read = config.load_recipe(config.find_recipe(recipe), _overrides(settings))
     devices = jax.devices() if topology is None else tpu_devices(topology)
     cost = cost_of(compile_recipe(read.config, devices))
     return {"devices": len(devices), **cost._asdict()}
 
 
-def _overrides(knobs: Mapping[str, Any]) -> dict[str, str]:
+def _overrides(settings: Mapping[str, Any]) -> dict[str, str]:
     """The values as they would be typed after `--gin.NAME=`."""
     return {
         name: repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-        for name, value in knobs.items()
+        for name, value in settings.items()
     }
 
 

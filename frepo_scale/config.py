@@ -1,7 +1,7 @@
 """Recipes: finding, checking and reading gin files. With `main` the only module that knows gin.
 
-gin itself lets typos in unused macros, wrong types and repeated bindings pass; everything here
-that is not a call to gin closes one of those gaps with a line the user can act on.
+gin itself accepts typos in unused macros, wrong types and repeated bindings. The checks here refuse
+each of them with one line that says how to correct it.
 """
 
 import ast
@@ -54,7 +54,7 @@ def settings_table() -> str:
             default = "must be set" if one.default is MISSING else repr(one.default)
             name = one.setting.macro + ("*" if one.operational else "")
             lines.append(f"  {name:20} {default:12} {one.setting.help}")
-    note = "Settings marked with * cannot change the result of a run."
+    note = "Settings marked with * change the result by rounding at most."
     return "\n".join([*lines, "", note]).lstrip()
 
 
@@ -73,7 +73,7 @@ def _base() -> str:
 
 
 class _Notes(config_parser.ParserDelegate):
-    """Notes which macros a file refers to; values become markers nobody looks at."""
+    """Records which macros a file refers to; values are replaced by markers that are not used."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
@@ -87,7 +87,7 @@ class _Notes(config_parser.ParserDelegate):
 
 
 class _Scan:
-    """What a recipe and the files it includes set and use, with the place of each."""
+    """The names that a recipe and its included files set and use, with file and line of each."""
 
     def __init__(self) -> None:
         self.macros: dict[str, str] = {}
@@ -95,9 +95,9 @@ class _Scan:
         self._open: list[Path] = []  # the file being read and those that include it
 
     def file(self, path: Path, searched: Sequence[Path]) -> str:
-        """Notes a file; returns its text with every include replaced by what it includes."""
+        """Records a file; returns its text with every include replaced by what it includes."""
         if path in self._open:
-            raise InputError(f"recipe {path} includes itself", "includes without a circle")
+            raise InputError(f"recipe {path} includes itself", "includes without a cycle")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -108,7 +108,7 @@ class _Scan:
         return expanded
 
     def text(self, text: str, name: str, searched: Sequence[Path] = ()) -> str:
-        """Notes a text; returns it with its includes expanded."""
+        """Records a text; returns it with its includes expanded."""
         notes = _Notes()
         lines = text.split("\n")  # the lines gin counts; splitlines() knows others too
         seen: dict[str, int] = {}
@@ -134,7 +134,7 @@ class _Scan:
                 elif isinstance(statement, config_parser.BindingStatement):
                     self._binding(statement, name, seen)
         except (SyntaxError, tokenize.TokenError) as error:
-            # The last line is gin's and says where; what is above it is Python's.
+            # The last line is gin's and names the location; the lines above it are Python's.
             reason = _lines(error)[-1].strip()
             raise InputError(f"{name}: {reason}", "NAME = value, strings in quotes") from error
         for macro in notes.used:
@@ -173,7 +173,7 @@ def _included(
             return folder / statement.filename
     raise InputError(
         f"{name}, line {statement.location.line_num}: included file {statement.filename!r}"
-        " is not there",
+        " does not exist",
         "a file beside the recipe or under " + str(RECIPES),
     )
 
@@ -194,11 +194,11 @@ def find_recipe(name: str) -> Path:
       InputError: there is no such recipe; names the nearest ones.
     """
     for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
-        if os.path.isfile(candidate):  # unlike Path.is_file() never an error, whatever was typed
+        if os.path.isfile(candidate):  # unlike Path.is_file() it raises no error for any text
             return candidate
     known = [p.name for p in RECIPES.glob("*.gin")]
     raise InputError(
-        f"recipe {name!r} is not there",
+        f"recipe {name!r} does not exist",
         f"a gin file, or the name of one under {RECIPES}",
         nearest(name, known),
     )
@@ -290,24 +290,24 @@ def _build(name: str, overrides: Mapping[str, str], scan: _Scan, text: str) -> R
         gin.parse_config([_base(), text, *bindings])
         config = gin.get_configurable("Run")()
     except InputError as error:
-        # gin appends to the message how it came to call us; the user needs only the line itself.
+        # gin appends its chain of calls to the message; the user needs only the first line.
         raise InputError(f"{name}: {error.what}", error.expected, error.fix) from None
     except RecursionError as error:
-        raise InputError(f"{name}: a name that stands for itself", "a value for each") from error
+        raise InputError(f"{name}: a name that refers to itself", "a value for each") from error
     except (SyntaxError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise InputError(f"{name}: {_lines(error)[0]}", "a recipe gin can read") from error
     operative = gin.operative_config_str()
     for key in overrides:
         if "." not in key and not re.search(rf"^{key} =", operative, re.MULTILINE):
             raise InputError(
-                f"--gin.{key} changes nothing: {name} binds another value where {key} would go",
+                f"--gin.{key} changes nothing: {name} binds the field of {key} to another value",
                 "a name the recipe uses",
             )
     return Recipe(name, config, gin.config_str(), operative)
 
 
 def _lines(error: Exception) -> list[str]:
-    """What an exception says; gin's goes on with how it came there."""
+    """The lines of an error message; after the first one gin describes its chain of calls."""
     if isinstance(error, tokenize.TokenError):
         what, (line, _) = error.args
         return [f"{what} (line {line})"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 DESCRIPTION = (
-    "Distils an image data set into a few synthetic images per class, by neural feature regression"
+    "Distils an image data set into a few learned images per class, by neural feature regression"
     " (FRePo, NeurIPS 2022)."
 )
 OVERRIDES = (
@@ -18,7 +18,7 @@ OVERRIDES = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are wrong input like any other: one line, without the usage."""
+    """Reports wrong arguments as InputError: one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         from frepo_scale.core.errors import InputError
@@ -92,7 +92,10 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--resolution", required=True, type=int, metavar="R", help="side of the images in pixels"
     )
     prepare.add_argument(
-        "--filter", choices=("area", "lanczos"), default="area", help="default: area"
+        "--filter",
+        choices=("area", "lanczos"),
+        default="area",
+        help="how images are resized (default: area)",
     )
     prepare.add_argument(
         "--fit",
@@ -108,7 +111,7 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         type=int,
         default=0,
         metavar="N",
-        help="this many images that cannot be decoded are skipped (default: 0)",
+        help="at most this many undecodable images are skipped (default: 0)",
     )
     prepare.add_argument(
         "--name", metavar="NAME", help="name of the data set (default: that of the source)"
@@ -147,7 +150,7 @@ def _settings(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "settings",
         help="list every setting of a recipe with its default",
         description="Lists every setting of a recipe: name, default, meaning. Settings marked with"
-        " * cannot change the result of a run.",
+        " * change the result by rounding at most.",
     )
 
 
@@ -202,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         code = exit_code(error, resumable=command == "distill")
         if code == PREEMPTED_EXIT and process_count() > 1:
-            # The other processes have not reached this end: none waits for them.
+            # The other processes have not reached this point: do not wait for them.
             raise SystemExit(code) from error
         return code
     except KeyboardInterrupt as error:

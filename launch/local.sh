@@ -11,7 +11,7 @@ Runs a distillation with RECIPE.gin (default: digits_ipc1.gin) on the CPU, GPUs 
   launch/local.sh cifar10_ipc10.gin --gin.STEPS=20000
 The arguments after the recipe are passed to `frepo-scale distill`.
 
-The command runs in the current directory. A relative RECIPE.gin is searched for there first, then in
+The command runs in the current directory. A relative RECIPE.gin is searched in it first, then in
 the repository's gin/ folder. A relative workdir is relative to the current directory.
 
 The first run creates a Python environment in the repository's .venv (Python 3.11 to 3.13 with its venv

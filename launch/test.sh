@@ -13,7 +13,7 @@ arguments it runs all tests; with arguments, those that pytest selects. Paths ar
   launch/test.sh tests/core
 Tests run in two processes (pytest -n 2). Other choices: -n 4, or -n 0 for one process; --pdb, --trace, -s and
 --collect-only imply -n 0. Compiled programs are discarded at the end; with JAX_COMPILATION_CACHE_DIR set to a
-folder they are kept there, and the next session needs less time.
+folder they are stored in it, and the next session needs less time.
 The script uses the repository's .venv and creates it if necessary, like launch/local.sh. On Linux x86-64 it
 also installs the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. It stops
 with a non-zero exit code at the first step that fails.

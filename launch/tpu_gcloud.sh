@@ -71,7 +71,7 @@ ask_state_once() {
   fi
 }
 
-# Whether a TPU VM in `state` will not become ready again by itself.
+# Whether a TPU VM in `state` will not become ready again.
 gone() {
   case $state in
     PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | FAILED | SUSPENDED | SUSPENDING | MISSING) ;;
@@ -210,7 +210,7 @@ ship() {
   cloud_or_say compute tpus tpu-vm scp "$archive" "$tpu_name:frepo_scale.tar.gz" \
     --worker=all "--zone=$zone" "--project=$project" --quiet || return 1
   # Everything is replaced except .venv, which takes minutes to create.
-  # shellcheck disable=SC2016  # expanded there
+  # shellcheck disable=SC2016  # expanded on the worker
   unpack='set -e
 if [ -e frepo_scale/code/launch/tpu_worker.sh ] &&
   bash frepo_scale/code/launch/tpu_worker.sh busy; then echo frepo-busy; exit 0; fi

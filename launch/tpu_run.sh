@@ -208,7 +208,7 @@ follow() {
     if ((${#codes[@]})) && [[ -z $ended_at && $(group_code "${codes[@]}") != 0 ]]; then
       ended_at=$SECONDS
     fi
-    # The other processes detect the end of one by themselves, except during other work. After a
+    # The other processes detect the end of one, except during other work. After a
     # failure, or without a start, there is no reason to wait for that.
     if [[ -n $fatal ]] || { [[ -n $ended_at ]] && ((SECONDS - ended_at >= grace)); }; then
       say "a worker ended: stopping the other workers"

@@ -72,7 +72,7 @@ class Run:
 
     def probe(self, state: Any, step: int) -> tuple[Any, Mapping[str, float]]:
         assert int(state["step"]) == step
-        assert not self.preemption.requested  # work nobody would wait for
+        assert not self.preemption.requested  # not waited for
         self._signal("probe", step)
         self.preemption.check()
         self.events.append(("probe", step))

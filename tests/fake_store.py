@@ -1,4 +1,4 @@
-"""An object store for gs:// in this process, which refuses what object stores cannot do.
+"""An object store for gs:// in this process; it refuses what object stores cannot do.
 
 A dictionary of whole objects: there are no folders but the prefixes of names, appending and
 renaming raise, and a file that is written becomes an object when it is closed, even after an error.
@@ -21,7 +21,7 @@ from etils.epath import backend, gpath, stat_utils
 
 
 class Refused(Exception):
-    """What an object store cannot do; not an OSError, as the errors of real ones."""
+    """Raised for what an object store cannot do; not an OSError, like the errors of real ones."""
 
 
 class _Upload(io.BytesIO):
@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving():
-    """A server for TensorStore; `url` is where, and `store` may be set to another one."""
+    """A server for TensorStore at `url`; `store` may be set to another one."""
     handler = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -231,7 +231,7 @@ def serving():
 
 
 def install(monkeypatch, store):
-    """Has etils find `store` behind gs://."""
+    """Makes etils use `store` for gs://."""
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", store)
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
 

@@ -1,4 +1,4 @@
-"""Starts test programs as processes of their own, with a number of virtual devices."""
+"""Starts test programs in separate processes, with a number of virtual devices."""
 
 import contextlib
 import fcntl

@@ -65,8 +65,8 @@ def test_commands_have_the_names_of_packages(name, monkeypatch):
     """`fs.evaluate(...)` works before and after `import frepo_scale.evaluate.fit`."""
     __import__(f"frepo_scale.{name}")
     assert inspect.signature(getattr(fs, name)) == inspect.signature(getattr(api, name))
-    monkeypatch.setattr(api, name, lambda *args, **knobs: {"args": args, "knobs": knobs})
-    assert getattr(fs, name)("a", STEPS=3) == {"args": ("a",), "knobs": {"STEPS": 3}}
+    monkeypatch.setattr(api, name, lambda *args, **settings: {"args": args, "settings": settings})
+    assert getattr(fs, name)("a", STEPS=3) == {"args": ("a",), "settings": {"STEPS": 3}}
     assert getattr(fs, name) is sys.modules[f"frepo_scale.{name}"]
 
 
@@ -147,17 +147,17 @@ def test_values_are_read_back_as_they_were_given(monkeypatch, tmp_path):
         raise fs.Preempted(42)
 
     monkeypatch.setattr(distill_job, "distill", stop)
-    knobs = {
+    settings = {
         "STEPS": 7,
         "LEARNING_RATE": 1e-2,
         "REGRESSION_FLIP": True,
         "NORM": "none",
         "NET_ARGS": {},
     }
-    knobs |= {"DATA_DIR": tmp_path, "EVALUATIONS": ["accuracy"], "Pool.batch": 5}
+    settings |= {"DATA_DIR": tmp_path, "EVALUATIONS": ["accuracy"], "Pool.batch": 5}
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(fs.Preempted):
-        fs.distill("digits_ipc1", tmp_path / "w", **knobs)
+        fs.distill("digits_ipc1", tmp_path / "w", **settings)
     config = seen["config"]
     assert (config.distill.steps, config.distill.learning_rate) == (7, 1e-2)
     assert config.distill.flip is True
@@ -176,20 +176,20 @@ def test_wrong_names_are_input_errors(file):
     with pytest.raises(fs.InputError, match="STEPS"):
         fs.distill("digits_ipc1", STEP=3)
     with pytest.raises(fs.InputError, match="provenance"):
-        fs.evaluate(file)  # nobody knows which recipe made it
+        fs.evaluate(file)  # without the recipe that made it
 
 
 @pytest.mark.slow
 def test_a_run_from_python(tmp_path, capsys):
-    knobs = {"STEPS": 4, "WIDTH": 8, "BATCH": 64, "PROBE_NETS": 1, "PROBE_STEPS": 2}
-    knobs |= {"EVAL_NETS": 2, "EVAL_STEPS": 20, "FULL_DATA": False, "PROFILE_AT": 0}
+    settings = {"STEPS": 4, "WIDTH": 8, "BATCH": 64, "PROBE_NETS": 1, "PROBE_STEPS": 2}
+    settings |= {"EVAL_NETS": 2, "EVAL_STEPS": 20, "FULL_DATA": False, "PROFILE_AT": 0}
     workdir = tmp_path / "run"
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    result = fs.distill("digits_ipc1", workdir, **knobs)
+    result = fs.distill("digits_ipc1", workdir, **settings)
     assert result == json.loads((workdir / "result.json").read_text())
     assert result["distilled"]["n"] == 2
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    assert fs.distill("digits_ipc1", workdir, **knobs) == result  # finished
+    assert fs.distill("digits_ipc1", workdir, **settings) == result  # finished
     distilled = fs.load(workdir)
     assert "recipe='digits_ipc1'" in repr(distilled)
     again = fs.evaluate(workdir)
@@ -197,5 +197,5 @@ def test_a_run_from_python(tmp_path, capsys):
     one = fs.evaluate(workdir / "distilled.npz", EVAL_NETS=1)
     assert one["distilled"]["n"] == 1
     assert one == fs.evaluate(str(workdir), EVAL_NETS=1)
-    needs = fs.plan("digits_ipc1", MESH_DATA=1, **knobs)
+    needs = fs.plan("digits_ipc1", MESH_DATA=1, **settings)
     assert needs["operations"] > 1e6 and needs["arguments"] > 0 and needs["devices"] >= 1

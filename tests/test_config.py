@@ -1,4 +1,4 @@
-"""Recipes and `--gin.` settings: what is found, what is read, what is refused and how."""
+"""Recipes and `--gin.` settings: finding, reading and refusing them."""
 
 import ast
 
@@ -44,7 +44,7 @@ def test_a_recipe_is_found_as_given(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cifar10_ipc1", "cifar10_ipc1.gin"])
-def test_else_under_gin(name, tmp_path, monkeypatch):
+def test_a_recipe_is_found_under_gin(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_recipe(name) == config.RECIPES / "cifar10_ipc1.gin"
 
@@ -57,13 +57,13 @@ def test_a_recipe_here_goes_before_one_under_gin(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10_icp1", "CIFAR10_IPC1.GIN", "cifar10-ipc1"])
 def test_an_unknown_recipe_gives_the_nearest_names(name):
-    with pytest.raises(InputError, match=rf"recipe '{name}' is not .*did you mean.*cifar10_ipc1"):
+    with pytest.raises(InputError, match=rf"recipe '{name}' .*did you mean.*cifar10_ipc1"):
         find_recipe(name)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, ".", "..", "/", "gin/", "\udcff"])
 def test_a_name_that_is_no_recipe_is_refused_whatever_it_is(name):
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         find_recipe(name)
 
 
@@ -131,7 +131,7 @@ def test_every_recipe_text_is_read_or_refused(text):
 # Overrides ----------------------------------------------------------------------------------
 
 
-def test_overrides_of_knobs_and_of_bindings():
+def test_overrides_of_settings_and_of_bindings():
     found = digits(**{"IPC": "2", "NORM": "layer", "Pool.batch": "100", "RIDGE": "1e-3"})
     assert (found.distill.ipc, found.net.norm, found.pool.batch) == (2, "layer", 100)
     assert found.ridge.ridge == 1e-3
@@ -175,7 +175,7 @@ def test_an_unknown_choice_gives_the_nearest(name, value, hint):
         digits(**{name: value})
 
 
-def test_a_knob_that_would_change_nothing_is_refused(recipe):
+def test_an_override_without_effect_is_refused(recipe):
     text = DIGITS + "Data.batch = 7\n"
     assert recipe(text).config.data.batch == 7
     with pytest.raises(InputError, match=r"--gin\.BATCH changes nothing"):
@@ -251,8 +251,8 @@ def test_a_users_own_macro(recipe):
         (DIGITS + "Pool.batch = 2\nPool.batch = 2\n", "Pool.batch is set again"),
         (DIGITS + "IPCC = 2\n", "line 2: IPCC is set but nothing uses it.*did you mean IPC"),
         (DIGITS + "IPC = %IPCS\n", "IPCS is used but not set.*did you mean IPC"),
-        (DIGITS + "IPC = %IPC\n", "stands for itself"),
-        (DIGITS + "IPC = %STEPS\nSTEPS = %IPC\n", "stands for itself"),
+        (DIGITS + "IPC = %IPC\n", "refers to itself"),
+        (DIGITS + "IPC = %STEPS\nSTEPS = %IPC\n", "refers to itself"),
         (DIGITS + "Pool.sise = 2\n", "line 2: Pool.sise.*did you mean Pool.size"),
         (DIGITS + "Pool:\n  sise = 2\n", "line 3: Pool.sise"),
         (DIGITS + "x/IPC = 2\n", "line 2: x/IPC has a scope"),
@@ -263,7 +263,7 @@ def test_a_users_own_macro(recipe):
         (DIGITS + "Run.data = @Pool()\n", r"expected @Data\(\)"),
         (DIGITS + "Run.data = @Data\n", r"expected @Data\(\)"),
         ("IPC = 2\n" + DIGITS, "line 2: include after a setting"),
-        ("include 'nope.gin'\n", "line 1: included file 'nope.gin' is not there"),
+        ("include 'nope.gin'\n", "line 1: included file 'nope.gin' does not exist"),
         ("include 'mine.gin'\n", "mine.gin includes itself"),
         ("import os\n" + DIGITS, "line 1: an import"),
         (DIGITS + "from os import path\n", "line 2: an import"),
@@ -287,7 +287,7 @@ def test_a_wrong_recipe_is_one_clear_line(recipe, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_includes_of_two_files_in_a_circle(recipe, tmp_path):
+def test_two_files_that_include_each_other_are_refused(recipe, tmp_path):
     (tmp_path / "other.gin").write_text("include 'mine.gin'\n")
     with pytest.raises(InputError, match="includes itself"):
         recipe("include 'other.gin'\n")

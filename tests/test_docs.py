@@ -43,7 +43,7 @@ def anchors(text):
 
 
 def broken_links(page, text):
-    """Links of a page, with its text, whose file or heading is not there."""
+    """Links of a page, with its text, whose file or heading does not exist."""
     broken = []
     for link in LINK.findall(text):
         if re.match(r"https?://", link):
@@ -59,7 +59,7 @@ def broken_links(page, text):
 
 
 def missing_files(page, text):
-    """Files named in the text of a page that are not there.
+    """Files named in the text of a page that do not exist.
 
     A name may also be that of an example on the page, or of a file in a folder that its paragraph
     names: "one line in `registry.py`" after "the module into `frepo_scale/models/`".
@@ -81,7 +81,7 @@ def missing_files(page, text):
 
 def unknown_settings(text):
     """Settings named in a text that do not exist."""
-    known = config.settings().keys() | {"NAME"}  # a place for a name, as in --gin.NAME=VALUE
+    known = config.settings().keys() | {"NAME"}  # a placeholder, as in --gin.NAME=VALUE
     named = {a or b for a, b in SETTING.findall(text)}
     return sorted(name for name in named - known if not name.startswith(ENVIRONMENT))
 

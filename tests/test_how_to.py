@@ -1,4 +1,4 @@
-"""The examples of docs/how-to: a net and an evaluation that this package has never seen."""
+"""The examples of docs/how-to: a user's net and evaluation."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from frepo_scale.main import main
 
 HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
 BLOCK = re.compile(r"<!-- test: (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
-LONGEST = 40  # lines: what a seam may ask of its user
+LONGEST = 40  # lines of code that a user may need
 SETTINGS = {
     "STEPS": 4,
     "PROBE_NETS": 1,
@@ -48,9 +48,9 @@ def test_the_examples_are_short(examples):
 
 @pytest.mark.slow
 def test_a_run_with_a_net_and_an_evaluation_of_the_users_own(examples, tmp_path, capsys):
-    knobs = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
+    overrides = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
     workdir = tmp_path / "run"
-    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *knobs]) == 0
+    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *overrides]) == 0
     printed = capsys.readouterr().out
     result = json.loads((workdir / "result.json").read_text())
     assert [table["name"] for table in result["evaluations"]] == [
@@ -69,10 +69,10 @@ def test_a_run_with_a_net_and_an_evaluation_of_the_users_own(examples, tmp_path,
     assert "'patch': 2" in (workdir / "operative_config.gin").read_text()
     identity = json.loads((workdir / "identity.json").read_text())
     assert identity["net.args"] == {"patch": 2}
-    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *knobs]) == 0  # the same run
+    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *overrides]) == 0  # same
     capsys.readouterr()
-    knobs[-2] = "--gin.NET_ARGS={'patch': 4}"
-    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *knobs]) == 2
+    overrides[-2] = "--gin.NET_ARGS={'patch': 4}"
+    assert main(["distill", "digits_ipc1", "--workdir", str(workdir), *overrides]) == 2
     assert "net.args" in capsys.readouterr().err
 
 

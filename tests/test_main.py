@@ -47,7 +47,7 @@ def test_the_top_help_lists_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
         ("evaluate", ["WORKDIR|EXPORT.npz", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
@@ -56,11 +56,11 @@ def test_the_top_help_lists_every_command(capsys):
         ("export", ["WORKDIR", "--format npz|folder", "--out PATH"]),
     ],
 )
-def test_the_help_of_a_command(name, told, capsys, monkeypatch):
+def test_the_help_of_a_command(name, expected, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = help_of(capsys, name)
     assert text.startswith(f"usage: frepo-scale {name} ")
-    for words in told:
+    for words in expected:
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
 
@@ -206,9 +206,7 @@ def test_failures_are_one_line_with_their_code(error, code, message, monkeypatch
         (OSError(errno.EACCES, "Permission denied"), False),
     ],
 )
-def test_a_run_whose_disk_fails_for_a_moment_is_to_be_started_again(
-    kind, cause, passing, monkeypatch, capsys
-):
+def test_a_run_with_a_temporary_disk_error_exits_with_42(kind, cause, passing, monkeypatch, capsys):
     error = InputError("a", "b") if kind is InputError else RunError("a")
     error.__cause__ = cause
 
@@ -232,7 +230,7 @@ def test_a_bug_shows_its_traceback(monkeypatch):
         main(["report", "x"])
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_closed_output_pipe_is_no_error():
     code = """
 import sys
 from frepo_scale import main

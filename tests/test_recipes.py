@@ -1,4 +1,4 @@
-"""Every recipe: it parses, builds, holds the paper's settings, and asks clearly for its data."""
+"""Every recipe parses, builds, has the paper's settings, and names missing data clearly."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ from frepo_scale.models.registry import build_net, feature_dim
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 
-# docs/algorithm.md sections 3 to 5 and 7, read off there by hand:
+# docs/algorithm.md sections 3 to 5 and 7, copied by hand:
 # name: images per class, outer steps, depth, flip, evaluation steps, probe steps, accuracy.
 K = 1000
 PAPER = {
@@ -112,7 +112,7 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     classes = 10 if dataset == "digits" else DATA[dataset][0]
     ipc = 2 if name in PODS else ipc_of(name)
-    assert f"{classes} classes\n{classes * ipc} synthetic images\n" in out
+    assert f"{classes} classes\n{classes * ipc} distilled images\n" in out
     assert f"IPC = {ipc}\n" in out  # the operative configuration
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
     assert "memory, MiB" in out
@@ -126,16 +126,16 @@ def test_without_its_data_a_recipe_says_what_to_put_where(name, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     dataset = dataset_of(name)
     spec = sources.SPECS[dataset]
-    here = tuple(place for place in spec.default_dirs if not place.startswith("/"))
-    assert here, "at least one place relative to where the command is started"
+    here = tuple(path for path in spec.default_dirs if not path.startswith("/"))
+    assert here, "at least one default path relative to the current folder"
     monkeypatch.setitem(sources.SPECS, dataset, replace(spec, default_dirs=here))
     assert main(["distill", name]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("frepo-scale: ")
     assert err.count("\n") == 1
-    for told in (f"'{dataset}' not found at {here[0]}", DATA[dataset][-1], "--gin.DATA_DIR=PATH"):
-        assert told in err
+    for words in (f"'{dataset}' not found at {here[0]}", DATA[dataset][-1], "--gin.DATA_DIR=PATH"):
+        assert words in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,8 +214,8 @@ def test_the_digits_recipes_are_small_and_compare_with_all_data(name):
 def test_an_installed_program_has_every_recipe():
     root = config.RECIPES.resolve().parent
     package = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    told = package["package-data"]["frepo_scale"]
-    copied = {path for pattern in told for path in (root / "frepo_scale").glob(pattern)}
+    patterns = package["package-data"]["frepo_scale"]
+    copied = {path for pattern in patterns for path in (root / "frepo_scale").glob(pattern)}
     assert copied == set(config.RECIPES.rglob("*.gin"))
     assert {path.stem for path in copied} > set(RECIPES)
 
@@ -227,14 +227,14 @@ def test_the_header_says_what_to_expect(name):
         if not line.startswith("#"):
             break
         header.append(line)
-    told = dict(re.findall(r"^# (\w+): +(\S.*)$", "\n".join(header), re.MULTILINE))
-    assert told.keys() >= {"command", "hardware", "time", "accuracy"}
+    facts = dict(re.findall(r"^# (\w+): +(\S.*)$", "\n".join(header), re.MULTILINE))
+    assert facts.keys() >= {"command", "hardware", "time", "accuracy"}
     # Without an argument the script runs the first recipe of a newcomer.
     launcher = "launch/local.sh" if name == "digits_ipc1" else f"launch/local.sh {name}.gin"
-    found = re.search(r"TPU v5e (\d+)x(\d+)", told["hardware"])
+    found = re.search(r"TPU v5e (\d+)x(\d+)", facts["hardware"])
     if found:  # more than one machine has
         chips = int(found[1]) * int(found[2])
         launcher = f"launch/tpu_pod.sh --accelerator-type v5litepod-{chips} {name}.gin"
-    assert f"{told['command']} ".startswith(f"{launcher} ")
+    assert f"{facts['command']} ".startswith(f"{launcher} ")
     if name in PAPER:
-        assert told["accuracy"].startswith(PAPER[name][-1])
+        assert facts["accuracy"].startswith(PAPER[name][-1])

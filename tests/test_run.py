@@ -1,4 +1,4 @@
-"""Whole runs on real digits: what they leave, and that being stopped changes nothing."""
+"""Whole runs on real digits: their files, and that a stop does not change them."""
 
 import json
 import os
@@ -36,8 +36,8 @@ SETTINGS = {
 
 def command(workdir, **changes):
     settings = SETTINGS | changes
-    knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
-    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+    overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
+    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
 
 
 def spawn(workdir, devices=1, **changes):
@@ -82,7 +82,7 @@ def assert_equal_runs(one, other):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run nobody disturbed."""
+    """An undisturbed run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     assert main(command(workdir)) == 0
     return workdir
@@ -197,8 +197,8 @@ def test_started_on_four_devices_and_finished_on_one(whole, tmp_path):
     assert process.returncode == 42, output
     assert main(command(workdir)) == 0
     rows = [
-        [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
-        for place in (workdir, whole)
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (workdir, whole)
     ]
     losses = [[r["loss"] for r in found if "loss" in r] for found in rows]
     assert len(losses[0]) == len(losses[1]) == 12
@@ -258,7 +258,7 @@ def test_without_held_out_images_the_last_step_is_selected(tmp_path):
     assert result["distilled"] == result["distilled_last"]
 
 
-def test_an_evaluation_that_is_stopped_goes_on(whole, tmp_path, capsys, monkeypatch):
+def test_a_stopped_evaluation_resumes(whole, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "evaluated"
     shutil.copytree(whole, workdir)
     given = ["evaluate", str(workdir), "--gin.EVAL_NETS=2", "--gin.EVAL_STEPS=20"]
@@ -286,7 +286,7 @@ def test_an_evaluation_that_is_stopped_goes_on(whole, tmp_path, capsys, monkeypa
 
 def test_evaluate_and_export_a_run(whole, tmp_path, capsys):
     result = (whole / "result.json").read_text()
-    pod = ["--gin.MESH_POOL=16", "--gin.MESH_DATA=16"]  # elsewhere than it ran
+    pod = ["--gin.MESH_POOL=16", "--gin.MESH_DATA=16"]  # not in the folder of the run
     assert main(["evaluate", str(whole), "--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=20", *pod]) == 0
     assert "distilled" in capsys.readouterr().out
     assert json.loads((whole / "evaluation.json").read_text())["distilled"]["n"] == 1

@@ -41,8 +41,8 @@ SETTINGS = {
 
 
 def command(workdir):
-    knobs = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
-    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *knobs]
+    overrides = [f"--gin.{name}={value}" for name, value in SETTINGS.items()]
+    return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
     stopped = rows(content(bucket, "metrics.jsonl"))
     assert 10 <= stopped[-1]["step"] < 30
 
-    # Rows after the restored step are dropped, wherever they come from.
+    # Rows after the restored step are dropped.
     torn = content(bucket, "metrics.jsonl") + b'{"step": 29, "loss": 7.0}\n{"step": 30, "lo'
     bucket.put(f"{URL.removeprefix('gs://')}/metrics.jsonl", torn)
     assert main(command(URL)) == 0
@@ -117,7 +117,7 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
     assert modes <= {"r", "rb", "w", "wb"}
     assert os.listdir() == ["local"]  # nothing named like the URL
 
-    # A finished run is left alone, and what reads one reads it there.
+    # A finished run is not changed, and the other commands read it.
     before = dict(bucket.objects)
     assert main(command(URL)) == 0
     assert "finished" in capsys.readouterr().out and bucket.objects == before
@@ -127,8 +127,8 @@ def test_a_run_on_a_store_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch, ca
     assert Path("e.npz").read_bytes() == content(bucket, "distilled.npz")
     assert main(["export", URL, "--format", "folder", "--out", "pictures"]) == 0
     assert len(list(Path("pictures").rglob("*.png"))) == 10
-    knobs = ["--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=5"]
-    assert main(["evaluate", URL, *knobs]) == 0
+    overrides = ["--gin.EVAL_NETS=1", "--gin.EVAL_STEPS=5"]
+    assert main(["evaluate", URL, *overrides]) == 0
     assert json.loads(content(bucket, "evaluation.json"))["distilled"]["n"] == 1
     assert read_npz(f"{URL}/distilled.npz").images.shape == (10, 8, 8, 1)
 

@@ -1,4 +1,4 @@
-"""Whole runs on prepared sets: from photographs to a distilled set, and stopped on the way."""
+"""Whole runs on prepared sets: from photographs to a distilled set, with stops."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from frepo_scale.main import main
 pytestmark = pytest.mark.slow
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
-KNOBS = {
+SETTINGS = {
     "IPC": 1,
     "STEPS": 40,
     "PROBE_EVERY": 20,
@@ -44,7 +44,7 @@ KNOBS = {
 
 
 def photographs(path):
-    """A tar of 1000 classes with one JPEG each: the real sample where it is there."""
+    """A tar of 1000 classes with one JPEG each: the real sample if it exists."""
     if PHOTOGRAPHS.exists():
         return PHOTOGRAPHS
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_from_photographs_to_a_distilled_imagenet(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def prepared_sets(tmp_path_factory):
     """Two prepared sets of the same shape with other images."""
     root = tmp_path_factory.mktemp("sets")
     for seed in range(2):
@@ -96,11 +96,11 @@ def places(tmp_path_factory):
     return root / "0", root / "1"
 
 
-def command(workdir, place, **changes):
-    knobs = KNOBS | {"DATA_DIR": place} | changes
+def command(workdir, prepared, **changes):
+    settings = SETTINGS | {"DATA_DIR": prepared} | changes
     return [
         *("distill", "cifar10_ipc1.gin", "--workdir", str(workdir)),
-        *(f"--gin.{name}={value}" for name, value in knobs.items()),
+        *(f"--gin.{name}={value}" for name, value in settings.items()),
     ]
 
 
@@ -114,17 +114,17 @@ def images(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(places, tmp_path_factory):
-    """A streamed run nobody disturbed."""
+def whole(prepared_sets, tmp_path_factory):
+    """An undisturbed run on a streamed set."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(command(workdir, places[0])) == 0
+    assert main(command(workdir, prepared_sets[0])) == 0
     return workdir
 
 
 @pytest.mark.parametrize("placement", ["memory", "device"])
-def test_where_images_lie_changes_nothing(whole, places, tmp_path, placement):
+def test_placement_of_images_changes_nothing(whole, prepared_sets, tmp_path, placement):
     workdir = tmp_path / placement
-    assert main(command(workdir, places[0], DATA_PLACEMENT=placement)) == 0
+    assert main(command(workdir, prepared_sets[0], DATA_PLACEMENT=placement)) == 0
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-4)
     one, other = (json.loads((w / "result.json").read_text()) for w in (workdir, whole))
     assert one.keys() == other.keys() and one["config_sha256"] == other["config_sha256"]
@@ -137,9 +137,9 @@ def saved(workdir):
 
 
 @pytest.mark.parametrize(("workers", "group"), [(0, False), (2, True)])
-def test_a_stopped_run_ends_with_the_same_bits(whole, places, tmp_path, workers, group):
+def test_a_stopped_run_ends_with_the_same_bits(whole, prepared_sets, tmp_path, workers, group):
     workdir = tmp_path / "stopped"
-    given = command(workdir, places[0], DATA_WORKERS=workers)
+    given = command(workdir, prepared_sets[0], DATA_WORKERS=workers)
     process = subprocess.Popen(
         [sys.executable, "-m", "frepo_scale.main", *given],
         stdout=subprocess.PIPE,
@@ -152,33 +152,33 @@ def test_a_stopped_run_ends_with_the_same_bits(whole, places, tmp_path, workers,
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    if group:  # as a terminal or a scheduler does it
+    if group:  # as a terminal or a scheduler does
         os.killpg(process.pid, signal.SIGTERM)
     else:
         process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 42, output
     assert "Traceback" not in output
-    assert 0 < saved(workdir)[-1] < KNOBS["STEPS"]
-    assert main(command(workdir, places[0])) == 0
+    assert 0 < saved(workdir)[-1] < SETTINGS["STEPS"]
+    assert main(command(workdir, prepared_sets[0])) == 0
     np.testing.assert_array_equal(images(workdir), images(whole))
 
 
-def test_another_set_is_refused_on_resume(whole, places, tmp_path, capsys):
+def test_another_set_is_refused_on_resume(whole, prepared_sets, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)
     (workdir / "DONE").unlink()
-    assert main(command(workdir, places[1])) == 2
+    assert main(command(workdir, prepared_sets[1])) == 2
     assert "are not those" in capsys.readouterr().err
 
 
 @pytest.fixture
-def damaged(places, tmp_path):
-    """A set, one of its shards, and what damages an image in that which only batches read."""
-    place = tmp_path / "set"
-    shutil.copytree(places[0], place)
-    shard = min(place.glob("train-*"))
-    found = PreparedSet.open(place)
+def damaged(prepared_sets, tmp_path):
+    """A set, one of its shards, and a function that damages an image only batches read."""
+    prepared = tmp_path / "set"
+    shutil.copytree(prepared_sets[0], prepared)
+    shard = min(prepared.glob("train-*"))
+    found = PreparedSet.open(prepared)
     row = int(np.argmin(held_out_rows(found.train.labels, 4)))
     pixels = found.train.at(np.array([row])).tobytes()
 
@@ -187,14 +187,14 @@ def damaged(places, tmp_path):
         content[content.index(pixels) + 9] ^= 0xFF
         shard.write_bytes(content)
 
-    return place, shard, damage
+    return prepared, shard, damage
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_record_damaged_under_way_stops_the_run_with_one_line(
+def test_a_record_damaged_during_a_run_stops_it_with_one_line(
     damaged, tmp_path, capsys, monkeypatch, workers
 ):
-    place, shard, damage = damaged
+    prepared, shard, damage = damaged
     real = PreparedSet.verify
 
     def verify(self):
@@ -202,7 +202,7 @@ def test_a_record_damaged_under_way_stops_the_run_with_one_line(
         damage()
 
     monkeypatch.setattr(PreparedSet, "verify", verify)
-    given = command(tmp_path / "run", place, DATA_WORKERS=workers)
+    given = command(tmp_path / "run", prepared, DATA_WORKERS=workers)
     assert main(given) == 2
     err = capsys.readouterr().err
     (line,) = [text for text in err.splitlines() if text.startswith("frepo-scale: ")]

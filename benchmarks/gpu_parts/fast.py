@@ -1,10 +1,10 @@
 """Part 4, fast: time, share of the bfloat16 rate and memory of the outer step, and of each phase.
 
 All steps are compiled first, side by side on the processor's cores, then timed one after the other;
-then the phases of one shape after the other, in the same way. Beside each time stands the one that
-`gpu_parts.roofline` predicts. A phase is timed as a program of its own, so their sum is not exactly
-the step: inside the step the compiler may fuse across phases. What the host adds is the difference
-between a step that is waited for and one of many queued ones.
+then the phases of one shape after the other, in the same way. Each time is compared with the
+prediction of `gpu_parts.roofline`. A phase is timed as a separate program, so their sum is not
+exactly the step: inside the step the compiler may fuse across phases. The overhead of the host is
+the difference between a step that is waited for and one of many queued ones.
 
 The share counts the operations of the algorithm from the shapes, so that what is computed again to
 save memory is not rewarded. "memory" is what the compiler reserves (arguments, results and
@@ -39,7 +39,7 @@ from gpu_parts.step_case import (
 )
 from gpu_parts.timing import measure
 
-COMPILING = 0.55  # at most this share of the time goes into compiling the steps
+COMPILING = 0.55  # largest share of the time for compiling the steps
 COMPILERS = 8  # programs compiled side by side
 PROFILED = ("CIFAR-10 IPC 10 bfloat16", "smoke bfloat16")
 PROFILED_STEPS = 5

@@ -4,8 +4,8 @@ A small run of real digits, undisturbed; one that gets SIGTERM after its first c
 gets SIGKILL there. Both are started again with the same command. With DETERMINISTIC=True their
 distilled sets must be bit-equal to that of the undisturbed run; without it their losses must be
 equal to rounding, which the steps in between enlarge. The terminated run is alone until it has
-resumed, so that its seconds to the first logged step mean something: of a first start, which
-compiles, and of a second, which finds in the workdir what was compiled.
+resumed, so that its seconds to the first logged step can be compared: those of a first start, which
+compiles, and of a second start, which uses the compiled programs in the workdir.
 """
 
 import signal
@@ -79,7 +79,7 @@ def _workdir(report: Report, kind: str, fixed: bool) -> Path:
 
 
 def _run(report: Report, kind: str, fixed: bool, resumed: threading.Event) -> None:
-    """One run to its end, disturbed or not, and what was seen of it.
+    """One run to its end, disturbed or not, and its measurements.
 
     Sets the event once the run has logged a step after its second start.
     """
@@ -87,7 +87,7 @@ def _run(report: Report, kind: str, fixed: bool, resumed: threading.Event) -> No
     settings = SETTINGS | {"DETERMINISTIC": fixed} | (SMOKE if report.options.smoke else {})
     seen: dict[str, Any] = {"exit_codes": [], "seconds_to_first_loss": []}
     number = SIGNALS[kind]
-    # Runs on CPUs keep nothing that was compiled in their workdirs: a smoke test's share it.
+    # Runs on CPUs store no compiled programs in their workdirs: smoke tests share a cache.
     variables = compiled_in(report.options.scratch / "compiled") if report.options.smoke else {}
     first = Attempt(RECIPE, workdir, settings, variables)
     seen["seconds_to_first_loss"].append(first.first_loss(report.left()))

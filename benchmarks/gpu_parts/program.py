@@ -1,4 +1,4 @@
-"""Runs of the real program, `frepo-scale distill`, in processes of their own.
+"""Runs of the real program, `frepo-scale distill`, in separate processes.
 
 Only the command line and the files of a workdir are used here: metrics.jsonl, attempts/,
 distilled.npz, result.json, DONE and checkpoints/.
@@ -28,7 +28,7 @@ def environment(further: Mapping[str, str]) -> dict[str, str]:
 
 
 def compiled_in(folder: Path) -> dict[str, str]:
-    """Variables with which JAX keeps everything it compiles in a folder, small programs too."""
+    """Variables that make JAX store everything it compiles in a folder, also small programs."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -50,8 +50,8 @@ class Attempt:
         self.workdir = workdir
         self.log = workdir.with_name(f"{workdir.name}.log")
         self._rows_before = len(metrics(workdir))
-        knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
-        command = ["distill", recipe, "--workdir", str(workdir), *knobs]
+        overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
+        command = ["distill", recipe, "--workdir", str(workdir), *overrides]
         self.started = time.monotonic()
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(

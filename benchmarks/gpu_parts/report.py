@@ -1,7 +1,7 @@
-"""What a part of the check may use, and the JSON file in which it leaves its results.
+"""The options of the check, and the JSON file with the results of a part.
 
-The file is written whole after every result, so that a part that crashes, hangs or is killed
-leaves everything it has measured so far.
+The file is written whole after every result, so that the results so far remain when a part crashes,
+hangs or is killed.
 """
 
 import json
@@ -20,9 +20,9 @@ class Options:
     Attributes:
       out: folder of the results.
       scratch: folder for everything else: workdirs, profiles, logs.
-      smoke: tiny sizes, to see on any machine that the check works.
+      smoke: tiny sizes, to test the check itself on any machine.
       recipe: the recipe of the part "useful"; None: the part's own.
-      data_dir: DATA_DIR of that recipe; None: where the program looks by itself.
+      data_dir: DATA_DIR of that recipe; None: the program's default.
     """
 
     out: Path

@@ -1,6 +1,6 @@
 """Part 2, right: the numerics of this device against float64 on the CPU.
 
-- parity: `tests/parity` (the authors' numbers) in processes of their own, with full float32
+- parity: `tests/parity` (the authors' numbers) in separate processes, with full float32
   products and as the device multiplies by default (TF32 on recent NVIDIA cards, where the float32
   cases are expected to exceed bounds made for float32: their errors are what is asked).
 - regression: prediction and gradients for features of real digits and for random ones, at several
@@ -54,14 +54,14 @@ def _guarded(check: Callable[[bool], dict[str, Any]], smoke: bool) -> dict[str, 
 
 
 class _Parity:
-    """`tests/parity` in a process of its own."""
+    """`tests/parity` in a separate process."""
 
     def __init__(self, report: Report, name: str, precision: str | None, which: str) -> None:
         self.name, self._must_pass = name, precision is not None
         self._xml: Path = report.options.scratch / f"parity-{name.replace(' ', '-')}.xml"
         given = {"JAX_DEFAULT_MATMUL_PRECISION": precision} if precision else {}
         self._log = self._xml.with_suffix(".log")
-        # XLA_FLAGS: compilation as in the program, not as the tests choose by themselves.
+        # XLA_FLAGS: compilation as in the program, not as the tests set it.
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -1,7 +1,7 @@
-"""The outer step at a given shape, whole and phase by phase: the one module that knows its problem.
+"""The outer step at a given shape, whole and phase by phase.
 
 Everything that the check uses of `frepo_scale.distill`, `regression`, `models`, `parallel` and
-`plan` is named here, so that a change there is followed in one place.
+`plan` is named in this module only, so that a change of theirs needs a change here only.
 
 Legend: N synthetic images, B target batch, R rows of the regression (N, or 2N with flip), d
 features, K classes.
@@ -298,7 +298,7 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
 
 
 def _fresh_pool(shape: Shape) -> Any:
-    """A pool of one fresh member, made on the CPU: the same numbers whatever the accelerator."""
+    """A pool of one fresh member, made on the CPU: the same numbers for every accelerator."""
     with jax.enable_x64(False), jax.default_device(jax.devices("cpu")[0]):
         problem = problem_of(shape)
         variables: Any = problem.module.init(jax.random.key(3), jnp.zeros((1, *shape.image)))

@@ -35,7 +35,7 @@ def failures(out: Path, parts: list[str]) -> list[str]:
     lines = []
     for part in parts:
         found = read_json(out / f"{part}.json")
-        status = found.get("status", "left nothing behind")
+        status = found.get("status", "wrote no results")
         if status.startswith(("failed", "killed", "left")):
             lines.append(f"{part}: {status}")
         lines += [f"{part}: {'/'.join(path)}" for path in _not_ok(found)]

@@ -3,9 +3,9 @@
 First a start that is stopped once its speed is known: steps per second, share of the time spent
 waiting for input, and the cost of a probe, at the recipe's own number of steps. Then a whole run
 with as many steps as the remaining time allows: all other settings stay the recipe's, so that the
-learning rate decays within it. It leaves the distilled set, the held-out accuracy over the steps
-and the test accuracy with its baselines. A run that does not end in time is stopped with its state
-saved, and what it has logged is what there is.
+learning rate decays within it. Its results are the distilled set, the held-out accuracy over the
+steps and the test accuracy with its baselines. A run that does not end in time is stopped with its
+state saved, and only its metrics so far are reported.
 """
 
 import shutil

@@ -28,7 +28,7 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
 
 
 def _whole_number(value: Any) -> int | None:
-    """The whole number that a value such as 1e3 or "2" stands for; None where it is none."""
+    """The whole number that a value such as 1e3 or "2" stands for; None if it is not one."""
     if isinstance(value, bool):
         return None
     try:

@@ -8,7 +8,7 @@ import errno
 import re
 from collections.abc import Iterable
 
-# Errors of file servers and networks that pass by themselves, unlike a full or forbidden disk.
+# Temporary errors of file servers and networks, unlike a full disk or missing permission.
 _PASSING = frozenset(
     getattr(errno, name)
     for name in (
@@ -17,7 +17,7 @@ _PASSING = frozenset(
     )
     if hasattr(errno, name)
 )
-# The same errors in the words of stores and libraries that do not give the number.
+# The same errors as text, from stores and libraries that give no error number.
 _PASSING_WORDS = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|Stale file handle|Input/output error"
     r"|Connection (reset|timed out|refused)|Transport endpoint is not connected"
@@ -49,7 +49,7 @@ class RunError(Exception):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error, or its cause, is of a kind that passes by itself."""
+    """Whether an error, or its cause, is usually temporary."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _PASSING:

@@ -48,27 +48,27 @@ def settings_sha256(settings: dict[str, Any]) -> str:
 
 
 def differences(
-    there: dict[str, Any], here: dict[str, Any], defaults: dict[str, Any] | None = None
+    stored: dict[str, Any], given: dict[str, Any], defaults: dict[str, Any] | None = None
 ) -> list[str]:
-    """One phrase for every setting that differs, e.g. "distill.ipc is 1 there and 10 here".
+    """One phrase for every setting that differs, e.g. "distill.ipc was 1 and is now 10".
 
     Args:
-      there: the settings of the run in a workdir.
-      here: the settings of the recipe.
+      stored: the settings of the run in a workdir.
+      given: the settings of the recipe.
       defaults: a setting that an earlier version did not have counts as its default.
     """
-    there = {k: v for k, v in (defaults or {}).items() if k in here} | there
+    stored = {k: v for k, v in (defaults or {}).items() if k in given} | stored
     # As JSON reads them back: a tuple is a list there.
-    there, here = (json.loads(json.dumps(settings)) for settings in (there, here))
+    stored, given = (json.loads(json.dumps(settings)) for settings in (stored, given))
     for (name, old), new in _RENAMED_VALUES.items():
-        if there.get(name) == old:
-            there[name] = new
+        if stored.get(name) == old:
+            stored[name] = new
 
     def shown(side: dict[str, Any], name: str) -> str:
         return repr(side[name]) if name in side else "not set"
 
     return [
-        f"{name} is {shown(there, name)} there and {shown(here, name)} here"
-        for name in sorted(there.keys() | here.keys())
-        if (name in there, there.get(name)) != (name in here, here.get(name))
+        f"{name} was {shown(stored, name)} and is now {shown(given, name)}"
+        for name in sorted(stored.keys() | given.keys())
+        if (name in stored, stored.get(name)) != (name in given, given.get(name))
     ]

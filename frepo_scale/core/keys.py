@@ -10,7 +10,7 @@ import jax
 
 
 class Purpose(enum.IntEnum):
-    """What a random number is for. The values are part of the checkpoint format: append only."""
+    """The purpose of a random number. The values are part of the checkpoint format: append only."""
 
     SYNTHETIC_INIT = 0
     POOL_INIT = 1

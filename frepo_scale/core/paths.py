@@ -121,7 +121,7 @@ def children(folder: Path) -> list[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False without permission to look."""
+    """Whether there is a file; False without permission to read the folder."""
     if is_local(path):
         return os.path.isfile(path)
     with _as_input_error(path):
@@ -129,7 +129,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; False without permission to look."""
+    """Whether there is a folder; False without permission to read its parent."""
     if is_local(path):
         return os.path.isdir(path)
     with _as_input_error(path):

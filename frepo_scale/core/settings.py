@@ -20,7 +20,7 @@ _WORDS = {"str": "a text", "dict": "a dictionary", "list": "a list", "tuple": "a
 
 
 class Setting(NamedTuple):
-    """What is declared about one field.
+    """The declaration of one field.
 
     Attributes:
       macro: the public name in recipes and after `--gin.`; empty if there is none.
@@ -61,7 +61,7 @@ def setting(
       high: largest value of a number.
       above: a number must be greater than this.
       choices: the values a string may have.
-      operational: whether it cannot change the result of a run, only how it is carried out.
+      operational: whether it changes the result of a run by rounding at most.
     """
     options = None if choices is None else tuple(choices)
     declared = Setting(macro, help, low, high, above, options)
@@ -83,9 +83,9 @@ class Declared(NamedTuple):
 
     Attributes:
       binding: `Class.field`, as recipes bind it.
-      setting: what is declared.
+      setting: its declaration.
       default: its default; `dataclasses.MISSING` if a recipe must set it.
-      operational: whether it cannot change the result.
+      operational: whether it changes the result by rounding at most.
       type: the annotated type.
     """
 

@@ -1,1 +1,1 @@
-"""Real images: where they come from, how they are whitened, in which order they arrive."""
+"""Real images: sources, whitening, and the order of the target batches."""

@@ -83,7 +83,7 @@ def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
 
 
 class _Watched:
-    """The stream of `tarfile`; has the bytes read last, at the end those of the end mark."""
+    """The stream that `tarfile` reads; stores the last bytes read, finally the end mark."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -153,7 +153,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
                 entry = tar.next()
             if entry is None:
                 break
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of a million-image archive
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would store every header of a million-image archive
             if entry.isreg() and not entry.issparse():
                 kind = "file"
             else:

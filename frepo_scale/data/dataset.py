@@ -46,7 +46,10 @@ class DataConfig:
         "crop", "FIT", "how images of differing sizes become squares: crop | squash", choices=FITS
     )
     skip_unreadable: int = setting(
-        0, "SKIP_UNREADABLE", "this many images that cannot be decoded are skipped", low=0
+        0,
+        "SKIP_UNREADABLE",
+        "at most this many undecodable images are skipped; one more is an error",
+        low=0,
     )
     batch: int = setting(1024, "BATCH", "target images per net and outer step", low=1)
     images: str = setting(
@@ -57,7 +60,7 @@ class DataConfig:
     placement: str = setting(
         "auto",
         "DATA_PLACEMENT",
-        "where the target images are during a run: memory | device | stream | auto",
+        "where the target images are stored during a run: memory | device | stream | auto",
         choices=PLACEMENTS,
         operational=True,
     )

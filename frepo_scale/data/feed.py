@@ -78,7 +78,7 @@ def target_batches(feed: Feed, start: int) -> Iterator[Iterator[Batch]]:
 
 
 def local_part(sharding: NamedSharding, rows: int) -> slice:
-    """Which of the first `rows` rows of an array lie on the devices of this process.
+    """Which of the first `rows` rows of an array are on the devices of this process.
 
     Each process has one contiguous range, because meshes take devices in JAX's order.
     """

@@ -1,4 +1,4 @@
-"""Which training images are held out to select the best distilled set.
+"""The held-out training images, which select the best distilled set.
 
 Source: docs/algorithm.md section 6 (the held-out part replaces selection on the test set).
 """
@@ -10,7 +10,7 @@ HELD_OUT_LIMIT = 10_000
 
 
 def held_out_rows(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Which training images select: floor(5 %) of each class, at most 10 000 in all.
+    """Marks the held-out images: floor(5 %) of each class, at most 10 000 in all.
 
     Evenly spaced within each class: a function of the data alone, the same for every seed.
 

@@ -17,7 +17,7 @@ from frepo_scale.data.sources.listing import Part
 
 @dataclass(frozen=True)
 class Target:
-    """What images are to become.
+    """The form into which images are decoded.
 
     Attributes:
       channels: C, 1 or 3; None: 3, and the result says whether the file is grey.
@@ -58,7 +58,7 @@ class RangeReader:
 
         Raises:
           UnreadableImage: this image cannot be read.
-          InputError: a file of several images is gone or damaged.
+          InputError: a file of several images is missing or damaged.
         """
         part = self._part
         number, size = int(part.files[row]), int(part.sizes[row])
@@ -105,7 +105,7 @@ def read_rows(part: Part, rows: Iterable[int]) -> Iterator[tuple[int, bytes | Un
     """The bytes of the images at `rows`, in that order; one that cannot be read is a result too.
 
     Raises:
-      InputError: a file of several images is gone or damaged.
+      InputError: a file of several images is missing or damaged.
     """
     with RangeReader(part) as reader:
         for row in rows:

@@ -1,4 +1,4 @@
-"""A data set by its name: where its files are, and reading them into memory."""
+"""A data set by its name: finding its files and reading them into memory."""
 
 import os
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def _expected(spec: DatasetSpec) -> str:
 
 
 def _path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> Path:
-    """Where the data set is: the path given, or the first default path that has data."""
+    """The path of the data set: the one given, or the first default path that has data."""
     if data_dir is not None:
         if looks_like_url(data_dir):
             raise InputError(
@@ -120,7 +120,7 @@ def _path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> 
 def _source(
     spec: DatasetSpec, path: Path, data_dir: str | None, source_class: str | None
 ) -> tuple[Source, Path]:
-    """What reads the data, and the path it reads."""
+    """The source that reads the data, and the path that it reads."""
     if source_class is not None:
         return own_source(source_class), path
     if spec.name == "digits" and data_dir is None:

@@ -27,7 +27,7 @@ Result = tuple[int, Decoded | UnreadableImage]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What images are to become, and what is refused.
+    """The form into which images are decoded, and the images that are refused.
 
     Attributes:
       channels: C; None: that of arrays; of image files 1 if all are grey, else 3.
@@ -84,7 +84,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
 
     Args:
       listing: checked by `sources.listing.checked`.
-      want: what images are to become.
+      want: the form of the decoded images.
       origin: the path of the source, for messages.
 
     Raises:

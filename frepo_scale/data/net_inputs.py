@@ -70,7 +70,7 @@ class NetInputs:
     """Net inputs of a part, made of its pixels when they are read."""
 
     def __init__(self, pixels: Rows, constants: Constants) -> None:
-        """Of the part `pixels`, on the first device of this process, which has the `constants`."""
+        """Computes from the part `pixels` on the first device of this process."""
         self._pixels = pixels
         self._constants = jax.tree.map(lambda x: x.addressable_data(0), constants)
         self._apply = jax.jit(to_net_inputs)

@@ -1,4 +1,4 @@
-"""Where the target images are held during a run.
+"""The placement of the target images during a run.
 
 memory: in host memory. Whitened sets are whitened once and transferred as float32; others are held
 and transferred as uint8 pixels.

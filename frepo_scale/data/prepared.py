@@ -47,7 +47,7 @@ def read_prepared(
     pixels = int(np.prod(described.image_shape)) * (len(found.train) + len(found.test))
     parts: tuple[Rows, Rows] = (found.train, found.test)
     if on_disk(pixels):
-        from frepo_scale.parallel.share import on_first  # here: reading images needs no JAX
+        from frepo_scale.parallel.share import on_first  # here: reading needs no JAX
 
         on_first(found.verify)
     else:

@@ -143,7 +143,7 @@ def _grid(image_shape: tuple[int, ...]) -> int:
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    import jax  # here: reading data needs none of it
+    import jax  # not at the top: reading data does not need it
     import jax.numpy as jnp
 
     # HIGHEST: a TPU's default matrix precision is off by 1.5 % here (docs/algorithm.md section 1).
@@ -202,7 +202,7 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
 
     `reg = 0.1 * tr(cov) / D`, eigenvalues of `cov + reg I` in descending order; where there are
     fewer images than pixels the eigenvalues past the n-th are set to 1, as the authors do. There
-    the data leave the directions of the tail undetermined, so which of them keeps `reg` instead
+    the data leave the directions of the tail undetermined, so which of them has `reg` instead
     of 1 depends on the eigensolver: we take LAPACK's order.
 
     Args:
@@ -240,7 +240,7 @@ def _few_images(
       Square roots of the eigenvalues (n,) and their vectors (E, n). Directions past the rank, which
       the data do not determine, are unit vectors made orthogonal to the others.
     """
-    from scipy.linalg import lapack  # here: reading data needs none of it
+    from scipy.linalg import lapack  # not at the top: reading data does not need it
 
     packed, pivots, rank, _ = lapack.dpstrf(covariance, lower=1)
     rank = min(int(rank), rows)
@@ -267,7 +267,7 @@ def moments_preprocessing(
     covariance: np.ndarray,
     n: int,
 ) -> Preprocessing:
-    """What `fit_preprocessing` with whitening gives, from moments of the pixels themselves.
+    """The result of `fit_preprocessing` with whitening, from moments of the pixels.
 
     Args:
       channel_mean: (C,) float32, of pixels in [0, 1].

@@ -1,7 +1,7 @@
 """The seam between the framework and a distillation algorithm.
 
 An algorithm is a class with the methods of `Algorithm`. The loop, checkpoints, probes, `plan` and
-the benchmarks know these methods and nothing else of it. docs/how-to/algorithm.md has an example
+the benchmarks use these methods only. docs/how-to/algorithm.md has an example
 of 40 lines.
 
 Legend: N synthetic images, n the rows that the algorithm stores (N, or more so that they divide
@@ -31,7 +31,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Problem(NamedTuple):
-    """What an algorithm is given; all of it static.
+    """The input of an algorithm; all of it static.
 
     Attributes:
       module: the net of the recipe, `module.apply(variables, images, train=...)` returns
@@ -57,7 +57,7 @@ class Algorithm(ABC):
     """A distillation algorithm on one problem.
 
     Attributes:
-      problem: what it was given.
+      problem: its input.
       progress: names of the metrics that the progress bar and log lines show.
     """
 

@@ -16,10 +16,13 @@ FINAL_LEARNING_RATE = 0.1  # the cosine ends at this fraction of the learning ra
 class DistillConfig:
     """The distilled set and its optimiser."""
 
-    ipc: int = setting(1, "IPC", "synthetic images per class", low=1)
+    ipc: int = setting(1, "IPC", "distilled images per class", low=1)
     steps: int = setting(500_000, "STEPS", "outer steps", low=1, high=LARGEST_COUNT)
     learning_rate: float = setting(
-        3e-4, "LEARNING_RATE", "LAMB, for images and labels; cosine decay to 10 %", above=0
+        3e-4,
+        "LEARNING_RATE",
+        "learning rate of LAMB for images and labels; cosine decay to 10 %",
+        above=0,
     )
     flip: bool = setting(
         False, "REGRESSION_FLIP", "the regression also uses the left-right mirrored images"

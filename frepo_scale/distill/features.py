@@ -21,7 +21,7 @@ def features_of(
 ) -> jax.Array:
     """Features (n, d) of images (n, H, W, C) with running BatchNorm statistics.
 
-    With dtype "bfloat16" the net computes in that; the features come back in the images' own.
+    With dtype "bfloat16" the net computes in that dtype; the features have that of the images.
     """
     return apply_net(module, member.params, member.stats, images, dtype, train=False).features
 
@@ -96,7 +96,7 @@ def _after(done: list[jax.Array], block: tuple[jax.Array, ...]) -> tuple[jax.Arr
 def even_chunk(rows: int, most: int) -> int:
     """The largest chunk of at most `most` rows that divides `rows`, if at least half of `most`.
 
-    Otherwise chunks of about equal size. A smaller last chunk would be a program of its own, and
+    Otherwise chunks of about equal size. A smaller last chunk would be a separate program, and
     compiling a convolution takes seconds on accelerators.
     """
     count = -(-rows // most)

@@ -1,7 +1,7 @@
 """Operations of an outer step of FRePo, from the shapes alone.
 
 Counted are the operations of the algorithm: not the second computation of features that saves
-memory, not padding, not blocks that a factorisation computes in vain.
+memory, not padding, not superfluous blocks of a factorisation.
 
 Legend: as in `distill.step`; F operations of one image through the net.
 """

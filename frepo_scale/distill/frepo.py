@@ -23,7 +23,7 @@ from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
 from frepo_scale.regression.conjugate import ACCEPTABLE
 
-_OFTEN = 0.5  # share of steps with a raised ridge from which the recipe should have another ridge
+_OFTEN = 0.5  # share of steps with a raised ridge above which another ridge is advised
 
 
 class FRePoState(NamedTuple):
@@ -79,7 +79,7 @@ class FRePo(Algorithm):
         )
 
     def step(self, state: FRePoState, batch: Batch) -> tuple[FRePoState, Metrics]:
-        """One update of the distilled set, then one online step of each member that judged it.
+        """One update of the distilled set, then one online step of each member that was used.
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
@@ -161,7 +161,7 @@ class FRePo(Algorithm):
         )
 
     def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
-        """From shapes; see `distill.flops`."""
+        """Computed from shapes; see `distill.flops`."""
         return outer_step_flops(self.problem, image_shape, num_classes)
 
 

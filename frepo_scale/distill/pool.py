@@ -1,10 +1,10 @@
 """The pool of nets whose features the regression uses (docs/algorithm.md section 3).
 
-All members live in one `PoolState` whose leaves have a leading axis of P members, split over the
+All members are in one `PoolState` whose leaves have a leading axis of P members, split over the
 mesh axis "pool". The pool consists of M strata of S = P/M neighbouring members. Every outer step
 uses one member of each stratum; which one is a function of (seed, step, stratum), not of the mesh.
 
-Legend: P pool size, M members per outer step, S = P/M members per stratum, T online updates a
+Legend: P pool size, M members per outer step, S = P/M members per stratum, T online steps a
 member lives, b online minibatch, K classes.
 """
 
@@ -76,7 +76,7 @@ class Member(NamedTuple):
       params: flax parameters.
       stats: flax `batch_stats`, empty for nets without BatchNorm.
       optimiser: Adam state.
-      age: int32 scalar, online updates since it was fresh (staggered at the start).
+      age: int32 scalar, online steps since it was last reset (staggered at the start).
     """
 
     params: PyTree
@@ -148,7 +148,7 @@ def take_member(pool: PoolState, index: jax.Array) -> Member:
 
 
 def put_member(pool: PoolState, index: jax.Array, member: Member) -> PoolState:
-    """The pool with `member` in place `index` (int32 scalar)."""
+    """The pool with `member` at `index` (int32 scalar)."""
     return jax.tree.map(
         lambda x, leaf: jax.lax.dynamic_update_index_in_dim(x, leaf, index, 0), pool, member
     )

@@ -1,4 +1,4 @@
-"""From the name of an algorithm in a recipe to an `Algorithm` object."""
+"""Constructs the `Algorithm` that a recipe names."""
 
 import inspect
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {"frepo": FRePo}
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    """Which algorithm."""
+    """The choice of the algorithm."""
 
     name: str = setting(
         "frepo", "ALGORITHM", "frepo, or the dotted path of an Algorithm class of your own"

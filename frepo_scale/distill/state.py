@@ -1,4 +1,4 @@
-"""What the framework keeps beside an algorithm's state, and the jitted step around both.
+"""What the framework stores in addition to an algorithm's state, and the jitted step of both.
 
 Legend: N synthetic images, n the rows that the algorithm stores (`Algorithm.rows`), K classes.
 """
@@ -149,7 +149,7 @@ def make_keep_as_best(
 
 
 def checkpoint_tree(algorithm: Algorithm, state: TrainState) -> Any:
-    """The state as a checkpoint holds it: N rows whatever the mesh, so that any mesh can read it.
+    """The state as a checkpoint holds it: N rows on every mesh, so that any mesh can read it.
 
     One flat NamedTuple: the fields of the algorithm's state, then `best` and `first_bad_step`.
     Where N does not divide over the "data" axis, rows are replicated while they are saved: a
@@ -159,7 +159,7 @@ def checkpoint_tree(algorithm: Algorithm, state: TrainState) -> Any:
         state = _resharded(algorithm, state, partial(_without_padding, algorithm))
     inner = state.algorithm
     fields = (*inner._fields, "best", "first_bad_step")
-    # The names of fields are the names of the arrays on disk; the name of the class is not kept.
+    # The names of fields are the names of the arrays on disk; the name of the class is not stored.
     tree: Any = _tree_class(fields)
     return tree(*inner, state.best, state.first_bad_step)
 

@@ -1,4 +1,4 @@
-"""The outer step: one update of the distilled set, then one of each pool member that judged it.
+"""The outer step: one update of the distilled set, then one of each pool member that was used.
 
 Source: docs/algorithm.md section 4. The same code runs on one device and on a pod. Every random
 choice is a function of (seed, step), so only the target batch comes from the host.

@@ -1,4 +1,4 @@
-"""How the synthetic set starts (docs/algorithm.md section 2) and how random baselines are drawn."""
+"""The initial synthetic set (docs/algorithm.md section 2) and the draws of random baselines."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) 
       labels: (n,) int32 classes of the real images.
       num_classes: K.
       ipc: rows per class.
-      key: decides which.
+      key: of the random choice.
 
     Returns:
       (K * ipc,) int64 rows into `labels`.
@@ -46,13 +46,13 @@ def scaled_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def real_set(real: Rows, num_classes: int, ipc: int, key: jax.Array) -> DistilledSet:
-    """Random real images with the initial labels: where distillation starts, and the baseline.
+    """Random real images with the initial labels: the start of distillation, and a baseline.
 
     Args:
       real: the target part as float32 net inputs.
       num_classes: K.
       ipc: images per class.
-      key: decides which images.
+      key: of the random choice.
     """
     rows = choose_rows(real.labels, num_classes, ipc, key)
     return DistilledSet(real.at(rows), scaled_labels(real.labels[rows], num_classes))

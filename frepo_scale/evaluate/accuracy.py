@@ -1,4 +1,4 @@
-"""The evaluation `accuracy`: the distilled set beside the baselines it has to exceed.
+"""The evaluation `accuracy`: the distilled set and the baselines that it has to exceed.
 
 Source: docs/algorithm.md section 6: the same recipe with hard labels and with random real images.
 """
@@ -19,7 +19,7 @@ class Accuracy:
     """Test accuracy of fresh nets trained on each set.
 
     Attributes:
-      title: heads the table.
+      title: the heading of the table.
     """
 
     title: str = "test accuracy"

@@ -81,7 +81,7 @@ class RealData:
 
 @dataclass(frozen=True)
 class Task:
-    """What is known before a run starts; an evaluation may have a method `check(task)`.
+    """Facts that are known before a run starts, for the method `check` of an evaluation.
 
     Attributes:
       config: the settings of evaluations.
@@ -102,7 +102,7 @@ class Task:
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What an evaluation may use.
+    """The input of an evaluation, and methods to train nets.
 
     Attributes:
       sets: distilled sets (images (N, H, W, C), labels (N, K)) by name. "distilled" is the one that
@@ -257,7 +257,7 @@ def _by_net(labelled: Labelled) -> Callable[[int], DistilledSet]:
 
 
 class Evaluation(Protocol):
-    """What `EVALUATIONS` names: a class that is constructed without arguments.
+    """The interface of an evaluation: a class that is constructed without arguments.
 
     It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
     cannot be done. It is called before the run starts.
@@ -265,7 +265,7 @@ class Evaluation(Protocol):
 
     @property
     def title(self) -> str:
-        """Heads its rows in the table, such as "test accuracy"; a plain attribute will do."""
+        """The heading of its rows, such as "test accuracy"; a plain attribute is enough."""
 
     def run(self, context: EvaluationContext) -> Iterable[Measurement]:
         """Yields the rows of the result, in the order of the table.

@@ -17,7 +17,7 @@ from frepo_scale.parallel.runtime import agree, is_first
 class FinishedNets:
     """Measurements by (name, net) in a file that process 0 reads and writes.
 
-    What the file holds of other images, labels or settings is not used.
+    Measurements of other images, labels or settings in the file are not used.
     """
 
     def __init__(self, path: Path | None, sets: dict[str, DistilledSet], settings: str) -> None:
@@ -47,7 +47,7 @@ class FinishedNets:
                 }
 
     def get(self, name: str, net: int) -> tuple[float, ...] | None:
-        """What was measured for net number `net` under `name`; None if it is not finished.
+        """The measurements of net number `net` under `name`; None if it is not finished.
 
         Collective: every process calls it and gets process 0's answer.
         """

@@ -44,7 +44,7 @@ class Draws(NamedTuple):
 
 
 PROBE_DRAWS = Draws(Purpose.EVALUATION_INIT, Purpose.EVALUATION_BATCH, Purpose.EVALUATION_AUGMENT)
-# Others than the probe's: the exported set is the one that was best with those.
+# Not the probe's draws: the exported set was selected with those.
 FINAL_DRAWS = Draws(Purpose.FINAL_INIT, Purpose.FINAL_BATCH, Purpose.FINAL_AUGMENT)
 
 

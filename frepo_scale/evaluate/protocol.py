@@ -47,9 +47,12 @@ class EvaluationConfig:
         0, "EVAL_STEPS", "Adam steps of each; 0: as in the paper, by number of images", low=0
     )
     probe_nets: int = setting(5, "PROBE_NETS", "fresh nets of a probe", low=1)
-    probe_steps: int = setting(1_000, "PROBE_STEPS", "Adam steps of each", low=1)
+    probe_steps: int = setting(1_000, "PROBE_STEPS", "Adam steps of each net of a probe", low=1)
     learning_rate: float = setting(
-        3e-4, "EVAL_LEARNING_RATE", "Adam, for nets of evaluations and probes", above=0
+        3e-4,
+        "EVAL_LEARNING_RATE",
+        "learning rate of Adam for nets of evaluations and probes",
+        above=0,
     )
     batch: int = setting(500, "", "largest batch of a step", low=1)
     dtype: str = setting(

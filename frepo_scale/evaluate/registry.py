@@ -1,4 +1,4 @@
-"""From the names in `EVALUATIONS` to evaluations, imported and checked before compute is spent."""
+"""Imports and checks the evaluations named in `EVALUATIONS`, before compute is spent."""
 
 import hashlib
 import inspect

@@ -38,8 +38,8 @@ def account(history: History) -> dict[str, str]:
     return {
         "attempts": f"{len(ends)} ({kinds})",
         "from the first start to the last heartbeat": duration(found["wall"]),
-        "goodput (steps that were kept)": f"{100 * found['goodput']:.1f} %",
-        "lost (steps done again)": duration(found["lost"]),
+        "goodput (steps not repeated)": f"{100 * found['goodput']:.1f} %",
+        "lost (repeated steps)": duration(found["lost"]),
         "between attempts": duration(found["between"]),
         **{
             _NAMES[name]: f"{duration(seconds)} ({100 * seconds / max(spent, 1e-9):.1f} %)"

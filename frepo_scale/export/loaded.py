@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class LoadedSet(Export):
     """A distilled set and everything needed to train on it.
 
-    `load` makes it. Train on `images` and `labels`; `to_pixels` is for people to look at.
+    `load` makes it. Train on `images` and `labels`; `to_pixels` is for viewing.
 
     Attributes:
       images: (N, H, W, C) float32, as the net sees them: normalised, and whitened for colour sets.

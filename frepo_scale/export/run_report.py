@@ -1,4 +1,4 @@
-"""What a run leaves: texts, the report, and the table printed at the end."""
+"""Text files of a run, its report, and the table printed at its end."""
 
 import contextlib
 import json
@@ -18,37 +18,37 @@ from frepo_scale.ops.workdir import Workdir
 _PICTURE = re.compile(r"step_(\d+)\.png")
 
 
-def write_run_report(place: Workdir, name: str) -> None:
-    """Writes `report.html` from what the run has left so far."""
-    pictures = children(place.gallery) if is_folder(place.gallery) else []
+def write_run_report(workdir: Workdir, name: str) -> None:
+    """Writes `report.html` from what the run has written so far."""
+    pictures = children(workdir.gallery) if is_folder(workdir.gallery) else []
     galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
-    result = _result(place) if is_file(place.result) else {}
+    result = _result(workdir) if is_file(workdir.result) else {}
     write_report(
-        place.report,
+        workdir.report,
         title=name,
         result=result,
-        metrics=read_jsonl(place.metrics),
+        metrics=read_jsonl(workdir.metrics),
         galleries=galleries,
-        times=account(read_ledger(place.ledger)),
-        operative_config=read_text(place.operative_config),
-        paths=_paths(place),
+        times=account(read_ledger(workdir.ledger)),
+        operative_config=read_text(workdir.operative_config),
+        paths=_paths(workdir),
     )
 
 
-def _result(place: Workdir) -> dict[str, Any]:
+def _result(workdir: Workdir) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        result = json.loads(read_bytes(place.result))
+        result = json.loads(read_bytes(workdir.result))
         if isinstance(result, dict):
             return result
     raise InputError(
-        f"{place.result} is damaged",
+        f"{workdir.result} is damaged",
         "JSON as a run has written it",
         "remove it, and the same frepo-scale distill command makes it again",
     )
 
 
 def read_text(path: Path) -> str:
-    """A text that a run has left; `InputError` where it is gone or damaged."""
+    """A text file of a run; `InputError` if it is missing or damaged."""
     try:
         return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -56,28 +56,28 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({reason})", "a file a run has written") from error
 
 
-def _paths(place: Workdir) -> dict[str, str]:
+def _paths(workdir: Workdir) -> dict[str, str]:
     return {
-        "distilled set": str(place.distilled),
-        "result": str(place.result),
-        "report": str(place.report),
-        "gallery": str(place.gallery),
-        "metrics": str(place.metrics),
-        "TensorBoard": str(place.tensorboard),
-        "checkpoints": str(place.checkpoints),
+        "distilled set": str(workdir.distilled),
+        "result": str(workdir.result),
+        "report": str(workdir.report),
+        "gallery": str(workdir.gallery),
+        "metrics": str(workdir.metrics),
+        "TensorBoard": str(workdir.tensorboard),
+        "checkpoints": str(workdir.checkpoints),
     }
 
 
-def print_result(place: Workdir, heading: str = "") -> None:
-    """Prints the table of a finished run and where everything is."""
-    print(heading + "\n" + format_table(_result(place)) + "\n")
-    for what, path in _paths(place).items():
+def print_result(workdir: Workdir, heading: str = "") -> None:
+    """Prints the table of a finished run and the paths of its files."""
+    print(heading + "\n" + format_table(_result(workdir)) + "\n")
+    for what, path in _paths(workdir).items():
         print(f"{what:14} {path}")
 
 
-def print_account(place: Workdir) -> None:
-    """Prints where the time of a run went so far."""
-    lines = account(read_ledger(place.ledger))
+def print_account(workdir: Workdir) -> None:
+    """Prints how the time of a run was spent so far."""
+    lines = account(read_ledger(workdir.ledger))
     width = max(map(len, lines), default=0)
     for name, value in lines.items():
         print(f"{name:{width}}  {value}")

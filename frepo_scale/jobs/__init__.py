@@ -1,1 +1,1 @@
-"""The jobs `run` composes: their parts, one distillation from start to result, what it leaves."""
+"""One module for each command, and the parts that the commands share."""

@@ -59,7 +59,7 @@ def start(recipe: Recipe, root: Path) -> None:
       InputError: the workdir belongs to another run, or the environment is wrong.
     """
     if recipe.config.mesh.deterministic:
-        # The check comes before a folder is made there.
+        # The check comes before a folder is made in it.
         settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
         Workdir(root).check_identity(settings, defaults)
         make_deterministic(root / KERNELS if is_local(root) else None)
@@ -71,10 +71,10 @@ def distill(recipe: Recipe, root: Path) -> None:
 
     Args:
       recipe: what to run.
-      root: the workdir; made if it is not there.
+      root: the workdir; made if it does not exist.
 
     Raises:
-      InputError: anything given is wrong.
+      InputError: the recipe, a setting, the data, the devices or the workdir are wrong.
       Preempted: a stop was requested; the state is saved.
       RunError: the loss diverged, or no checkpoint is intact.
     """
@@ -120,7 +120,7 @@ def distill(recipe: Recipe, root: Path) -> None:
 
 
 def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
-    """Makes the workdir this run's, on process 0."""
+    """Opens the workdir, locks it and records the run in it; on process 0."""
     settings = scientific_settings(run.config)
     check_data(workdir, run.dataset)
     needed = written_bytes(run.algorithm, run.dataset)
@@ -135,14 +135,14 @@ def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
 def _ends_recorded(
     workdir: Workdir, supervisor: Supervisor, preemption: Preemption
 ) -> Iterator[None]:
-    """How the attempt ends is recorded in the workdir; errors of its disk become InputErrors."""
+    """Records in the workdir how the attempt ends; errors of its disk become InputErrors."""
     try:
         yield
     except Preempted:
         supervisor.preempted()
         _say(lambda: print(f"stopped; the same command resumes from {workdir.root}"))
         raise Preempted(preemption.exit_code) from None
-    except BrokenPipeError:  # nobody reads what is printed; the workdir is intact
+    except BrokenPipeError:  # the reader of the output has ended; the workdir is intact
         raise
     except OSError as error:
         supervisor.failed(error)
@@ -157,14 +157,14 @@ def _ends_recorded(
 
 
 def _say(action: Callable[[], None]) -> None:
-    """One process prints for all."""
+    """Process 0 prints for all processes."""
     if is_first():
         action()
 
 
 @dataclass
 class _Progress:
-    """What an attempt takes over from the checkpoint it resumes, beside the state.
+    """Facts besides the state that an attempt restores from its checkpoint.
 
     Attributes:
       probed: the step of the last probe.
@@ -178,7 +178,7 @@ class _Progress:
 
 
 class _Attempt:
-    """One attempt at a run: what it works with, and what must be closed at its end."""
+    """One attempt at a run; a context manager that closes the checkpoints at its end."""
 
     def __init__(
         self, run: Run, workdir: Workdir, supervisor: Supervisor, preemption: Preemption
@@ -252,7 +252,7 @@ class _Attempt:
             self.work.evaluator,
             self.work.inputs.held_out,
             run.dataset.num_classes,
-            # From noise nothing can be learned.
+            # With random images the accuracy stays at chance level.
             chance_probes=0 if run.dataset.placement == "constant" else config.chance_probes,
             at_chance=self._before.at_chance,
             give_up=self._give_up,

@@ -76,7 +76,7 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
         with precision:
             scores = evaluate_sets(evaluations, context)
     except Preempted:
-        print("stopped; the same command " + ("resumes" if progress else "starts from the start"))
+        print("stopped; the same command " + ("resumes" if progress else "starts again"))
         raise Preempted(preemption.exit_code) from None
 
     scores["protocol"] = evaluation_recipe(config, dataset)

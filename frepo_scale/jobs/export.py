@@ -1,4 +1,4 @@
-"""`frepo-scale export`: hands a finished run's distilled set to others."""
+"""`frepo-scale export`: writes the distilled set of a finished run for use elsewhere."""
 
 import os
 from pathlib import Path

@@ -23,7 +23,7 @@ def dry_run(recipe: Recipe, root: Path) -> None:
     """Builds everything, prints the settings and what they need; trains and writes nothing.
 
     Raises:
-      InputError: anything given is wrong.
+      InputError: the recipe, a setting, the data or the devices are wrong.
     """
     settings, workdir = scientific_settings(recipe.config), Workdir(root)
     workdir.check_identity(settings, default_settings(recipe.config))

@@ -1,4 +1,4 @@
-"""`frepo-scale prepare`: images in any known form become records, once."""
+"""`frepo-scale prepare`: converts images in any known form into records."""
 
 from frepo_scale.core.errors import Preempted
 from frepo_scale.data.prepare.job import prepare as prepare_set
@@ -11,7 +11,7 @@ def prepare(config: PrepareConfig) -> None:
 
     Raises:
       InputError: the source or a setting is wrong.
-      Preempted: a stop was requested; finished shards are kept.
+      Preempted: a stop was requested; finished shards stay on disk.
     """
     preemption = Preemption()
     preemption.install()

@@ -1,4 +1,4 @@
-"""`frepo-scale report`: a run's report from what it has written so far."""
+"""`frepo-scale report`: writes the report of a run from its files so far."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from frepo_scale.jobs.workdirs import existing_workdir, recipe_text
 
 
 def report(path: Path) -> None:
-    """Writes `report.html` and prints where the time went.
+    """Writes `report.html` and prints how the time was spent.
 
     Raises:
       InputError: `path` is no workdir of a run, or a file in it is damaged.

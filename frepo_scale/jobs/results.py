@@ -25,7 +25,7 @@ from frepo_scale.train.inputs import Inputs
 
 @dataclass(frozen=True)
 class Work:
-    """What an attempt at a run works with.
+    """The objects of an attempt at a run.
 
     Attributes:
       run: the run.
@@ -45,15 +45,15 @@ class Work:
 
 
 def write_results(work: Work, state: TrainState, seconds: float) -> None:
-    """Writes `distilled.npz` first, then spends the final evaluation on it.
+    """Writes `distilled.npz`, then runs the final evaluation.
 
     Args:
-      work: what the attempt works with.
+      work: the objects of the attempt.
       state: the state after the last step.
       seconds: seconds spent on the run.
 
     Raises:
-      Preempted: a stop was requested; the nets that are evaluated are kept.
+      Preempted: a stop was requested; the scores of finished nets are stored.
     """
     run, config, workdir = work.run, work.run.config, work.workdir
     last = unpadded(run.algorithm.distilled(state.algorithm), run.size)

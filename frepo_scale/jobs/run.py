@@ -31,7 +31,7 @@ from frepo_scale.parallel.mesh import DATA, build_mesh, check_sizes
 
 @dataclass(frozen=True)
 class Run:
-    """What a recipe stands for on these devices.
+    """The run that a recipe describes, built for these devices.
 
     Attributes:
       recipe: name, settings and texts.
@@ -90,7 +90,7 @@ def build_run(recipe: Recipe) -> Run:
 def problem_of(
     config: RunConfig, mesh: Mesh, num_classes: int, image_shape: tuple[int, ...]
 ) -> Problem:
-    """What the algorithm is given.
+    """The input of the algorithm.
 
     Args:
       config: the settings.
@@ -110,7 +110,7 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
     """The evaluations of a recipe by name, checked against its data.
 
     Raises:
-      InputError: one cannot be imported or done, or no evaluation net exists for such images.
+      InputError: one cannot be imported or refuses the data, or such images have no evaluation net.
     """
     net = config.net.for_evaluation()
     build_net(net, dataset.num_classes, dataset.image_shape)
@@ -135,7 +135,7 @@ def evaluation_context(
     fingerprint: str,
     selected_by: str,
 ) -> EvaluationContext:
-    """What the evaluations of a recipe work on.
+    """The input of the evaluations of a recipe.
 
     Args:
       config: the settings.
@@ -184,7 +184,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
 
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """What others need to train nets in the way the result was measured."""
+    """The protocol by which the result was measured, for exports and `evaluation.json`."""
     size = dataset.num_classes * config.distill.ipc
     net, protocol = config.net.for_evaluation(), config.evaluation
     return {

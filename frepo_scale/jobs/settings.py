@@ -1,4 +1,4 @@
-"""Everything a run is configured by, and the recipe it came from."""
+"""All settings of a run, and the recipe that they came from."""
 
 from dataclasses import dataclass, field, fields
 from typing import cast

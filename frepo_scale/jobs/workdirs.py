@@ -1,4 +1,4 @@
-"""What the workdir of an earlier run holds, for the commands that read one."""
+"""Reads the workdir of an earlier run, for the commands that need one."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ NET_DTYPES = ("float32", "bfloat16")
 
 
 class Outputs(NamedTuple):
-    """What a net returns.
+    """The output of a net.
 
     Attributes:
       logits: (B, K), in the dtype of the images.

@@ -31,7 +31,7 @@ _spread: ContextVar[_Spread | None] = ContextVar("spread", default=None)
 
 @contextmanager
 def batch_spread_over(axis: str, weights: jax.Array) -> Iterator[None]:
-    """In this context training-mode statistics are over the images of weight 1 on all devices.
+    """A context in which training-mode statistics are over all images of weight 1 on all devices.
 
     Args:
       axis: the mesh axis the batch is spread over.

@@ -30,7 +30,7 @@ _SETTINGS = {"num_classes": "DATASET", "width": "WIDTH", "depth": "DEPTH", "norm
 
 @dataclass(frozen=True)
 class NetConfig:
-    """Which net.
+    """The choice of a net.
 
     Attributes:
       name: a key of `NETS`, or the dotted path of a user's own flax module class. The class is
@@ -100,7 +100,7 @@ def build_net(
     """The module, after a trace of its shapes.
 
     Args:
-      config: which net.
+      config: the choice of the net.
       num_classes: K.
       image_shape: (H, W, C).
       spread: whether batches will be spread over several devices.
@@ -147,7 +147,7 @@ def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.
             raise InputError(
                 f"NET_ARGS = {config.args!r}: NET = {config.name!r} has no field {name!r}",
                 "fields of the net",
-                nearest(name, own) if own else 'it has none of its own: use --gin.NET_ARGS="{}"',
+                nearest(name, own) if own else 'it has no further fields: use --gin.NET_ARGS="{}"',
             )
         given[name] = _hashable(value)
     try:
@@ -185,7 +185,7 @@ def _output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Any:
 
 
 def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """Refuses running statistics of layers other than ours: each device would have its own."""
+    """Refuses running statistics of other layers: they would differ between the devices."""
     ours: set[tuple[str, ...]] = set()
 
     def note(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -202,8 +202,8 @@ def _check_statistics(name: str, module: nn.Module, image_shape: tuple[int, ...]
         layer = tuple(key.key for key in path[:-1])
         if layer not in ours:
             raise InputError(
-                f"NET = {name!r}: {'/'.join(layer) or 'it'} keeps batch statistics of each"
-                " device's images alone",
+                f"NET = {name!r}: {'/'.join(layer) or 'it'} computes batch statistics"
+                " from each device's images alone",
                 "statistics of the whole batch, on every mesh",
                 "use frepo_scale.models.norm.BatchNorm, or one device on the data axis",
             )

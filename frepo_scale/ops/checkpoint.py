@@ -212,7 +212,7 @@ def _not_an_unretrieved_exception(record: logging.LogRecord) -> bool:
 
 
 def _quieten_failures() -> None:
-    """Leaves one line, ours, of a failed save instead of hundreds.
+    """Reduces the log of a failed save to the one line of our error.
 
     Besides what is logged, TensorStore's threads print an exception that cannot be caught for each
     answer that arrives after a read or write was abandoned.

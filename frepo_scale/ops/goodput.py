@@ -69,8 +69,8 @@ class Ledger:
     """Records the time of one attempt; used by one thread, and by the first process only.
 
     Time counts from construction. The file exists after `begin`; it is written again at every save
-    and, while the ledger is used, about every 30 s. Failed writes are ignored: bookkeeping must not
-    end a run, and a failing disk also fails the checkpoints.
+    and, while the ledger is used, about every 30 s. Failed writes are ignored: they must not end a
+    run, and a failing disk also fails the checkpoints.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class Supervisor:
             self._lock.check()
 
     def begin(self, first_step: int) -> None:
-        """Training starts at this step."""
+        """Records that training starts at this step."""
         self._longer.close()
         self.ledger.begin(
             first_step,
@@ -68,14 +68,14 @@ class Supervisor:
         )
 
     def watch(self) -> None:
-        """From now on a process without progress ends; until `begin` an hour is allowed."""
+        """Starts the watchdog; until `begin` an hour without progress is allowed."""
         if self._minutes:
             self._watchdog = Watchdog(60.0 * self._minutes, log=self._stacks)
             self._watchdog.start()
             self._longer.enter_context(self._watchdog.allowing(_START))
 
     def heartbeat(self) -> None:
-        """The process makes progress."""
+        """Reports progress to the watchdog."""
         if self._watchdog is not None:
             self._watchdog.beat()
         self.ledger.tick()
@@ -87,20 +87,20 @@ class Supervisor:
         return self._watchdog.allowing(_COMPILATION)
 
     def finished(self) -> None:
-        """The result is written."""
+        """Records that the run is finished."""
         self.ledger.end(FINISHED)
 
     def preempted(self) -> None:
-        """The state is saved, and the process ends."""
+        """Records that the state is saved and the process ends."""
         self.ledger.end(PREEMPTED)
 
     def diverged(self) -> None:
-        """The run diverged; the error that says so follows."""
+        """Records that the run diverged; the caller raises the error."""
         self.ledger.end(DIVERGED)
         self._diverged = True
 
     def failed(self, error: BaseException) -> None:
-        """The attempt ends with an error."""
+        """Records that the attempt ends with an error."""
         if not self._diverged:
             self.ledger.end(f"failed: {error}")
 

@@ -117,10 +117,10 @@ class Workdir:
 
         Args:
           settings: the run's scientific settings.
-          defaults: a setting that the run there does not have counts as its default.
+          defaults: a setting that the run in it does not have counts as its default.
 
         Raises:
-          InputError: it belongs to another run or to nobody, or no checkpoints can be kept there.
+          InputError: it belongs to another run or is no workdir, or cannot hold checkpoints.
         """
         fix = "choose another folder with --workdir"
         check_checkpoints(self.checkpoints)

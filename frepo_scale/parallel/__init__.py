@@ -1,1 +1,1 @@
-"""Where things are: the mesh, and how a state is laid out over it."""
+"""Devices and processes: the mesh, the processes of a run, and its exit codes."""

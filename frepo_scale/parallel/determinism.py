@@ -1,4 +1,4 @@
-"""Deterministic results on GPUs, which need options of the compiler for it."""
+"""Deterministic results on GPUs, which require options of the compiler."""
 
 import os
 from pathlib import Path

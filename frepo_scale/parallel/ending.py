@@ -25,8 +25,8 @@ PREEMPTED_EXIT = 42  # started again, the run resumes
 INTERRUPTED_EXIT = 130
 _GRACE = 3.0  # seconds
 _LONGEST_END = 10.0  # seconds
-# Messages of transports when another process is gone: gloo (CPU), NCCL (GPU), gRPC. They begin with
-# a status word; JAX raises some of them as ValueError.
+# Messages of transports when another process has ended: gloo (CPU), NCCL (GPU), gRPC. They begin
+# with a status word; JAX raises some of them as ValueError.
 _LOST_PEER = re.compile(
     r"[A-Z_]{5,}: .*(Gloo [\w ]+ failed|(closed|reset) by peer|remote process exited)"
     r"|(UNAVAILABLE|DEADLINE_EXCEEDED): "
@@ -40,8 +40,8 @@ def exit_code(error: BaseException, resumable: bool = True) -> int:
 
     Args:
       error: the error.
-      resumable: whether the same command would resume its work, as `distill` does; otherwise an
-        error that passes by itself is a failure like any other.
+      resumable: whether the same command would resume its work, as `distill` does; otherwise
+        temporary errors are failures like any other.
     """
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -55,7 +55,7 @@ def exit_code(error: BaseException, resumable: bool = True) -> int:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an error, or its cause, says that another of several processes is gone."""
+    """Whether an error, or its cause, says that another of several processes has ended."""
     found: BaseException | None = error
     while found is not None and connected():
         if _LOST_PEER.match(str(found)):
@@ -68,7 +68,7 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     """Calls `main(*arguments)` and ends the process with the exit code that it returns.
 
     A single process ends as Python does, and an exception shows its traceback. After a failure
-    this takes at most ten seconds, whatever threads of libraries still wait for.
+    this takes at most ten seconds, even if threads of libraries still wait.
 
     With several processes, codes 0 and 42 are ends that all of them reach. They wait for each
     other, at most five minutes, because the end of process 0 aborts the others. Any other code,
@@ -121,7 +121,7 @@ def _end_now(code: int) -> NoReturn:
     """Ends this process without waiting for the others."""
     try:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            with contextlib.suppress(OSError, ValueError):  # no reader, or closed
                 stream.flush()
         # The same failure often reaches other processes a moment later, and the end of process 0
         # aborts them. They get the time to report it and to end with their own code.

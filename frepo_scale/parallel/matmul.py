@@ -14,7 +14,7 @@ _VARIABLE = "JAX_DEFAULT_MATMUL_PRECISION"
 
 
 def matmul_precision(precision: str) -> AbstractContextManager[object]:
-    """In this context float32 products have this precision, unless the code sets another.
+    """A context in which float32 products have this precision, unless the code sets another.
 
     It holds for the calling thread. The precision is an argument of the compiled programs, not of
     the process: nothing remains changed after the context.

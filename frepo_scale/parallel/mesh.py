@@ -20,7 +20,7 @@ POOL, DATA = "pool", "data"
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; changes no result."""
+    """How devices are arranged; changes results by rounding at most."""
 
     pool: int = setting(
         1, "MESH_POOL", "devices over which the MEMBERS are spread", low=1, operational=True
@@ -28,7 +28,7 @@ class MeshConfig:
     data: int = setting(
         0,
         "MESH_DATA",
-        "devices over which the images are spread; 0: all that are left",
+        "devices over which the images are spread; 0: all remaining ones",
         low=0,
         operational=True,
     )

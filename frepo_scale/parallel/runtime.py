@@ -61,21 +61,21 @@ def read_environment(environment: Mapping[str, str]) -> Cluster | None:
     if HEARTBEAT in environment:
         heartbeat = _integer(environment, HEARTBEAT, _LEAST_HEARTBEAT, 86_400)
     three = (COORDINATOR, PROCESSES, PROCESS)
-    there = [name for name in three if name in environment]
+    given = [name for name in three if name in environment]
     if CLUSTER in environment:
         if environment[CLUSTER] != "auto":
             raise InputError(
                 f"{CLUSTER}={environment[CLUSTER]}", "auto", "or unset it for a single process"
             )
-        if there:
-            raise InputError(f"{CLUSTER} with {there[0]}", "one or the other", f"unset {there[0]}")
+        if given:
+            raise InputError(f"{CLUSTER} with {given[0]}", "one or the other", f"unset {given[0]}")
         return Cluster(None, 0, 0, heartbeat)
-    if not there:
+    if not given:
         return None
     for name in three:
-        if name not in there:
+        if name not in given:
             raise InputError(
-                f"{there[0]} without {name}",
+                f"{given[0]} without {name}",
                 f"all of {', '.join(three)} or none of them",
                 f"set {name} for each process",
             )

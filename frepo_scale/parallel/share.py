@@ -1,4 +1,4 @@
-"""Process 0 does something, or has something, for all processes.
+"""Actions of process 0 for all processes, and its values on all processes.
 
 All functions are collective: every process calls them, in the same order. For a single process
 they cost nothing.

@@ -109,7 +109,7 @@ def _groups(line: str) -> list[list[int]]:
 
 
 def _axis_of_pairs(groups: list[list[int]], grid: np.ndarray) -> str:
-    """The axis along which all groups lie, as the pairs of a permutation do; else the groups."""
+    """The mesh axis of all groups, or of all pairs of a permutation; otherwise the groups."""
     position = {int(device): index for index, device in np.ndenumerate(grid)}
     for name, fixed in ((DATA, 0), (POOL, 1)):
         if all(len({position[device][fixed] for device in group}) == 1 for group in groups):

@@ -1,4 +1,4 @@
-"""What a configuration needs: parameters, memory, disk. Shapes only, nothing is computed."""
+"""The parameters, memory and disk space that a run needs, from shapes alone."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def written_bytes(algorithm: Algorithm, dataset: Dataset) -> int:
 
 
 def overview(algorithm: Algorithm, dataset: Dataset) -> str:
-    """A text for people: the data, the parameters of the net, and memory by what holds it."""
+    """A text for people: the data, the parameters of the net, and the memory of each part."""
     state, problem = _state_shapes(algorithm, dataset), algorithm.problem
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(
@@ -72,7 +72,7 @@ def overview(algorithm: Algorithm, dataset: Dataset) -> str:
         f" {len(dataset.held_out)} held-out, {len(dataset.test)} test images of"
         f" {dataset.image_shape}, {dataset.num_classes} classes",
         *([f"{dataset.skipped} unreadable images skipped"] if dataset.skipped else []),
-        f"{problem.size} synthetic images",
+        f"{problem.size} distilled images",
         "",
         "the net of the pool:",
         parameter_overview.get_parameter_overview(variables["params"], include_stats=False),

@@ -70,7 +70,7 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
 def adjoint(
     problem: RidgeProblem, solution: Solution, dw_dK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """One more solve with the factor at hand.
+    """One more solve with the existing factor.
 
     `B = (K + rho I)^-1 F dW` (dual) or `V = (FᵀF + rho I)^-1 dW` (primal).
 

@@ -50,7 +50,7 @@ class System(NamedTuple):
         if self.spread is None or self.spread.axis is None:
             product = wide @ wide.T
             return product if axis is None else jax.lax.psum(product, axis)
-        # Rows ordered by the device that keeps them: the sum is scattered in that order.
+        # Rows ordered by the device that stores them: the sum is scattered in that order.
         order = jnp.arange(self.size).reshape(-1, self.spread.devices, self.spread.block)
         product = wide[order.swapaxes(0, 1).reshape(-1)] @ wide.T
         return jax.lax.psum_scatter(product, self.spread.axis, scatter_dimension=0, tiled=True)

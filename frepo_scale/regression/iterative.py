@@ -89,7 +89,7 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
 def adjoint(
     problem: RidgeProblem, solution: Solution, dw_dK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The same system with the factor at hand. Arguments and results as `direct.adjoint`."""
+    """The same system with the existing factor. Arguments and results as `direct.adjoint`."""
     rho, w_dK, no_labels = solution.rho, solution.w_dK, jnp.zeros_like(solution.y_rK)
     b, u_dK, error = _augmented(
         problem, solution.factor, rho, solution.shift, no_labels, dw_dK, 2 * LONGEST

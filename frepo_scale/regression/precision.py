@@ -1,4 +1,4 @@
-"""Which devices compute float64 fast enough for the regression.
+"""The devices that compute float64 fast enough for the regression.
 
 `Ridge.precision = "auto"` takes float64 where its rate is at least a quarter of the float32 rate:
 CPUs and the accelerators built for high-performance computing (half the float32 rate, by the

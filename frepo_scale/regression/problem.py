@@ -76,7 +76,7 @@ class Solution(NamedTuple):
         this device's rows (r, K) in float32, empty in float64.
       factor: Cholesky factor, as `System.factorise` gives it.
       rho: the ridge in force times the unit.
-      shift: what the factorised matrix has on its diagonal beside the Gram matrix; rho in float64.
+      shift: the value added to the diagonal of the factorised Gram matrix; rho in float64.
       ridge: the ridge in force: the configured one unless the guard raised it.
       raised: bool scalar: the ridge was raised, or no ridge was accurate enough.
     """

@@ -107,7 +107,7 @@ class RidgeConfig:
 
 
 class Guard(NamedTuple):
-    """What the guard did.
+    """The actions of the guard.
 
     Attributes:
       raised: whether the ridge in force is not the configured one, or no ridge was accurate (bool).
@@ -143,7 +143,7 @@ def solve(
 
     The guard: where the error of the solution is not bounded by 1e-3 (in float32 by the residual in
     the norm of the system, in float64 by the condition number), the ridge is raised until it is.
-    A wrong but finite answer is thereby noticed as much as NaN.
+    So a wrong but finite answer is detected, as NaN is.
 
     Args:
       f_rd: this device's rows, (r, d) float32 or float64; rows of zeros change nothing.
@@ -172,7 +172,7 @@ def adjoint(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients with respect to this device's features (r, d) and labels (r, K), and their error.
 
-    One more solve with the factor at hand. rho's dependence on F is included, unless the guard
+    One more solve with the existing factor. rho's dependence on F is included, unless the guard
     raised the ridge: then rho is a constant.
 
     Args:

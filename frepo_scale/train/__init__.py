@@ -1,1 +1,1 @@
-"""The loop: it knows steps, not what they compute."""
+"""The training loop, which does not depend on the algorithm."""

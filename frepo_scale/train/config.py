@@ -7,7 +7,7 @@ from frepo_scale.core.settings import check_settings, setting
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What happens how often while a run trains; in outer steps unless a name says otherwise."""
+    """How often a run logs, probes and saves; in outer steps unless a name says otherwise."""
 
     log_every: int = setting(
         100, "LOG_EVERY", "steps between rows of metrics", low=1, operational=True

@@ -1,6 +1,6 @@
-"""What the training loop does beside its steps: log, probe, save.
+"""The actions of the training loop besides its steps: log, probe, save.
 
-Each hook is a small object with a period. A loop may go without any of them.
+Each hook is a small object with a period. All are optional.
 """
 
 import time
@@ -47,7 +47,7 @@ class Log:
           every: steps between rows.
           writer: receives the rows.
           progress: the progress bar.
-          ledger: knows the goodput and where the time went.
+          ledger: gives the goodput and the time by category.
           steps: the last step of the run, for the time left.
           images_per_step: target images of an outer step.
           flops_per_step: operations of one device per outer step.
@@ -63,12 +63,12 @@ class Log:
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Rates are counted from `step` and from now on: probes and saves are not speed."""
+        """Restarts the rates at `step` and now, so that they exclude probes and saves."""
         self._from_step, self._from_time, self._waited = step, time.monotonic(), 0.0
 
     @contextmanager
     def waiting_for_input(self) -> Iterator[None]:
-        """Inside, the loop waits for its next batch."""
+        """A context in which the loop waits for its next batch."""
         before = time.monotonic()
         yield
         self._waited += time.monotonic() - before
@@ -107,7 +107,7 @@ class Log:
             self._warned = True
 
     def sync(self) -> None:
-        """Makes the writer write what it holds."""
+        """Flushes the writer."""
         self._writer.flush()
 
     def _rates(self, step: int) -> dict[str, float]:
@@ -147,7 +147,7 @@ class Probe:
 class Save:
     """Writes a checkpoint every `every` steps, every `minutes`, and after the last step.
 
-    Processes agree when to look at the clock of process 0 next, so that few steps wait for that:
+    Processes agree when to read the clock of process 0 next, so that few steps wait for it:
     after half of the steps that fit into the time left, at most `clock_every`.
     """
 
@@ -167,7 +167,7 @@ class Save:
           minutes: longest time between checkpoints.
           run: `(state, step, step of the last probe)`, saves.
           start: the step of the checkpoint that the run was restored from; 0 for none.
-          clock_every: most steps between two looks at the clock.
+          clock_every: most steps between two readings of the clock.
         """
         self.every, self._minutes, self._clock_every = every, minutes, clock_every
         self._run = run

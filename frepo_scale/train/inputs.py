@@ -1,4 +1,4 @@
-"""What the nets of a run see: the parts of its data set as net inputs, and its target batches."""
+"""The input of the nets of a run: the parts of its data set, and its target batches."""
 
 from jax.sharding import Mesh
 
@@ -20,10 +20,10 @@ class Inputs:
     """
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing, mesh: Mesh) -> None:
-        """Images placed in memory are whitened now; of others net inputs are made when asked for.
+        """Whitens images placed in memory now; makes other net inputs when they are requested.
 
-        In memory, what is not whitened stays pixels too: four times smaller to keep, to gather and
-        to send, and on the devices the normalisation is nothing.
+        Images in memory that are not whitened stay uint8 pixels: a quarter of the size to store,
+        gather and transfer; normalising them on the devices costs almost nothing.
         """
         self._dataset, self._mesh = dataset, mesh
         self._constants: Constants | None = None

@@ -1,8 +1,8 @@
 """The training loop. It knows no algorithm, only a jitted `step(state, batch)`.
 
-The order within one turn is fixed: probe, save, *then* draw the batch, step, and log the metrics
-of the step before. A checkpoint at step s is therefore the state before batch s, after the probe
-at s.
+The order within one iteration is fixed: probe, save, *then* draw the batch, step, and log the
+metrics of the step before. A checkpoint at step s is therefore the state before batch s, after the
+probe at s.
 """
 
 from collections import deque
@@ -23,11 +23,11 @@ _IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host, few enough to
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop does beside its steps.
+    """The actions of the loop besides its steps.
 
     Attributes:
       log: writes metrics.
-      check: raises RunError if the state is not worth continuing with; called before each probe
+      check: raises RunError if the run must not continue with the state; called before each probe
         and save.
       probe: evaluates the set; None: never.
       save: writes checkpoints; None: never.
@@ -104,12 +104,12 @@ def train(
         with ledger.during("compile" if first else "step"):
             with hooks.compiling() if first else nullcontext():
                 state, metrics = step(state, batch)
-            del batch  # freed when the step is done with it, not when the next one is there
+            del batch  # freed after its step, not when the next batch arrives
             done += 1
             log.step(done, metrics)
             _wait(in_flight, metrics["loss"], first)
             if first:
-                log.restart(done)  # compilation is not speed
+                log.restart(done)  # the rates exclude compilation
         for action in hooks.after_step:
             action(done)
 

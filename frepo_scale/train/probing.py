@@ -1,4 +1,4 @@
-"""Probes: the distilled set is judged on held-out images while it is made, and the best is kept."""
+"""Probes: scores of the distilled set on held-out images; the best set is stored."""
 
 from collections.abc import Callable, Mapping
 from typing import NoReturn
@@ -41,7 +41,7 @@ class HeldOutProbe:
           num_classes: K.
           chance_probes: the run ends after this many probes in a row at chance level; 0: never.
           at_chance: probes in a row at chance level so far.
-          give_up: ends the run with a RunError that says what it is given.
+          give_up: raises a RunError with the text that it is called with.
           show: called with every probed set (N rows in host memory) and its step.
         """
         self._algorithm, self._evaluator = algorithm, evaluator

@@ -12,8 +12,8 @@ from frepo_scale.main import main
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """Where the commands are started: with a neighbour, and without compute."""
+def cwd(tmp_path, monkeypatch):
+    """The current folder of the commands, with another file in it; compute fails."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "neighbour.txt").write_text("mine")
 
@@ -37,11 +37,11 @@ def snapshot(folder):
 
 
 @pytest.fixture
-def refused(place, capsys):
-    """Runs a command that must be refused with all of `told` in its one line."""
+def refused(cwd, capsys):
+    """Runs a command that must be refused with all of `mentions` in its one line."""
 
-    def check(*arguments, told):
-        before = snapshot(place)
+    def check(*arguments, mentions):
+        before = snapshot(cwd)
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == 2
         out, err = capsys.readouterr()
@@ -49,9 +49,9 @@ def refused(place, capsys):
         assert err.startswith("frepo-scale: ")
         assert err.count("\n") == 1
         assert err.endswith("\n")
-        for words in told:
+        for words in mentions:
             assert words in err
-        assert snapshot(place) == before
+        assert snapshot(cwd) == before
 
     return check
 
@@ -60,7 +60,7 @@ def refused(place, capsys):
 def distill(refused):
     """Refuses `frepo-scale distill` of the digits with settings."""
 
-    def check(*settings, told, workdir="w"):
-        refused("distill", "digits_ipc1", "--workdir", workdir, *settings, told=told)
+    def check(*settings, mentions, workdir="w"):
+        refused("distill", "digits_ipc1", "--workdir", workdir, *settings, mentions=mentions)
 
     return check

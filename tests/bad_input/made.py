@@ -1,4 +1,4 @@
-"""A data set, and what a run leaves, made by hand."""
+"""A data set, and the files of a run, made without a run."""
 
 import numpy as np
 
@@ -16,18 +16,18 @@ def arrays(classes=3, per_class=4, **changed):
 
 
 def make_run(root, finished=True, **overrides):
-    """What a run of the digits leaves, without having run."""
+    """The workdir of a run of the digits, without a run."""
     recipe = config.load_recipe(config.find_recipe("digits_ipc1"), overrides)
-    place = Workdir(root)
+    workdir = Workdir(root)
     settings = scientific_settings(recipe.config)
-    place.open(settings, 0)
-    place.claim(settings)
-    place.config.write_text(recipe.text)
-    place.operative_config.write_text(recipe.operative)
+    workdir.open(settings, 0)
+    workdir.claim(settings)
+    workdir.config.write_text(recipe.text)
+    workdir.operative_config.write_text(recipe.operative)
     preprocessing = Preprocessing(np.zeros(1, np.float32), np.ones(1, np.float32), None)
-    np.savez(place.preprocessing, dataset="f" * 64, **preprocessing.arrays())
+    np.savez(workdir.preprocessing, dataset="f" * 64, **preprocessing.arrays())
     if finished:
-        place.done.touch()
+        workdir.done.touch()
         export = Export(
             images=np.zeros((10, 8, 8, 1), np.float32),
             labels=np.eye(10, dtype=np.float32),
@@ -37,5 +37,5 @@ def make_run(root, finished=True, **overrides):
             evaluation={},
             provenance={"recipe": "digits_ipc1", "config": recipe.text},
         )
-        write_npz(place.distilled, export)
-    return place
+        write_npz(workdir.distilled, export)
+    return workdir

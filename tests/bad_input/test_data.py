@@ -24,15 +24,15 @@ def changed(array, index, value, dtype=None):
 def data(refused):
     """Refuses to distil the user's own data at a path."""
 
-    def check(path, *settings, told, dataset="npz", names_path=True):
-        place = f"--gin.DATA_DIR={path}"
-        given = ["distill", "digits_ipc1", f"--gin.DATASET={dataset}", place, "--gin.BATCH=4"]
-        refused(*given, *settings, told=[str(path), *told] if names_path else told)
+    def check(path, *settings, mentions, dataset="npz", names_path=True):
+        data_dir = f"--gin.DATA_DIR={path}"
+        given = ["distill", "digits_ipc1", f"--gin.DATASET={dataset}", data_dir, "--gin.BATCH=4"]
+        refused(*given, *settings, mentions=[str(path), *mentions] if names_path else mentions)
 
     return check
 
 
-def test_sound_data_are_taken(place, capsys):
+def test_valid_data_are_accepted(cwd, capsys):
     np.savez("d.npz", **arrays())
     given = ["--gin.DATASET=npz", "--gin.DATA_DIR=d.npz", "--gin.BATCH=4"]
     assert main(["distill", "digits_ipc1", "--dry-run", *given]) == 0
@@ -45,7 +45,7 @@ SOUND = arrays()
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "mentions"),
     [
         ({"y_train": changed(SOUND["y_train"], SOUND["y_train"] == 1, 2)}, ["class 1 has no"]),
         ({"y_train": changed(SOUND["y_train"], 5, -1)}, ["label -1 of image 5", "0 to 2"]),
@@ -64,21 +64,21 @@ SOUND = arrays()
         ),
     ],
 )
-def test_wrong_arrays(made, told, data):
+def test_wrong_arrays(made, mentions, data):
     np.savez("d.npz", **(SOUND | made))
-    data("d.npz", told=told)
+    data("d.npz", mentions=mentions)
 
 
-def test_a_pickle_in_an_npz_is_never_executed(place, data):
+def test_a_pickle_in_an_npz_is_never_executed(cwd, data):
     class Bomb:
         def __reduce__(self):
-            return os.mkdir, (str(place / "executed"),)
+            return os.mkdir, (str(cwd / "executed"),)
 
     bomb = np.empty(12, object)
     bomb[:] = [Bomb() for _ in bomb]
     np.savez("d.npz", **(SOUND | {"x_train": bomb}))
-    data("d.npz", told=["objects are never read"])
-    assert not (place / "executed").exists()
+    data("d.npz", mentions=["objects are never read"])
+    assert not (cwd / "executed").exists()
 
 
 def test_a_class_with_too_few_images(data):
@@ -86,7 +86,7 @@ def test_a_class_with_too_few_images(data):
     before = "IPC = 2: class 1 has 1 training images"
     given = ["distill", "digits_ipc1", "--gin.DATASET=npz", "--gin.DATA_DIR=d.npz"]
     assert main([*given, "--gin.BATCH=4", "--dry-run"]) == 0
-    data("d.npz", "--gin.IPC=2", told=[before, "use --gin.IPC=1"], names_path=False)
+    data("d.npz", "--gin.IPC=2", mentions=[before, "use --gin.IPC=1"], names_path=False)
 
 
 def test_truncated_npz(data):
@@ -94,7 +94,7 @@ def test_truncated_npz(data):
     whole = Path("whole.npz").read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         Path("d.npz").write_bytes(whole[:size])
-        data("d.npz", told=["intact"])
+        data("d.npz", mentions=["intact"])
 
 
 def idx(name, array):
@@ -111,7 +111,7 @@ def test_truncated_gz(data):
     whole = broken.read_bytes()
     for size in (0, len(whole) // 2, len(whole) - 1):
         broken.write_bytes(whole[:size])
-        data("idx", dataset="mnist", told=[broken.name])
+        data("idx", dataset="mnist", mentions=[broken.name])
 
 
 def images(folder, broken=()):
@@ -135,19 +135,19 @@ def test_truncated_tar(form, data):
     whole = Path("whole").read_bytes()
     for size in (len(whole) // 2, len(whole) // 2 + 100, 100, 0):
         Path(name).write_bytes(whole[:size])
-        data(name, dataset="folder", told=["an intact file"])
+        data(name, dataset="folder", mentions=["an intact file"])
 
 
 def test_an_unreadable_image_is_named(data):
     bad = "train/dog/2.png"
     images("folder", [bad])
-    data("folder", dataset="folder", told=[bad, "SKIP_UNREADABLE", "at most 0"])
+    data("folder", dataset="folder", mentions=[bad, "SKIP_UNREADABLE", "at most 0"])
 
 
 def test_unreadable_images_are_left_out_and_counted_where_allowed(data, capsys):
     bad = ["train/cat/0.png", "train/dog/2.png"]
     images("folder", bad)
-    data("folder", "--gin.SKIP_UNREADABLE=1", dataset="folder", told=["2 unreadable", bad[0]])
+    data("folder", "--gin.SKIP_UNREADABLE=1", dataset="folder", mentions=["2 unreadable", bad[0]])
     given = ["--gin.DATASET=folder", "--gin.DATA_DIR=folder", "--gin.BATCH=4", "--gin.FIT=squash"]
     assert main(["distill", "digits_ipc1", "--dry-run", *given, "--gin.SKIP_UNREADABLE=2"]) == 0
     out = capsys.readouterr().out
@@ -155,16 +155,16 @@ def test_unreadable_images_are_left_out_and_counted_where_allowed(data, capsys):
     assert "2 unreadable images skipped" in out
 
 
-def test_a_place_without_data(data):
+def test_a_path_without_data(data):
     os.mkdir("empty")
-    data("empty", dataset="cifar10", told=["no data of a known form", "cifar-10-binary.tar.gz"])
-    data("neighbour.txt", dataset="cifar10", told=["no data of a known form"])
-    data("nowhere", dataset="cifar10", told=["not found at nowhere"])
+    data("empty", dataset="cifar10", mentions=["no data of a known form", "cifar-10-binary.tar.gz"])
+    data("neighbour.txt", dataset="cifar10", mentions=["no data of a known form"])
+    data("nowhere", dataset="cifar10", mentions=["not found at nowhere"])
 
 
 def test_other_data_than_the_name_says(data):
     np.savez("d.npz", **arrays())
-    data("d.npz", dataset="mnist", told=["all 10 classes"])
+    data("d.npz", dataset="mnist", mentions=["all 10 classes"])
     np.savez("d.npz", **arrays(classes=10))
-    data("d.npz", dataset="mnist", told=["8x8", "28x28"])
-    data("d.npz", dataset="cifar10", told=["1 channels"])
+    data("d.npz", dataset="mnist", mentions=["8x8", "28x28"])
+    data("d.npz", dataset="cifar10", mentions=["1 channels"])

@@ -18,70 +18,70 @@ N, SIDE = 130, 8
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A set of two classes and three training shards."""
-    place = tmp_path_factory.mktemp("prepared")
+    folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
     np.savez(
-        place / "x.npz",
+        folder / "x.npz",
         x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
         y_train=np.arange(N) % 2,
         x_test=rng.integers(0, 256, (6, SIDE, SIDE, 3)).astype(np.uint8),
         y_test=np.arange(6) % 2,
     )
-    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
-    return place / "out"
+    prepare(PrepareConfig(folder / "x.npz", folder / "out", SIDE, workers=1), Preemption())
+    return folder / "out"
 
 
-def shard(place):
-    return sorted(place.glob("train-*"))[1]
+def shard(folder):
+    return sorted(folder.glob("train-*"))[1]
 
 
-def remove(place):
-    shard(place).unlink()
+def remove(folder):
+    shard(folder).unlink()
 
 
-def cut(place):
-    shard(place).write_bytes(shard(place).read_bytes()[:-1])
+def cut(folder):
+    shard(folder).write_bytes(shard(folder).read_bytes()[:-1])
 
 
-def flip(place):
-    content = bytearray(shard(place).read_bytes())
+def flip(folder):
+    content = bytearray(shard(folder).read_bytes())
     content[len(content) // 2] ^= 1
-    shard(place).write_bytes(content)
+    shard(folder).write_bytes(content)
 
 
-def exchange(place):
-    """Shards of equal size in each other's places."""
-    first, second = sorted(place.glob("train-*"))[:2]
+def exchange(folder):
+    """Exchanges two shards of equal size."""
+    first, second = sorted(folder.glob("train-*"))[:2]
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
 
 
-def age(place):
+def age(folder):
     """A description of another format, of which nothing else is known."""
-    (place / FILE).write_text(json.dumps({"format": FORMAT + 1, "records": 5}))
+    (folder / FILE).write_text(json.dumps({"format": FORMAT + 1, "records": 5}))
 
 
-def unfinish(place):
-    (place / FILE).unlink()
-    (place / UNFINISHED).mkdir()
+def unfinish(folder):
+    (folder / FILE).unlink()
+    (folder / UNFINISHED).mkdir()
 
 
-def mislabel(place):
+def mislabel(folder):
     """A label out of range; every checksum is right."""
-    with np.load(place / LABELS) as found:
+    with np.load(folder / LABELS) as found:
         labels = dict(found)
     labels["train"][7] = 2
-    np.savez(place / LABELS, **labels)
-    value = json.loads((place / FILE).read_text())
-    value["files"][LABELS] = hashlib.sha256((place / LABELS).read_bytes()).hexdigest()
+    np.savez(folder / LABELS, **labels)
+    value = json.loads((folder / FILE).read_text())
+    value["files"][LABELS] = hashlib.sha256((folder / LABELS).read_bytes()).hexdigest()
     del value["sha256"]
     fitted = value.pop("fitted")
     value["sha256"] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    (place / FILE).write_text(json.dumps(value | {"fitted": fitted}))
+    (folder / FILE).write_text(json.dumps(value | {"fitted": fitted}))
 
 
-def nothing(place):
+def nothing(folder):
     """The set is whole; the recipe asks for another."""
 
 
@@ -90,7 +90,7 @@ NAME = "train-00001-of-00003.array_record"
 
 @pytest.mark.parametrize("placement", ["memory", "device", "stream"])
 @pytest.mark.parametrize(
-    ("harm", "changes", "told"),
+    ("harm", "changes", "mentions"),
     [
         (remove, {}, [f"shard set/{NAME} is missing", "copy the set again"]),
         (cut, {}, [f"shard set/{NAME} is damaged (", "bytes instead of"]),
@@ -105,9 +105,12 @@ NAME = "train-00001-of-00003.array_record"
         (nothing, {"IPC": 63}, ["IPC = 63", "use --gin.IPC=62"]),
     ],
 )
-def test_a_prepared_set_that_does_not_do(made, place, distill, harm, changes, told, placement):
-    shutil.copytree(made, place / "set")
-    harm(place / "set")
-    knobs = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}
-    knobs["DATA_PLACEMENT"] = placement
-    distill(*(f"--gin.{name}={value}" for name, value in (knobs | changes).items()), told=told)
+def test_a_wrong_prepared_set_is_refused(made, cwd, distill, harm, changes, mentions, placement):
+    shutil.copytree(made, cwd / "set")
+    harm(cwd / "set")
+    settings = {"DATASET": "npz", "DATA_DIR": "set", "BATCH": 32, "FULL_DATA": False}
+    settings["DATA_PLACEMENT"] = placement
+    distill(
+        *(f"--gin.{name}={value}" for name, value in (settings | changes).items()),
+        mentions=mentions,
+    )

@@ -78,16 +78,16 @@ WRONG = {
 }
 
 
-def test_there_are_wrong_values_for_every_knob():
+def test_every_setting_has_wrong_values():
     assert WRONG.keys() == set(config.settings())
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_types_and_ranges(name, distill):
     for value in WRONG[name]:
-        # The line names the knob, or for DATASET what it is.
-        told = "data set" if name == "DATASET" else f"{name} = "
-        distill(f"--gin.{name}={value}", told=[told])
+        # The line names the setting, or the data set for DATASET.
+        mentions = "data set" if name == "DATASET" else f"{name} = "
+        distill(f"--gin.{name}={value}", mentions=[mentions])
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_wrong_types_and_ranges(name, distill):
         ("Ridge.distribute_above", "-1"),
     ],
 )
-def test_wrong_values_of_bindings_without_a_knob(binding, value, distill):
-    distill(f"--gin.{binding}={value}", told=[f"{binding} = "])
+def test_wrong_values_of_bindings_without_a_setting(binding, value, distill):
+    distill(f"--gin.{binding}={value}", mentions=[f"{binding} = "])
 
 
 def test_a_seed_has_31_bits(distill):
-    distill("--gin.SEED=2147483648", told=["SEED = 2147483648", "at most 2147483647"])
+    distill("--gin.SEED=2147483648", mentions=["SEED = 2147483648", "at most 2147483647"])
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "mentions"),
     [
         ("IPC=134", ["IPC = 134", "class 8 has 133", "use --gin.IPC=133"]),
         ("IPC=1000000000000000000000", ["use --gin.IPC=133"]),
@@ -134,24 +134,24 @@ def test_a_seed_has_31_bits(distill):
         ("DATA_DIR=/not/there", ["not found at /not/there", "x_train"]),
     ],
 )
-def test_settings_that_do_not_fit(setting, told, distill):
-    distill(f"--gin.{setting}", told=told)
-    distill(f"--gin.{setting}", "--dry-run", told=told)
+def test_settings_that_do_not_fit(setting, mentions, distill):
+    distill(f"--gin.{setting}", mentions=mentions)
+    distill(f"--gin.{setting}", "--dry-run", mentions=mentions)
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [("POOL", "POOL_SIZE"), ("FLIP", "REGRESSION_FLIP"), ("DATA", "DATA_SOURCE")]
 )
-def test_an_old_name_is_refused_with_the_new_one(old, new, distill, refused, place):
-    distill(f"--gin.{old}=1", told=[f"--gin.{old}", f"the name {new}"])
-    (place / "old.gin").write_text(f"include 'digits_ipc1.gin'\n{old} = 1\n")
-    refused("distill", "old.gin", told=[f"old.gin, line 2: {old}", f"the name {new}"])
+def test_an_old_name_is_refused_with_the_new_one(old, new, distill, refused, cwd):
+    distill(f"--gin.{old}=1", mentions=[f"--gin.{old}", f"the name {new}"])
+    (cwd / "old.gin").write_text(f"include 'digits_ipc1.gin'\n{old} = 1\n")
+    refused("distill", "old.gin", mentions=[f"old.gin, line 2: {old}", f"the name {new}"])
 
 
 def test_advice_for_a_whole_number_keeps_the_value(distill):
-    distill("--gin.STEPS=1e3", told=["--gin.STEPS=1000"])
-    distill("--gin.IPC='2'", told=["--gin.IPC=2"])
+    distill("--gin.STEPS=1e3", mentions=["--gin.STEPS=1000"])
+    distill("--gin.IPC='2'", mentions=["--gin.IPC=2"])
 
 
 def test_an_unknown_recipe(refused):
-    refused("distill", "digits_icp1", told=["'digits_icp1'", "did you mean digits_ipc1"])
+    refused("distill", "digits_icp1", mentions=["'digits_icp1'", "did you mean digits_ipc1"])

@@ -1,4 +1,4 @@
-"""gpu_check with what a GPU machine has and gpu_check.sh brings, and nothing else.
+"""gpu_check with only the packages of a GPU machine and those of gpu_check.sh.
 
 Installing JAX anew would take minutes. Instead a virtual environment gets links to those
 distributions of this one that are on the GPU machine too (gpu_machine_packages.txt), so that
@@ -61,7 +61,7 @@ def test_the_check_runs_with_what_the_machine_has_and_the_wheels(tmp_path):
     assert len(commands) == 1 and len(commands[0]) <= 2000
     python = linked_environment(tmp_path / "there")
     wheels = sorted((tmp_path / "bring" / "wheels").glob("*.whl"))
-    # As the printed command does it, with a pip that this machine has.
+    # As the printed command does, with the pip of this machine.
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile",
@@ -97,10 +97,10 @@ def test_the_check_runs_with_what_the_machine_has_and_the_wheels(tmp_path):
         "STEPS": 2, "PROBE_NETS": 1, "PROBE_STEPS": 2, "EVAL_NETS": 1, "EVAL_STEPS": 2,
         "FULL_DATA": False, "WIDTH": 4, "BATCH": 16, "PROFILE_AT": 0,
     }  # fmt: skip
-    knobs = [f"--gin.{name}={value}" for name, value in settings.items()]
+    overrides = [f"--gin.{name}={value}" for name, value in settings.items()]
     subprocess.run(
         [python, "-m", "frepo_scale.main", "distill", "digits_ipc1.gin",
-         "--workdir", workdir, *knobs],
+         "--workdir", workdir, *overrides],
         env=environment, cwd=tmp_path, check=True,
     )  # fmt: skip
     assert json.loads((workdir / "result.json").read_text())["steps"] == 2
@@ -145,19 +145,19 @@ def test_help_needs_nothing(tmp_path):
 
 
 def fake_downloads(folder, size):
-    """A Python whose pip leaves a file of that many bytes where wheels go."""
+    """A Python whose pip writes a file of that many bytes into the folder of the wheels."""
     fake = folder / "python"
     fake.write_text(
         "#!/usr/bin/env bash\n"
-        "while (($#)); do [[ $1 == -d || $1 == -w ]] && place=$2; shift; done\n"
-        f'truncate -s {size} "$place/a.whl"\n'
+        "while (($#)); do [[ $1 == -d || $1 == -w ]] && target=$2; shift; done\n"
+        f'truncate -s {size} "$target/a.whl"\n'
     )
     fake.chmod(0o755)
     return str(fake)
 
 
 @pytest.mark.parametrize(("megabytes", "code"), [(1, 0), (61, 2)])
-def test_what_travels_is_at_most_60_mib(tmp_path, megabytes, code):
+def test_the_folder_is_at_most_60_mib(tmp_path, megabytes, code):
     data, out = tmp_path / "data", tmp_path / "bring"
     data.mkdir()
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

@@ -110,8 +110,8 @@ def test_a_store_that_fails_is_an_input_error(store: Any, monkeypatch: pytest.Mo
         raise fake_store.Refused("no permission")
 
     monkeypatch.setattr(store, "open", denied)
-    told = r"cannot write gs://bucket/x \(no permission\)"
-    with pytest.raises(InputError, match=told), whole_file("gs://bucket/x") as file:
+    message = r"cannot write gs://bucket/x \(no permission\)"
+    with pytest.raises(InputError, match=message), whole_file("gs://bucket/x") as file:
         file.write(b"x")
 
 

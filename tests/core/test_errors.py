@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from frepo_scale.core.errors import InputError, RunError, nearest
 
 
-def test_message_says_what_was_expected_and_how_to_mend_it() -> None:
+def test_message_says_what_was_expected_and_how_to_fix_it() -> None:
     error = InputError("IPC = 0", "at least 1", "set --gin.IPC=1")
     assert str(error) == "IPC = 0: expected at least 1; set --gin.IPC=1"
     assert (error.what, error.expected, error.fix) == ("IPC = 0", "at least 1", "set --gin.IPC=1")
     assert str(InputError("IPC = 0", "at least 1")) == "IPC = 0: expected at least 1"
 
 
-def test_it_comes_from_a_worker_as_it_was() -> None:
+def test_an_error_of_a_worker_is_unchanged() -> None:
     error = pickle.loads(pickle.dumps(InputError("a", "b", "c")))
     assert type(error) is InputError and str(error) == "a: expected b; c"
     assert (error.what, error.expected, error.fix) == ("a", "b", "c")
@@ -29,7 +29,7 @@ def test_message_is_one_line_whatever_was_put_in(what: str, expected: str, fix: 
         assert " ".join(part.split()) in text
 
 
-def test_the_two_kinds_are_told_apart() -> None:
+def test_the_two_kinds_are_distinct() -> None:
     assert not issubclass(InputError, RunError) and not issubclass(RunError, InputError)
     assert not issubclass(InputError, OSError | ValueError)  # not caught with them by accident
 

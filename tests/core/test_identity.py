@@ -22,7 +22,7 @@ class _Inner:
 class _Outer:
     steps: int = 3
     inner: _Inner = field(default_factory=_Inner)
-    place: _Inner = field(default_factory=_Inner, metadata=_OPERATIONAL)
+    storage: _Inner = field(default_factory=_Inner, metadata=_OPERATIONAL)
     workers: int = field(default=4, metadata=_OPERATIONAL)
 
 
@@ -32,7 +32,7 @@ def test_operational_fields_are_left_out_at_every_depth() -> None:
         "inner.rate": 0.1,
         "inner.name": None,
     }
-    other = _Outer(inner=_Inner(folder="/y"), place=_Inner(rate=9.0), workers=1)
+    other = _Outer(inner=_Inner(folder="/y"), storage=_Inner(rate=9.0), workers=1)
     assert scientific_settings(other) == scientific_settings(_Outer())
 
 
@@ -53,29 +53,29 @@ _settings = st.dictionaries(st.text(min_size=1), _values, max_size=6)
 
 @given(_settings, st.randoms())
 def test_fingerprint_does_not_depend_on_order_or_on_json(
-    there: dict[str, Any], random: Any
+    stored: dict[str, Any], random: Any
 ) -> None:
-    items = list(there.items())
+    items = list(stored.items())
     random.shuffle(items)
-    assert settings_sha256(dict(items)) == settings_sha256(there)
-    assert settings_sha256(json.loads(json.dumps(there))) == settings_sha256(there)
-    assert differences(json.loads(json.dumps(there)), there) == []
+    assert settings_sha256(dict(items)) == settings_sha256(stored)
+    assert settings_sha256(json.loads(json.dumps(stored))) == settings_sha256(stored)
+    assert differences(json.loads(json.dumps(stored)), stored) == []
 
 
 @given(_settings, _settings)
 def test_differences_name_what_differs_and_nothing_else(
-    there: dict[str, Any], here: dict[str, Any]
+    stored: dict[str, Any], current: dict[str, Any]
 ) -> None:
     absent = object()
     different = sorted(
-        n for n in there.keys() | here.keys() if there.get(n, absent) != here.get(n, absent)
+        n for n in stored.keys() | current.keys() if stored.get(n, absent) != current.get(n, absent)
     )
-    lines = differences(there, here)
+    lines = differences(stored, current)
     assert len(lines) == len(different)
-    assert all(line.startswith(f"{n} is ") for line, n in zip(lines, different, strict=True))
-    assert (differences(here, there) == []) == (lines == [])
+    assert all(line.startswith(f"{n} was ") for line, n in zip(lines, different, strict=True))
+    assert (differences(current, stored) == []) == (lines == [])
 
 
 def test_a_setting_only_one_side_has_is_a_difference() -> None:
-    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b is None there and not set here"]
-    assert differences({}, {"c": 0.5}) == ["c is not set there and 0.5 here"]
+    assert differences({"a": 1, "b": None}, {"a": 1}) == ["b was None and is now not set"]
+    assert differences({}, {"c": 0.5}) == ["c was not set and is now 0.5"]

@@ -1,4 +1,4 @@
-"""Local paths stay what they were; URLs are opened on their store or refused in one line."""
+"""Local paths are unchanged; URLs are opened on their store or refused in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_url_keeps_its_scheme(store: Any) -> None:
-    place = paths.to_path("gs://bucket/runs/a")
-    assert not paths.is_local(place) and not paths.is_local("gs://bucket")
-    assert str(place / "b" / "c.txt") == "gs://bucket/runs/a/b/c.txt"
-    assert place.name == "a" and str(place.parent) == "gs://bucket/runs"
-    assert paths.to_path(place) is place
+    remote = paths.to_path("gs://bucket/runs/a")
+    assert not paths.is_local(remote) and not paths.is_local("gs://bucket")
+    assert str(remote / "b" / "c.txt") == "gs://bucket/runs/a/b/c.txt"
+    assert remote.name == "a" and str(remote.parent) == "gs://bucket/runs"
+    assert paths.to_path(remote) is remote
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_store_that_does_not_answer_is_one_line(
         paths.to_path("gs://b/x")
 
 
-def test_reading_is_the_same_here_and_there(store: Any, tmp_path: Path) -> None:
+def test_reading_is_the_same_locally_and_on_a_store(store: Any, tmp_path: Path) -> None:
     for root in (tmp_path, paths.to_path("gs://bucket/run")):
         for name in ("one", "two"):
             (root / name).write_bytes(name.encode())
@@ -70,11 +70,11 @@ def test_reading_is_the_same_here_and_there(store: Any, tmp_path: Path) -> None:
 
 
 def test_errors_of_a_store_are_those_of_a_file_system(store: Any, tmp_path: Path) -> None:
-    place = paths.to_path("gs://bucket/x")
-    with pytest.raises(OSError, match="no permission"), paths.store_errors(place):
+    remote = paths.to_path("gs://bucket/x")
+    with pytest.raises(OSError, match="no permission"), paths.store_errors(remote):
         raise fake_store.Refused("no\n permission")
     for kept in (FileNotFoundError(), InputError("a", "b")):
-        with pytest.raises(type(kept)) as caught, paths.store_errors(place):
+        with pytest.raises(type(kept)) as caught, paths.store_errors(remote):
             raise kept
         assert caught.value is kept
     with pytest.raises(fake_store.Refused), paths.store_errors(tmp_path):
@@ -82,14 +82,14 @@ def test_errors_of_a_store_are_those_of_a_file_system(store: Any, tmp_path: Path
 
 
 def test_the_fake_refuses_what_stores_cannot_do(store: Any) -> None:
-    place = paths.to_path("gs://bucket/run")
-    (place / "a").write_bytes(b"x")
+    remote = paths.to_path("gs://bucket/run")
+    (remote / "a").write_bytes(b"x")
     for act in (
-        lambda: (place / "a").open("a"),
-        lambda: place.rename("gs://bucket/other"),
-        lambda: (place / "a").replace("gs://bucket/b"),
+        lambda: (remote / "a").open("a"),
+        lambda: remote.rename("gs://bucket/other"),
+        lambda: (remote / "a").replace("gs://bucket/b"),
     ):
         with pytest.raises(fake_store.Refused):
             act()
     with pytest.raises(ValueError, match="mode"):
-        (place / "a").open("x")
+        (remote / "a").open("x")

@@ -40,8 +40,8 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 def damaged(data, good: bytes, kinds: tuple[str, ...]) -> bytes:
     """A file cut, with a bit flipped, with two blocks or two ranges of bytes exchanged.
 
-    Ranges lie in different blocks and not at the same place within them: whole headers of a tar
-    exchanged leave an intact tar of which nobody could tell.
+    Ranges are in different blocks and at different offsets within them: exchanging whole headers of
+    a tar gives an intact tar, which cannot be detected.
     """
     kind = data.draw(st.sampled_from(kinds))
     bad = bytearray(good)
@@ -68,7 +68,7 @@ def misplaced(listing, originals: dict[str, bytes]) -> list[str]:
     """Training images that have the bytes of an image of another class.
 
     `originals` are by "<class>/<file>", each longer than any damage and different from its first
-    bytes on. Bytes of no image at all are damage within an image, of which a tar knows nothing.
+    bytes on. Bytes of no image are damage within an image, which a tar cannot detect.
     """
     classes = {data: name.split("/")[0] for name, data in originals.items()}
     assert len(classes) == len(originals)
@@ -85,7 +85,7 @@ def misplaced(listing, originals: dict[str, bytes]) -> list[str]:
 
 
 def pictures(train: int, test: int, classes: tuple[str, ...] = WNIDS) -> dict[str, bytes]:
-    """train/<class>/<image> and test/<class>/<image>, so many of each class."""
+    """train/<class>/<image> and test/<class>/<image>, with these numbers per class."""
     return {
         f"{part}/{name}/{name}_{i}.JPEG": encoded(1000 * label + 2 * i + (part == "test"))
         for label, name in enumerate(classes)
@@ -94,12 +94,12 @@ def pictures(train: int, test: int, classes: tuple[str, ...] = WNIDS) -> dict[st
     }
 
 
-def write(place: Path, files: dict[str, bytes]) -> Path:
+def write(folder: Path, files: dict[str, bytes]) -> Path:
     """The files below a folder."""
     for name, data in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 @pytest.fixture

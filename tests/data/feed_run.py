@@ -1,6 +1,7 @@
-"""Takes target batches from a prepared set in this process and saves what the mesh then holds.
+"""Takes target batches from a prepared set in this process and saves the arrays on the mesh.
 
-A program of its own: the number of devices is fixed when JAX starts. Arguments: the prepared set,
+A separate program, because the number of devices is fixed when JAX starts.
+Arguments: the prepared set,
 where to save, a JSON list of cases; then, for several processes, coordinator address, number of
 processes and own number.
 """

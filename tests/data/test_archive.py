@@ -40,7 +40,7 @@ def test_reads_all_files_in_order(tmp_path: Path, zipped: bool) -> None:
     assert list(contents(path).items()) == list(FILES.items())
 
 
-def test_names_are_normalised_and_kinds_told(tmp_path: Path) -> None:
+def test_names_are_normalised_and_kinds_recognised(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
         for name, kind in (

@@ -200,7 +200,7 @@ def test_damage_is_unreadable_or_an_image(cut: int, at: int, byte: int) -> None:
         assert got.pixels.shape == (4, 4, 3) and got.pixels.dtype == np.uint8
 
 
-def test_images_are_told_by_extension() -> None:
+def test_images_are_recognised_by_extension() -> None:
     assert all(is_image(p) for p in ("a/b.JPEG", "x.jpg", "x.Png", "a.b.tif", "x.webp", "x.pgm"))
     assert not any(
         is_image(p) for p in ("x.txt", ".DS_Store", "Thumbs.db", "._x.jpg", ".jpg", "jpg", "x.npz")
@@ -266,10 +266,8 @@ def test_lanczos_averages_while_it_shrinks() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_damaged_jpegs_are_what_pillow_makes_of_them(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the fast decoder would pass over, or refuse, that Pillow does not."""
+def test_damaged_jpegs_give_the_same_as_pillow(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that the fast decoder would decode differently from Pillow, or refuse."""
     rng = np.random.default_rng(0)
     real = decode._jpeg
     good = [

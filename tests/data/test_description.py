@@ -59,7 +59,7 @@ def test_what_is_no_description(tmp_path):
         read_description(tmp_path)
     write_description(tmp_path, ONE)
     good = json.loads((tmp_path / FILE).read_text())
-    for value, told in (
+    for value, message in (
         ({**good, "format": 3}, "is of format 3: expected format 2"),
         ({"format": 3, "records": []}, "is of format 3: expected format 2"),
         ({**good, "resolution": 9}, "checksum differs"),
@@ -68,7 +68,7 @@ def test_what_is_no_description(tmp_path):
         ([], "is damaged"),
     ):
         (tmp_path / FILE).write_text(json.dumps(value))
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             read_description(tmp_path)
     (tmp_path / FILE).write_text("{")
     with pytest.raises(InputError, match="is damaged"):

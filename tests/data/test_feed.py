@@ -1,4 +1,4 @@
-"""Target batches are the same wherever images lie, on any mesh and from any number of processes."""
+"""Target batches are the same for any placement, mesh and number of processes."""
 
 import json
 import signal
@@ -24,22 +24,22 @@ SIDE, N, BATCH = 4, 211, 16  # 201 in the target part: no number of devices divi
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A prepared set."""
-    place = tmp_path_factory.mktemp("data")
+    root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     np.savez(
-        place / "x.npz",
+        root / "x.npz",
         x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
         y_train=np.arange(N) % 3,
         x_test=rng.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8),
         y_test=np.arange(8) % 2,
     )
-    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
-    return str(place / "out")
+    prepare(PrepareConfig(root / "x.npz", root / "out", SIDE, workers=1), Preemption())
+    return str(root / "out")
 
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """Step and size -> images and labels, without a mesh, without a feed."""
+    """Step and size -> images and labels, without a mesh or a feed."""
     data = load_dataset(DataConfig("npz", folder, batch=8, placement="memory"))
     inputs = data.fit_preprocessing().apply(everything(data.train))
 
@@ -94,7 +94,7 @@ def test_every_placement_on_every_mesh(folder, expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_processes_go_on_with_the_same_batches(folder, expected, tmp_path):
+def test_one_two_and_four_processes_continue_with_the_same_batches(folder, expected, tmp_path):
     first = 0
     for processes, devices in ((1, 4), (2, 2), (4, 1), (1, 1)):
         cases = [
@@ -120,7 +120,7 @@ def test_worker_processes_read_the_same(folder, expected, tmp_path):
 
 
 class Masks:
-    """A part whose images say whether the process that reads them would hear SIGTERM."""
+    """A part whose images encode whether SIGTERM is blocked in the process that reads them."""
 
     labels = np.zeros(8, np.int32)
 
@@ -133,8 +133,8 @@ class Masks:
 
 
 @pytest.mark.slow
-def test_workers_do_not_hear_a_signal_while_they_start():
-    """One to the whole process group; the run itself still hears it."""
+def test_workers_get_no_signal_while_they_start():
+    """A signal to the whole process group; the run itself still gets it."""
     mesh = single_device_mesh()
     feed = Feed(Masks(), GlobalOrder(8, 4, seed=0), "stream", None, mesh, workers=1)
     with target_batches(feed, 0) as batches:

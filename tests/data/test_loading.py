@@ -43,24 +43,24 @@ def save_npz(path: Path, x: np.ndarray, y: np.ndarray, **other: np.ndarray) -> P
     return path
 
 
-def save_folder(place: Path, classes: int, size: tuple[int, int], test: str = "test") -> Path:
+def save_folder(root: Path, classes: int, size: tuple[int, int], test: str = "test") -> Path:
     for part in ("train", test):
         for label in range(classes):
-            folder = place / part / f"c{label:04}"
+            folder = root / part / f"c{label:04}"
             folder.mkdir(parents=True)
             Image.fromarray(pixels(size[1], size[0], 3)).save(folder / "1.png")
-    return place
+    return root
 
 
-def save_idx(place: Path) -> Path:
-    place.mkdir(parents=True)
+def save_idx(root: Path) -> Path:
+    root.mkdir(parents=True)
     images, labels = pixels(10, 28, 28), np.arange(10, dtype=np.uint8)
     for part in ("train", "t10k"):
         for kind, array in (("images", images), ("labels", labels)):
             head = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
-            path = place / f"{part}-{kind}-idx{array.ndim}-ubyte.gz"
+            path = root / f"{part}-{kind}-idx{array.ndim}-ubyte.gz"
             path.write_bytes(gzip.compress(head + array.tobytes()))
-    return place
+    return root
 
 
 def cifar10_files() -> dict[str, bytes]:
@@ -124,7 +124,7 @@ def test_digits_from_a_file(tmp_path: Path) -> None:
     assert load("digits", str(path)).origin == str(path)
 
 
-def test_idx_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idx_at_the_default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_idx(tmp_path / "data" / "mnist")
     got = load("mnist", None)
@@ -133,7 +133,7 @@ def test_idx_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(names) == 10 and names[9] == "Ankle boot"
 
 
-def test_the_next_usual_place_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_default_path_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "fashion_mnist").mkdir(parents=True)
     system = save_idx(tmp_path / "system")
@@ -148,7 +148,9 @@ def test_the_next_usual_place_is_tried(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name", ["mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenette", "imagenet1k"]
 )
-def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_set_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     message = (
         f"data set '{name}' not found at data/{name}: expected .*train/<class>.*; put them there"
@@ -159,44 +161,44 @@ def test_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load(name, "gs://b/x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.zip").write_bytes(b"")
-    for place in ("empty", "x.zip"):
-        with pytest.raises(InputError, match=f"no data of a known form for '{name}' at {place}"):
-            load(name, place)
+    for source in ("empty", "x.zip"):
+        with pytest.raises(InputError, match=f"no data of a known form for '{name}' at {source}"):
+            load(name, source)
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
-def test_a_users_data_need_a_place(name: str) -> None:
+def test_a_users_data_need_a_path(name: str) -> None:
     with pytest.raises(InputError, match=f"data set '{name}' has no default path: .*DATA_DIR=PATH"):
         load(name, None)
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "archive", "unpacked", "npz", "in a folder"])
 def test_cifar10_in_every_form(tmp_path: Path, form: str) -> None:
-    place = tmp_path / "p"
-    place.mkdir()
+    source = tmp_path / "p"
+    source.mkdir()
     if form in ("folder", "tar"):
-        save_folder(place, 10, (32, 32))
+        save_folder(source, 10, (32, 32))
         if form == "tar":
             with tarfile.open(tmp_path / "x.tgz", "w:gz") as tar:
-                tar.add(place, "top")
-            place = tmp_path / "x.tgz"
+                tar.add(source, "top")
+            source = tmp_path / "x.tgz"
     elif form in ("archive", "in a folder"):
-        with tarfile.open(place / "cifar-10-python.tar.gz", "w:gz") as tar:
+        with tarfile.open(source / "cifar-10-python.tar.gz", "w:gz") as tar:
             for name, data in cifar10_files().items():
                 entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-        place = place if form == "in a folder" else place / "cifar-10-python.tar.gz"
+        source = source if form == "in a folder" else source / "cifar-10-python.tar.gz"
     elif form == "unpacked":
-        (place / "cifar-10-python.tar.gz").write_bytes(b"left beside, not looked at")
+        (source / "cifar-10-python.tar.gz").write_bytes(b"left beside, not read")
         for name, data in cifar10_files().items():
-            (place / name).write_bytes(data)
+            (source / name).write_bytes(data)
     else:
-        place = save_npz(place / "x.npz", pixels(10, 32, 32, 3), np.arange(10))
-    got = load("cifar10", str(place))
+        source = save_npz(source / "x.npz", pixels(10, 32, 32, 3), np.arange(10))
+    got = load("cifar10", str(source))
     assert got.train.images.shape == (10, 32, 32, 3) and got.fit == "native"
     assert sorted(got.train.labels) == list(range(10)) and got.train.labels.dtype == np.int32
-    assert got.origin.startswith(str(place)) and len(got.class_names) == 10
+    assert got.origin.startswith(str(source)) and len(got.class_names) == 10
 
 
 def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
         load("cifar10", str(tmp_path))
 
 
-def test_a_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_npz(tmp_path / "x.npz", pixels(2, 4, 4), np.arange(2))
     assert load("npz", "~/x.npz").origin == str(tmp_path / "x.npz")
@@ -221,10 +223,10 @@ def test_a_users_data(tmp_path: Path) -> None:
     assert got.class_names == ("0", "1", "2") and got.train.labels.tolist() == [2, 0, 1]
     squashed = load("npz", path, 4, "squash")
     assert squashed.fit == "squash" and (squashed.train.images != got.train.images).any()
-    place = str(save_folder(tmp_path / "f", 2, (9, 9), "val"))
-    assert load("folder", place).train.images.shape == (2, 9, 9, 3)
-    assert load("folder", place, 9).fit == "native"
-    assert load("folder", place, 5).fit == "crop"
+    source = str(save_folder(tmp_path / "f", 2, (9, 9), "val"))
+    assert load("folder", source).train.images.shape == (2, 9, 9, 3)
+    assert load("folder", source, 9).fit == "native"
+    assert load("folder", source, 5).fit == "crop"
 
 
 def test_a_named_set_may_come_at_its_size_or_the_one_asked_for(tmp_path: Path) -> None:
@@ -245,14 +247,14 @@ def test_imagenet_takes_any_size_but_not_999_classes(tmp_path: Path) -> None:
     y = np.arange(1000)
     path = save_npz(tmp_path / "x.npz", pixels(1000, 3, 4, 3), y)
     assert load("imagenet1k", str(path)).train.images.shape == (1000, 64, 64, 3)
-    place = save_folder(tmp_path / "f", 5, (3, 4))
+    source = save_folder(tmp_path / "f", 5, (3, 4))
     with pytest.raises(InputError, match="has 5 classes: expected 1000"):
-        load("imagenet1k", str(place))
+        load("imagenet1k", str(source))
 
 
 def test_grey_sets_in_colour_files(tmp_path: Path) -> None:
-    place = save_folder(tmp_path / "f", 10, (28, 28))
-    assert load("mnist", str(place)).train.images.shape == (10, 28, 28, 1)
+    source = save_folder(tmp_path / "f", 10, (28, 28))
+    assert load("mnist", str(source)).train.images.shape == (10, 28, 28, 1)
 
 
 TEN = np.arange(10)
@@ -293,14 +295,14 @@ def test_wrong_arrays(tmp_path: Path, name: str, arrays: dict[str, Any], message
 
 
 def test_a_class_emptied_by_skipping_is_noticed(tmp_path: Path) -> None:
-    place = save_folder(tmp_path / "f", 3, (8, 8))
-    (place / "train" / "c0001" / "1.png").write_bytes(b"x")
+    source = save_folder(tmp_path / "f", 3, (8, 8))
+    (source / "train" / "c0001" / "1.png").write_bytes(b"x")
     with pytest.raises(InputError, match="1 unreadable images"):
-        load("folder", str(place))
+        load("folder", str(source))
     with pytest.raises(InputError, match="class c0001 has no training image"):
-        load("folder", str(place), skip_unreadable=1)
-    Image.fromarray(pixels(8, 8, 3)).save(place / "train" / "c0001" / "2.png")
-    assert load("folder", str(place), skip_unreadable=1).skipped == 1
+        load("folder", str(source), skip_unreadable=1)
+    Image.fromarray(pixels(8, 8, 3)).save(source / "train" / "c0001" / "2.png")
+    assert load("folder", str(source), skip_unreadable=1).skipped == 1
 
 
 @pytest.mark.parametrize(

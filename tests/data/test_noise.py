@@ -1,4 +1,4 @@
-"""Random images have the shape, classes and whitening of the data set they stand for."""
+"""Random images have the shape, classes and whitening of the data set they replace."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Target batches: the order is a function of (seed, step), and nothing else."""
+"""Target batches: the order is a function of (seed, step) only."""
 
 import pickle
 
@@ -47,7 +47,7 @@ def test_seeds_and_epochs_differ():
 
 
 def test_the_order_never_changes_between_versions():
-    """A checkpoint of today must go on with the same batches tomorrow."""
+    """A checkpoint must continue with the same batches in later versions."""
     assert GlobalOrder(10, 10, 7)[0].tolist() == EXPECTED[0]
     assert GlobalOrder(10, 10, 7)[3].tolist() == EXPECTED[1]
 
@@ -86,7 +86,7 @@ class Broken(Split):
         raise InputError("shard x is damaged", "as prepared")
 
 
-def test_what_goes_wrong_on_a_thread_is_told_as_it_is():
+def test_an_error_on_a_thread_is_raised_unchanged():
     batches = iter(host_batches(Broken(IMAGES, LABELS), GlobalOrder(20, 6, 5), 0, slice(6)))
     with pytest.raises(InputError, match="shard x is damaged"):
         next(batches)

@@ -1,4 +1,4 @@
-"""Where target images are put, asked and unasked."""
+"""Placement of target images, given or automatic."""
 
 import pytest
 from hypothesis import given
@@ -22,10 +22,10 @@ IMAGENET, CIFAR = 1_281_167 * 64 * 64 * 3, 50_000 * 32 * 32 * 3
         (CIFAR, False, POD, "device"),
         (IMAGENET, True, POD, "stream"),
         (IMAGENET, True, Room("tpu", 256 * 16 * 2**30), "device"),
-        (CIFAR, False, Room("tpu", 0), "memory"),  # a device that does not tell
+        (CIFAR, False, Room("tpu", 0), "memory"),  # a device that does not report its memory
     ],
 )
-def test_unasked(pixels, prepared, room, placement):
+def test_auto_placement(pixels, prepared, room, placement):
     assert choose_placement("auto", pixels, prepared, room) == placement
 
 
@@ -34,7 +34,7 @@ def test_unasked(pixels, prepared, room, placement):
     st.integers(1, 10 * MEMORY_LIMIT),
     st.builds(Room, st.sampled_from(["cpu", "gpu", "tpu"]), st.integers(0, 2**45)),
 )
-def test_what_is_asked_for_is_done(asked, pixels, room):
+def test_a_given_placement_is_used(asked, pixels, room):
     assert choose_placement(asked, pixels, True, room) == asked
 
 
@@ -43,5 +43,5 @@ def test_streaming_needs_records():
         choose_placement("stream", CIFAR, False, CPU)
 
 
-def test_a_cpu_has_no_memory_of_its_own():
+def test_a_cpu_has_no_device_memory():
     assert room_of(single_device_mesh()) == CPU

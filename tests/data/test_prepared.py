@@ -19,19 +19,19 @@ SIDE, N = 6, 300  # more images than pixels, or the whitening has an undetermine
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def paths(tmp_path_factory):
     """An .npz, and the set prepared from it."""
-    place = tmp_path_factory.mktemp("data")
+    path = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     np.savez(
-        place / "x.npz",
+        path / "x.npz",
         x_train=rng.integers(0, 256, (N, SIDE, SIDE, 3)).astype(np.uint8),
         y_train=np.arange(N) % 2,
         x_test=rng.integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8),
         y_test=np.arange(8) % 2,
     )
-    prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
-    return place / "x.npz", place / "out"
+    prepare(PrepareConfig(path / "x.npz", path / "out", SIDE, workers=1), Preemption())
+    return path / "x.npz", path / "out"
 
 
 def sorted_rows(split):
@@ -39,8 +39,8 @@ def sorted_rows(split):
     return rows[np.lexsort(rows.T)]
 
 
-def test_the_same_images_with_their_labels(places):
-    source, prepared = (load_dataset(DataConfig("npz", str(place), batch=8)) for place in places)
+def test_the_same_images_with_their_labels(paths):
+    source, prepared = (load_dataset(DataConfig("npz", str(path), batch=8)) for path in paths)
     assert (len(prepared.train), len(prepared.held_out), len(prepared.test)) == (286, 14, 8)
     np.testing.assert_array_equal(sorted_rows(prepared.test), sorted_rows(source.test))
     both = [
@@ -51,8 +51,8 @@ def test_the_same_images_with_their_labels(places):
     np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in both))
 
 
-def test_its_statistics_are_those_a_run_would_fit(places):
-    found = load_dataset(DataConfig("npz", str(places[1]), batch=8))
+def test_its_statistics_are_those_a_run_would_fit(paths):
+    found = load_dataset(DataConfig("npz", str(paths[1]), batch=8))
     stored = found.fit_preprocessing()
     found = type(found)(**{**vars(found), "statistics": None})
     fitted = found.fit_preprocessing()
@@ -60,28 +60,28 @@ def test_its_statistics_are_those_a_run_would_fit(places):
         np.testing.assert_allclose(stored.arrays()[name], value, rtol=1e-5, atol=1e-5)
 
 
-def test_another_size_or_number_of_classes_is_refused(places):
+def test_another_size_or_number_of_classes_is_refused(paths):
     with pytest.raises(InputError, match=r"prepared at 6 pixels.*expected 8.*--resolution 8"):
-        load_dataset(DataConfig("npz", str(places[1]), resolution=8, batch=8))
+        load_dataset(DataConfig("npz", str(paths[1]), resolution=8, batch=8))
     with pytest.raises(InputError, match=r"has 2 classes.*expected 1000"):
-        load_dataset(DataConfig("imagenet1k", str(places[1]), batch=8))
+        load_dataset(DataConfig("imagenet1k", str(paths[1]), batch=8))
 
 
-def test_another_fit_is_refused_where_a_recipe_asks_for_it(places):
+def test_another_fit_is_refused_where_a_recipe_asks_for_it(paths):
     with pytest.raises(InputError, match=r"prepared with --fit crop: expected squash; prepare"):
-        load_dataset(DataConfig("npz", str(places[1]), batch=8, fit="squash"))
-    load_dataset(DataConfig("npz", str(places[1]), batch=8, fit="crop"))
+        load_dataset(DataConfig("npz", str(paths[1]), batch=8, fit="squash"))
+    load_dataset(DataConfig("npz", str(paths[1]), batch=8, fit="crop"))
 
 
-def test_an_unfinished_set_is_named_so(places, tmp_path):
+def test_an_unfinished_set_is_refused(paths, tmp_path):
     (tmp_path / UNFINISHED).mkdir()
     with pytest.raises(InputError, match=rf"not finished: it has no {FILE}"):
         load_dataset(DataConfig("npz", str(tmp_path), batch=8))
 
 
-def test_left_on_disk_it_is_the_same(places):
+def test_a_set_on_disk_gives_the_same(paths):
     both = [
-        load_dataset(DataConfig("npz", str(places[1]), batch=8, placement=placement))
+        load_dataset(DataConfig("npz", str(paths[1]), batch=8, placement=placement))
         for placement in ("memory", "stream")
     ]
     assert [found.placement for found in both] == ["memory", "stream"]
@@ -93,13 +93,13 @@ def test_left_on_disk_it_is_the_same(places):
 
 
 @pytest.fixture
-def mixed(places, tmp_path):
+def mixed(paths, tmp_path):
     """A copy with a shard of another set of the same names, labels and sizes, and that shard."""
-    with np.load(places[0]) as arrays:
+    with np.load(paths[0]) as arrays:
         other = {name: 255 - x if name.startswith("x") else x for name, x in arrays.items()}
     np.savez(tmp_path / "x.npz", **other)
     prepare(PrepareConfig(tmp_path / "x.npz", tmp_path / "out", SIDE, workers=1), Preemption())
-    shutil.copytree(places[1], tmp_path / "set")
+    shutil.copytree(paths[1], tmp_path / "set")
     shard = sorted((tmp_path / "set").glob("train-*"))[1]
     shutil.copy(tmp_path / "out" / shard.name, shard)
     return tmp_path / "set", shard
@@ -107,25 +107,25 @@ def mixed(places, tmp_path):
 
 @pytest.mark.parametrize("placement", ["memory", "device", "stream"])
 def test_a_shard_of_another_set_is_found(mixed, placement):
-    place, shard = mixed
+    path, shard = mixed
     with pytest.raises(InputError, match=rf"shard {shard} is damaged \(its checksum.*copy the set"):
-        load_dataset(DataConfig("npz", str(place), batch=8, placement=placement))
+        load_dataset(DataConfig("npz", str(path), batch=8, placement=placement))
 
 
 def test_one_process_compares_the_checksums_of_what_stays_on_disk(mixed, monkeypatch):
     monkeypatch.setattr(runtime, "is_first", lambda: False)
-    place, shard = mixed
-    load_dataset(DataConfig("npz", str(place), batch=8, placement="stream"))
+    path, shard = mixed
+    load_dataset(DataConfig("npz", str(path), batch=8, placement="stream"))
     with pytest.raises(InputError, match=r"its checksum differs"):  # each reads it all anyway
-        load_dataset(DataConfig("npz", str(place), batch=8, placement="memory"))
+        load_dataset(DataConfig("npz", str(path), batch=8, placement="memory"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"bytes instead of"):
-        load_dataset(DataConfig("npz", str(place), batch=8, placement="stream"))
+        load_dataset(DataConfig("npz", str(path), batch=8, placement="stream"))
 
 
-def test_it_is_told_that_a_large_set_is_checked(places, monkeypatch, capsys):
-    load_dataset(DataConfig("npz", str(places[1]), batch=8))
+def test_the_check_of_a_large_set_is_announced(paths, monkeypatch, capsys):
+    load_dataset(DataConfig("npz", str(paths[1]), batch=8))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(records, "_LARGE", 1000)
-    load_dataset(DataConfig("npz", str(places[1]), batch=8))
-    assert capsys.readouterr().err == f"frepo-scale: checking the 0 GiB of {places[1]}\n"
+    load_dataset(DataConfig("npz", str(paths[1]), batch=8))
+    assert capsys.readouterr().err == f"frepo-scale: checking the 0 GiB of {paths[1]}\n"

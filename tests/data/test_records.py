@@ -1,4 +1,4 @@
-"""The reader of prepared sets: right records, or one line that names the file."""
+"""The reader of prepared sets: correct records, or one line that names the file."""
 
 import json
 import os
@@ -38,28 +38,28 @@ CLASSES = np.arange(N) % 3
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A set of three training shards and one of the test part."""
-    place = tmp_path_factory.mktemp("set")
+    folder = tmp_path_factory.mktemp("set")
     np.savez(
-        place / "x.npz", x_train=PIXELS, y_train=CLASSES, x_test=PIXELS[:6], y_test=CLASSES[:6]
+        folder / "x.npz", x_train=PIXELS, y_train=CLASSES, x_test=PIXELS[:6], y_test=CLASSES[:6]
     )
     before = shards._SMALLEST_SHARD
     shards._SMALLEST_SHARD = 20
     try:
-        prepare(PrepareConfig(place / "x.npz", place / "out", SIDE, workers=1), Preemption())
+        prepare(PrepareConfig(folder / "x.npz", folder / "out", SIDE, workers=1), Preemption())
     finally:
         shards._SMALLEST_SHARD = before
-    return place / "out"
+    return folder / "out"
 
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """A copy to do harm to."""
+    """A copy to damage."""
     shutil.copytree(made, tmp_path / "set")
     return tmp_path / "set"
 
 
 def label_of(image):
-    """The label that exactly these pixels were given."""
+    """The label of exactly these pixels."""
     (row,) = np.flatnonzero((image == PIXELS).all(axis=(1, 2, 3)))
     return CLASSES[row]
 
@@ -72,9 +72,9 @@ def test_all_records_in_any_order(made):
     assert images.dtype == np.uint8 and images.shape == (2 * N, SIDE, SIDE, 3)
     assert labels.dtype == np.int32
     assert [label_of(image) for image in images] == labels.tolist()
-    for place, row in enumerate(order[:5]):
+    for index, row in enumerate(order[:5]):
         (image,), (label,) = found.train.read([row])
-        assert (image == images[place]).all() and label == labels[place]
+        assert (image == images[index]).all() and label == labels[index]
     assert len({bytes(image) for image in images}) == N
     assert found.train.read([])[0].shape == (0, SIDE, SIDE, 3)
 
@@ -121,12 +121,12 @@ def test_the_fingerprint_covers_pixels(made, copy):
         PreparedSet.open(copy)
 
 
-def shard(place, number=1):
-    return sorted(place.glob("train-*.array_record"))[number]
+def shard(folder, number=1):
+    return sorted(folder.glob("train-*.array_record"))[number]
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda p: shutil.rmtree(p), "has no dataset.json"),
         (lambda p: (p / FILE).unlink(), "has no dataset.json"),
@@ -145,15 +145,15 @@ def shard(place, number=1):
         (lambda p: (p / LABELS).unlink(), "labels.npz cannot be read"),
     ],
 )
-def test_what_is_wrong_is_told_when_opened(copy, harm, told):
+def test_damage_is_reported_when_opened(copy, harm, message):
     harm(copy)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         PreparedSet.open(copy)
 
 
-def edit(place, **values):
-    value = json.loads((place / FILE).read_text()) | values
-    (place / FILE).write_text(json.dumps(value))
+def edit(folder, **values):
+    value = json.loads((folder / FILE).read_text()) | values
+    (folder / FILE).write_text(json.dumps(value))
 
 
 def flip(path):
@@ -204,7 +204,7 @@ def test_a_flip_is_seen_with_and_without_verify(copy):
 
 
 def replace(path, records):
-    """Other, intact records in the place of a shard; the description believes them."""
+    """Replaces a shard by other intact records and updates the description."""
     writer = ArrayRecordWriter(str(path), shards.WRITER_OPTIONS)
     for record in records:
         writer.write(record)
@@ -239,14 +239,14 @@ def test_records_of_another_set(copy):
     found = PreparedSet.open(copy)
     images, labels = found.train.read(range(20, 40))
     good = [int(k).to_bytes(4, "little") + bytes(x) for k, x in zip(labels, images, strict=True)]
-    for records, told in (
+    for records, message in (
         ([*good[:5], good[5][:-1], *good[6:]], "a record of 51 bytes instead of 52"),
         ([*good[:5], good[6], good[5], *good[7:]], "record [56] of .* has label"),
         ([b"\xff\xff\xff\xff" + good[0][4:], *good[1:]], "has label 4294967295"),
         (good[:-1], "19 of 20 records can be read"),
     ):
         replace(shard(copy), records)
-        with pytest.raises(InputError, match=rf"train-00001-of-00003.*{told}|{told}"):
+        with pytest.raises(InputError, match=rf"train-00001-of-00003.*{message}|{message}"):
             PreparedSet.open(copy).train.read(range(N))
     replace(shard(copy), good)
     assert len(PreparedSet.open(copy).train.read(range(N))[0]) == N
@@ -256,13 +256,13 @@ def test_records_of_another_set(copy):
     max_examples=150, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_damage_is_told_or_harmless(made, tmp_path, data):
-    """Any file cut, a bit of it flipped or pieces exchanged: refused, or everything is right."""
-    place = tmp_path / "set"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(made, place)
-    name = data.draw(st.sampled_from(sorted(path.name for path in place.iterdir())))
-    good = (place / name).read_bytes()
+def test_damage_is_reported_or_harmless(made, tmp_path, data):
+    """A file cut, a bit flipped or pieces exchanged: refused, or all records are correct."""
+    folder = tmp_path / "set"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(made, folder)
+    name = data.draw(st.sampled_from(sorted(path.name for path in folder.iterdir())))
+    good = (folder / name).read_bytes()
     bad = bytearray(good)
     at = data.draw(st.integers(0, len(good) - 1))
     kind = data.draw(st.sampled_from(["cut", "flip", "exchange", "zero", "append"]))
@@ -279,12 +279,12 @@ def test_damage_is_told_or_harmless(made, tmp_path, data):
         bad[at : at + 40] = bytes(len(bad[at : at + 40]))
     else:
         bad += bytes(bad[:at])
-    (place / name).write_bytes(bytes(bad))
+    (folder / name).write_bytes(bytes(bad))
     try:
-        found = PreparedSet.open(place)
+        found = PreparedSet.open(folder)
         images, labels = found.train.read(range(len(found.train)))
     except InputError as error:
-        assert "\n" not in str(error) and str(place) in str(error)
+        assert "\n" not in str(error) and str(folder) in str(error)
         return
     assert [label_of(image) for image in images] == labels.tolist()
     assert len(labels) == N
@@ -296,15 +296,15 @@ def test_damage_is_told_or_harmless(made, tmp_path, data):
 @given(data=st.data())
 def test_damage_of_the_same_size_behind_an_open_reader(made, tmp_path, data):
     """The size is right, so only the reader itself can see it."""
-    place = tmp_path / "set"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(made, place)
-    path = shard(place, data.draw(st.integers(0, 2)))
+    folder = tmp_path / "set"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(made, folder)
+    path = shard(folder, data.draw(st.integers(0, 2)))
     bad = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
         bad[data.draw(st.integers(0, len(bad) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(bytes(bad))
-    found = PreparedSet.open(place)
+    found = PreparedSet.open(folder)
     for row in range(N):
         try:
             (image,), (label,) = found.train.read([row])

@@ -43,7 +43,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("n", [20, 300])  # fewer and more images than the 48 dimensions
-def test_pixels_survive_there_and_back(whiten, n):
+def test_pixels_survive_a_round_trip(whiten, n):
     images = pixels(n, 3)
     fitted = fit_preprocessing(images, whiten)
     inputs = fitted.apply(images)
@@ -109,7 +109,7 @@ def test_histograms_add_up():
 
 
 def test_few_images_give_what_the_whole_problem_gives(monkeypatch):
-    """Up to the direction that the data leave open, which is LAPACK's choice there."""
+    """Up to the direction that the data do not determine."""
     images = pixels(10, 3)
     plain = fit_preprocessing(images, whiten=False).apply(images).reshape(10, -1)
     few = zca(*moments(plain), n=10)

@@ -1,4 +1,4 @@
-"""Large images as grids that are whitened alike."""
+"""Large images as grids that share one whitening."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """Compiles the outer step for a mesh and prints its collectives as one JSON line.
 
-A program of its own: the number of devices is fixed when JAX starts. Argument: a JSON object.
+A separate program, because the number of devices is fixed when JAX starts. Argument: a JSON object.
 """
 
 import json

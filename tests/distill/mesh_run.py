@@ -1,6 +1,7 @@
 """Runs outer steps on given meshes in this process and prints their losses, a JSON line a group.
 
-A program of its own: the number of devices is fixed when JAX starts. Arguments: a JSON object of
+A separate program, because the number of devices is fixed when JAX starts.
+Arguments: a JSON object of
 groups of cases; then, for several processes, coordinator address, their number and the own one.
 """
 
@@ -80,7 +81,7 @@ def prepared(text):
 def losses(case):
     """Loss, online loss and raised ridges of every step of a case.
 
-    With a folder "checkpoints" it goes on from the newest one there and leaves one at its end.
+    With a folder "checkpoints" it resumes from the newest one in it and saves one at its end.
     """
     how = {name: value for name, value in case.items() if name not in ("checkpoints", "steps")}
     frepo, start, step = prepared(json.dumps(how))
@@ -125,7 +126,7 @@ def main():
         for case in cases:
             with jax.enable_x64(case.get("dtype", "float64") == "float64"):
                 results.append(losses(case))
-        # Gloo writes on standard output too: results have a mark of their own.
+        # Gloo writes on standard output too: results have a mark.
         print("RESULT " + json.dumps({group: results}), flush=True)
 
 

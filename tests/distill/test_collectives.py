@@ -70,7 +70,7 @@ def test_data_axis_dual():
 
 
 def test_data_axis_primal():
-    """No features and no N x N matrix travel: only d x d and d x K sums."""
+    """No features and no N x N matrix are sent: only d x d and d x K sums."""
     found = collectives([1, 8], members=1, form="primal")
     check_axes(found)
     gram = 1024 * 1024 * 4

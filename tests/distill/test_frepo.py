@@ -1,4 +1,4 @@
-"""What FRePo says of its regression."""
+"""Warnings and summary of FRePo about its regression."""
 
 import pytest
 

@@ -63,7 +63,7 @@ def differences(found):
 def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
     """N = 10 over 4 and 8 devices: uneven and empty shards. rows = 20 <= d / 8 = 32.
 
-    One run goes on from its checkpoints on 8, 4 and 1 devices and in two processes with 4 each.
+    One run resumes from its checkpoints on 8, 4 and 1 devices and in two processes with 4 each.
     """
     case = {"members": 1}
     meshes = on_meshes(case, [1, 1], [1, 2], [1, 4], [1, 8])

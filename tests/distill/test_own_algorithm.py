@@ -80,7 +80,7 @@ def test_it_runs_on_several_devices(page, tmp_path):
 
 
 def test_what_is_not_an_algorithm_is_refused(page, capsys, tmp_path):
-    for wrong, told in (
+    for wrong, message in (
         ("ALGORITHM=matching.State", "Algorithm"),
         ("ALGORITHM=matching.Nothing", "matching.Nothing"),
         ("ALGORITHM_ARGS={'learning_rat': 1}", "learning_rate"),
@@ -88,7 +88,7 @@ def test_what_is_not_an_algorithm_is_refused(page, capsys, tmp_path):
     ):
         assert distill(tmp_path / "w", wrong) == 2
         err = capsys.readouterr().err
-        assert told in err and err.count("\n") == 1
+        assert message in err and err.count("\n") == 1
     base = "ALGORITHM=frepo_scale.distill.algorithm.Algorithm"  # lacks the required methods
     assert distill(tmp_path / "w", base, "ALGORITHM_ARGS={}") == 2
     assert "init" in capsys.readouterr().err

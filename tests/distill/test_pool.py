@@ -117,7 +117,7 @@ def test_a_bfloat16_online_step_keeps_the_member_in_float32(norm):
     assert types(rounded) == types(member.params)
     assert float(loss) == pytest.approx(float(rounded_loss), rel=1e-6)
     # Three layers round weights, input and output by at most 2^-8 each: so much are logits off, and
-    # the loss, half a square, twice as much of its own size.
+    # the loss, half a square, relatively twice as much.
     assert 0 < abs(float(rounded_loss / exact_loss) - 1) < 2 * 3 * 3 * 2**-8
     # Rounding moves some values across the ReLU's corner.
     flat = [np.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (exact, rounded)]

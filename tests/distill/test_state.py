@@ -1,4 +1,4 @@
-"""Padding to the mesh and back: what a checkpoint holds does not depend on it."""
+"""Padding to the mesh and back: checkpoints do not depend on it."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_shapes_without_computing():
 
 
 def on_eight_devices():
-    """Runs in a process of its own; prints what the test asserts on."""
+    """Runs in a separate process; prints what the test asserts on."""
     frepo, alone = algorithm(build_mesh(MeshConfig(2, 4))), algorithm(single_device_mesh())
     train_state = initial_train_state(frepo, start())
     state = train_state.algorithm

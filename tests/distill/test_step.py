@@ -138,7 +138,7 @@ def test_a_reset_member_is_fresh():
 
 
 def test_the_online_step_sees_the_updated_set():
-    """Were the member trained on the old set, another LAMB step would not change it."""
+    """If the member were trained on the old set, another LAMB step would not change it."""
     states = []
     for rate in (1e-2, 5e-2):
         config = DistillConfig(ipc=2, steps=50, learning_rate=rate, flip=True, seed=5)

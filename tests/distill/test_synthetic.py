@@ -1,4 +1,4 @@
-"""How the synthetic set starts."""
+"""The initial synthetic set."""
 
 import jax
 import numpy as np

@@ -47,7 +47,7 @@ def streamed(tmp_path_factory):
     np.savez(folder / "digits.npz", **arrays)
     prepare(PrepareConfig(folder / "digits.npz", folder / "out", 8, workers=1), Preemption())
     given = {"DATASET": "npz", "DATA_DIR": folder / "out", "DATA_PLACEMENT": "stream"}
-    return given | {"CHANCE_PROBES": 0}  # they learn too little in so few steps
+    return given | {"CHANCE_PROBES": 0}  # their accuracy is too low after so few steps
 
 
 def _undisturbed(workdir, cache, processes, settings=()):

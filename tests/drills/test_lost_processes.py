@@ -1,4 +1,4 @@
-"""One of two processes is killed or suspended: the other ends by itself, and the run resumes."""
+"""One of two processes is killed or suspended: the other one ends, and the run resumes."""
 
 import signal
 import time
@@ -33,7 +33,7 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
         assert attempt.wait_for(more_rows(workdir, 2))
         attempt.processes[1 - victim].send_signal(signal.SIGSTOP)
         ended_by_itself(attempt, attempt.processes[victim], 4 * drill.HEARTBEAT)
-        attempt.end()  # as a supervisor does: a suspended process does not end by itself
+        attempt.end()  # as a supervisor does: a suspended process does not end otherwise
 
     attempt = start(workdir, 2, settings=streamed)
     assert attempt.codes(200) == [0, 0], log(attempt)

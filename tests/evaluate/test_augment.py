@@ -110,13 +110,14 @@ def test_translation_by_half_a_pixel_averages_neighbours() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.0, 1.25])
-@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 0.25), (1.0, 1.0)])
-def test_zoom_agrees_with_scipy(scale: float, place: tuple[float, float]) -> None:
+@pytest.mark.parametrize("position", [(0.0, 0.0), (1.0, 0.25), (1.0, 1.0)])
+def test_zoom_agrees_with_scipy(scale: float, position: tuple[float, float]) -> None:
     images = noise(2, 10, 13, 3)
-    result = aug.zoom_by(images, np.full(2, scale, np.float32), np.full((2, 2), place, np.float32))
+    positions = np.full((2, 2), position, np.float32)
+    result = aug.zoom_by(images, np.full(2, scale, np.float32), positions)
     y, x = grid(10, 13)
-    y = scale * (y + 0.5) + place[0] * (1 - scale) * 10 - 0.5
-    x = scale * (x + 0.5) + place[1] * (1 - scale) * 13 - 0.5
+    y = scale * (y + 0.5) + position[0] * (1 - scale) * 10 - 0.5
+    x = scale * (x + 0.5) + position[1] * (1 - scale) * 13 - 0.5
     for image, got in zip(images, result, strict=True):
         np.testing.assert_allclose(got, sampled(image, y, x), atol=2e-5)
 
@@ -221,7 +222,7 @@ def test_cutout_is_one_square_inside_of_every_allowed_side() -> None:
     assert min(tops) == min(lefts) == 0 and max(tops) == 15 and max(lefts) == 19
 
 
-def test_cut_hole_where_told() -> None:
+def test_cut_hole_at_the_given_position() -> None:
     images = np.ones((2, 5, 6, 1), np.float32)
     result = aug.cut_hole(images, np.array([0, 2]), np.array([[0, 0], [1, 3]]))
     want = images.copy()

@@ -229,7 +229,7 @@ def test_a_key_is_used_once_by_an_evaluation(context):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the evaluator was asked for, by name; nothing is trained."""
+    """Records the requests to the evaluator by name; nothing is trained."""
     calls = {}
 
     def measure(self, name, fit, nets, labelled, test, finished):

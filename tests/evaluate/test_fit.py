@@ -29,7 +29,7 @@ def config(**changes):
 
 
 def blobs(n, seed=0):
-    """Three classes told apart by their brightest corner."""
+    """Three classes that differ in their brightest corner."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n, dtype=np.int32) % 3
     images = rng.normal(size=(n, 8, 8, 1)).astype(np.float32) * 0.3
@@ -153,7 +153,7 @@ def test_nothing_is_fetched_on_the_way(monkeypatch):
     monkeypatch.setattr(
         kind, "_value", property(lambda self: fetched.append(self.shape) or original(self))
     )
-    assert float(jnp.float32(2)) == 2 and fetched  # the spy sees a fetch
+    assert float(jnp.float32(2)) == 2 and fetched  # the spy detects a fetch
     fetched.clear()
     fitter.fit(data, 0, Preemption(), lambda n: None)
     assert fetched == []

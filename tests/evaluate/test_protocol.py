@@ -1,4 +1,4 @@
-"""Settings, steps by size, scores over several nets, what guessing would give."""
+"""Settings, steps by size, scores over several nets, accuracy of guessing."""
 
 from itertools import pairwise
 
@@ -79,7 +79,7 @@ def test_wrong_values_are_refused(wrong):
         (0.003, 1000, 10_000, False),
     ],
 )
-def test_what_guessing_would_give(accuracy, classes, images, expected):
+def test_accuracy_of_guessing(accuracy, classes, images, expected):
     assert is_guessing(accuracy, classes, images) is expected
 
 

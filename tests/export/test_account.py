@@ -25,8 +25,8 @@ def test_a_run_in_three_attempts():
     lines = account(history)
     assert lines["attempts"] == "3 (1 killed, or still running, 1 preempted, 1 finished)"
     assert lines["from the first start to the last heartbeat"] == "6 min 40 s"
-    assert lines["goodput (steps that were kept)"] == "40.0 %"  # 50 + 30 + 80 of 400
-    assert lines["lost (steps done again)"] == "1 min 20 s"
+    assert lines["goodput (steps not repeated)"] == "40.0 %"  # 50 + 30 + 80 of 400
+    assert lines["lost (repeated steps)"] == "1 min 20 s"
     assert lines["between attempts"] == "2 min 0 s"
     assert lines["final evaluation"] == "20 s (7.1 %)"
     assert lines["attempt 2"] == (

@@ -94,7 +94,7 @@ def test_svg_is_the_same_each_time_and_fits_into_a_page() -> None:
         )
 
 
-def test_ids_of_two_curves_never_meet() -> None:
+def test_ids_of_two_curves_differ() -> None:
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], marker="o", label="x")
 

@@ -268,7 +268,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             read_npz(tmp_path / name)
 
 
-def test_an_export_nobody_could_read_is_not_written(tmp_path: Path) -> None:
+def test_an_invalid_export_is_not_written(tmp_path: Path) -> None:
     export = make()
     images = export.images.copy()
     images[1, 2, 0, 0] = np.nan

@@ -18,7 +18,7 @@ def flat_images(count: int, size: int, channels: int = 3) -> np.ndarray:
 
 
 def shown_images(path: Path) -> np.ndarray:
-    """The index of the `flat_images` image at each place of a gallery, -1 where there is none."""
+    """The index of the `flat_images` image at each position of a gallery, -1 for none."""
     with Image.open(path) as image:
         assert image.mode == "RGBA"
         rgba = np.asarray(image).astype(int)
@@ -26,11 +26,11 @@ def shown_images(path: Path) -> np.ndarray:
     return np.where((rgba[..., 2] == 200) & (rgba[..., 3] == 255), index, -1)
 
 
-def first_places(path: Path) -> list[tuple[int, int]]:
+def first_positions(path: Path) -> list[tuple[int, int]]:
     """(top, left) of each image, in the order of their indices."""
     index = shown_images(path)
-    images, places = np.unique(index, return_index=True)
-    tops, lefts = np.unravel_index(places[images >= 0], index.shape)
+    images, positions = np.unique(index, return_index=True)
+    tops, lefts = np.unravel_index(positions[images >= 0], index.shape)
     return list(zip(tops.tolist(), lefts.tolist(), strict=True))
 
 
@@ -64,18 +64,18 @@ def test_every_image_is_shown_once_and_large(
 
 def test_single_images_are_read_line_by_line(tmp_path: Path) -> None:
     save_gallery(tmp_path / "g.png", flat_images(10, 32), tuple("abcdefghij"), 1)
-    places = first_places(tmp_path / "g.png")
-    assert places == sorted(places)
-    assert len({top for top, _ in places}) == 2 and len({left for _, left in places}) == 5
+    positions = first_positions(tmp_path / "g.png")
+    assert positions == sorted(positions)
+    assert len({top for top, _ in positions}) == 2 and len({left for _, left in positions}) == 5
 
 
 def test_a_class_is_one_row_and_classes_go_down(tmp_path: Path) -> None:
     save_gallery(tmp_path / "g.png", flat_images(200, 32), ("name",) * 100, 2)
-    places = np.array(first_places(tmp_path / "g.png")).reshape(100, 2, 2)
-    assert (places[:, 0, 0] == places[:, 1, 0]).all()
-    assert (places[:, 0, 1] < places[:, 1, 1]).all()
-    by_column = sorted((left, top) for top, left in places[:, 0].tolist())
-    assert by_column == [(left, top) for top, left in places[:, 0].tolist()]
+    positions = np.array(first_positions(tmp_path / "g.png")).reshape(100, 2, 2)
+    assert (positions[:, 0, 0] == positions[:, 1, 0]).all()
+    assert (positions[:, 0, 1] < positions[:, 1, 1]).all()
+    by_column = sorted((left, top) for top, left in positions[:, 0].tolist())
+    assert by_column == [(left, top) for top, left in positions[:, 0].tolist()]
 
 
 def test_pixels_are_enlarged_without_smoothing_in_grey_and_colour(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_names_and_what_is_left_out_are_written(
     assert texts[0].endswith("…") and len(texts[0]) > 5 and long.startswith(texts[0][:-1])
 
 
-def test_names_do_leave_ink(tmp_path: Path) -> None:
+def test_names_are_drawn(tmp_path: Path) -> None:
     for name, ink in (("", False), ("cat", True)):
         save_gallery(tmp_path / "g.png", np.zeros((1, 32, 32, 1), np.uint8), (name,), 1)
         with Image.open(tmp_path / "g.png") as image:

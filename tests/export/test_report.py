@@ -24,7 +24,7 @@ SCORES: dict[str, dict[str, Any]] = {
 
 
 def evaluated(scores: dict[str, dict[str, Any]], **labels: str) -> dict[str, Any]:
-    """What the evaluation `accuracy` leaves in result.json."""
+    """The rows of the evaluation `accuracy` in result.json."""
     rows = [{"key": k, "label": labels.get(k, k), **score} for k, score in scores.items()]
     accuracy = {"name": "accuracy", "title": "test accuracy", "rows": rows}
     return scores | {"evaluations": [accuracy]}
@@ -104,7 +104,7 @@ def write(tmp_path: Path, **changes: Any) -> Page:
         "result": RESULT,
         "metrics": METRICS,
         "galleries": [],
-        "times": {"goodput (steps that were kept)": "81.0 %"},
+        "times": {"goodput (steps not repeated)": "81.0 %"},
         "operative_config": "STEPS = 10000",
         "paths": {"distilled set": "export/distilled.npz"},
     }
@@ -208,7 +208,7 @@ def test_bars_are_proportional_from_zero(tmp_path: Path) -> None:
     assert styles == ["width:75.00%", "left:50.00%;width:50.00%", "width:25.00%"]
 
 
-def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_page_needs_no_other_files(tmp_path: Path) -> None:
     files = [(s, gallery(tmp_path / f"{s}.png", s)) for s in (1, 2)]
     page = write(tmp_path, galleries=files)
     for _, name, value in page.attributes:
@@ -224,8 +224,8 @@ def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in page.source
 
 
-def test_where_the_time_went(tmp_path: Path) -> None:
-    assert "goodput (steps that were kept) 81.0 %" in write(tmp_path).text
+def test_the_time_by_category_is_shown(tmp_path: Path) -> None:
+    assert "goodput (steps not repeated) 81.0 %" in write(tmp_path).text
 
 
 def test_all_text_is_escaped(tmp_path: Path) -> None:

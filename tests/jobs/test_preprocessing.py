@@ -1,4 +1,4 @@
-"""The preprocessing of a run: fitted once, kept, made again where it cannot be read."""
+"""The preprocessing of a run: fitted once, stored, fitted again if it is unreadable."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 class Set(SimpleNamespace):
-    """As much of a data set as is asked here; counts how often it is fitted."""
+    """The parts of a data set that are used here; counts how often it is fitted."""
 
     fingerprint, origin, fits, fitted = "ab" * 32, "here", 0, False
 
@@ -25,7 +25,7 @@ class Set(SimpleNamespace):
 
 
 @pytest.fixture
-def place(tmp_path) -> Workdir:
+def workdir(tmp_path) -> Workdir:
     return Workdir(tmp_path)
 
 
@@ -34,45 +34,45 @@ def made(side=4, channels=3, whitened=True) -> Set:
     return Set(images=images, image_shape=images.shape[1:], whitened=whitened)
 
 
-def test_it_is_fitted_once(place):
+def test_it_is_fitted_once(workdir):
     data = made()
-    first, second = (stored_preprocessing(place, data).arrays() for _ in range(2))
+    first, second = (stored_preprocessing(workdir, data).arrays() for _ in range(2))
     assert data.fits == 1
     assert first.keys() == second.keys() and "whitening_matrix" in first
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no more"])
-def test_what_cannot_be_read_is_made_again(place, damage):
+def test_an_unreadable_file_is_written_again(workdir, damage):
     data = made()
-    first = stored_preprocessing(place, data)
-    place.preprocessing.write_bytes(damage)
-    second = stored_preprocessing(place, data)
+    first = stored_preprocessing(workdir, data)
+    workdir.preprocessing.write_bytes(damage)
+    second = stored_preprocessing(workdir, data)
     assert data.fits == 2
     np.testing.assert_array_equal(first.whitening.matrix, second.whitening.matrix)
 
 
-def test_other_data_are_refused(place):
+def test_other_data_are_refused(workdir):
     data = made()
-    check_data(place, data)  # nothing there yet
-    stored_preprocessing(place, data)
-    check_data(place, data)
+    check_data(workdir, data)  # no file yet
+    stored_preprocessing(workdir, data)
+    check_data(workdir, data)
     data.fingerprint = "cd" * 32
     with pytest.raises(InputError, match=r"abababababab.*cdcdcd"):
-        check_data(place, data)
+        check_data(workdir, data)
 
 
-def test_a_long_wait_is_told_once_and_a_short_one_never(place, monkeypatch, capsys):
-    stored_preprocessing(place, made())
+def test_a_long_fit_is_announced_once_and_a_short_one_is_not(workdir, monkeypatch, capsys):
+    stored_preprocessing(workdir, made())
     assert capsys.readouterr().err == ""
-    place.preprocessing.unlink()
+    workdir.preprocessing.unlink()
     monkeypatch.setattr(preprocessing, "_LARGE", 48)
     data = made()
-    stored_preprocessing(place, data)
-    told = capsys.readouterr().err
-    assert told.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
-    assert told.count("\n") == 1
-    stored_preprocessing(place, data)  # kept
-    place.preprocessing.unlink()
-    stored_preprocessing(place, made(channels=1, whitened=False))
+    stored_preprocessing(workdir, data)
+    output = capsys.readouterr().err
+    assert output.startswith("frepo-scale: whitening: eigenvectors in 48 dimensions")
+    assert output.count("\n") == 1
+    stored_preprocessing(workdir, data)  # kept
+    workdir.preprocessing.unlink()
+    stored_preprocessing(workdir, made(channels=1, whitened=False))
     assert capsys.readouterr().err == ""

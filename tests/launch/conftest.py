@@ -27,9 +27,9 @@ def write_program(path: Path, text: str) -> None:
 
 
 def make_venv(venv: Path, pyproject: Path, program: Path = HERE / "fake_program.py") -> None:
-    """A .venv that launch/python_env.sh takes for complete; `program` is its frepo-scale.
+    """A .venv that launch/python_env.sh accepts as complete; `program` is its frepo-scale.
 
-    To drive the real program, put a real environment there instead, with the same stamps.
+    To drive the real program, use a real environment with the same stamps.
     """
     write_program(venv / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     write_program(
@@ -41,7 +41,7 @@ def make_venv(venv: Path, pyproject: Path, program: Path = HERE / "fake_program.
 
 
 def wait_for(condition, seconds: float = 120):
-    """What `condition` returns, once that is true."""
+    """Waits until `condition` returns a true value, and returns it."""
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -50,7 +50,7 @@ def wait_for(condition, seconds: float = 120):
 
 
 def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -66,7 +66,7 @@ class Result:
 
 
 class Bench:
-    """The copied repository, a folder to stand in, and fakes that come first on PATH."""
+    """The copied repository, a current folder, and fake programs first on PATH."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -122,7 +122,7 @@ class Bench:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def pids(self) -> list[int]:
-        """Of every fake program this bench ever started."""
+        """Process IDs of every fake program that this bench started."""
         files = self.top.rglob("called-*.jsonl")
         return [json.loads(x)["pid"] for file in files for x in file.read_text().splitlines()]
 
@@ -171,7 +171,7 @@ HELPERS = SimpleNamespace(
     wait_for=wait_for, alive=alive, write_program=write_program, make_venv=make_venv, here=HERE
 )
 
-# What an argument may hold: each must arrive at the program as it was typed.
+# Arguments that must arrive at the program unchanged.
 NASTY = [
     "",
     "two words",

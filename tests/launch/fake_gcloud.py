@@ -1,9 +1,9 @@
-"""Stands for gcloud: TPU pods are folders under $FAKE_CLOUD, their workers' homes folders in these.
+"""Replaces gcloud: TPU pods are folders under $FAKE_CLOUD, their workers' homes folders in these.
 
 Commands sent to a worker run here, as processes with that home. It takes the flags that gcloud's
-reference lists for each command, and refuses others. The queue needs two looks to fill a request.
-A machine under repair is
-ready at the second look. A file "flaky GROUP VERB" says how many calls fail next.
+reference lists for each command, and refuses others. A request is granted at the second poll, and a
+machine under repair is ready at the second poll. A file "flaky GROUP VERB" has the number of calls
+that fail next.
 $FAKE_WORKERS: how many a pod has. $FAKE_REPO: whose .venv every new worker finds ready.
 """
 
@@ -86,7 +86,7 @@ def ssh(name: str, which: str, command: str) -> None:
     for home in on_workers(name, which):
         kept = {n: v for n, v in os.environ.items() if n.startswith("FAKE_") or n == "PATH"}
         kept |= {"HOME": str(home), "TPU_WORKER_ID": home.name, "FAKE_WORKER": home.name}
-        if "FAKE_COORDINATOR" in os.environ:  # for a program that looks for no TPU pod
+        if "FAKE_COORDINATOR" in os.environ:  # for a program that does not detect a TPU pod
             kept["FREPO_COORDINATOR"] = os.environ["FAKE_COORDINATOR"]
             kept["FREPO_PROCESSES"] = os.environ.get("FAKE_WORKERS", "2")
             kept["FREPO_PROCESS"] = home.name

@@ -1,6 +1,6 @@
-"""Stands for `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
+"""Replaces `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
 
-Understands some settings of its own: SECONDS per step, SAVE_EVERY, STEPS, and
+It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
 evaluation, stopped with 42 after each.
@@ -27,7 +27,7 @@ for number, argument in enumerate(arguments):
 workdir = workdir or "runs/" + os.path.basename(recipe).removesuffix(".gin")
 if workdir.startswith("gs://"):
     workdir = os.environ["FAKE_BUCKETS"] + "/" + workdir.removeprefix("gs://")
-place = Path(workdir)
+root = Path(workdir)
 named = ("FREPO_PROCESS", "SLURM_PROCID", "TPU_WORKER_ID")
 process = int(next((os.environ[name] for name in named if name in os.environ), "0"))
 
@@ -45,7 +45,7 @@ if not settings["DEAF"]:
 else:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-(place / "checkpoints").mkdir(parents=True, exist_ok=True)
+(root / "checkpoints").mkdir(parents=True, exist_ok=True)
 watched = ("FREPO_", "CUDA_VISIBLE", "SLURM_", "JAX_", "NCCL_")
 called = {
     "arguments": arguments,
@@ -53,27 +53,27 @@ called = {
     "pid": os.getpid(),
     "folder": os.getcwd(),
 }
-with open(place / f"called-{process}.jsonl", "a") as file:
+with open(root / f"called-{process}.jsonl", "a") as file:
     file.write(json.dumps(called) + "\n")
 
 
 def save(step: int) -> None:
     if process == 0:
-        (place / "checkpoints" / f"{step}.tmp-5").mkdir(exist_ok=True)
-        (place / "checkpoints" / f"{step}.tmp-5" / "commit_success.txt").touch()
-        (place / "checkpoints" / f"{step}.tmp-5").rename(place / "checkpoints" / str(step))
+        (root / "checkpoints" / f"{step}.tmp-5").mkdir(exist_ok=True)
+        (root / "checkpoints" / f"{step}.tmp-5" / "commit_success.txt").touch()
+        (root / "checkpoints" / f"{step}.tmp-5").rename(root / "checkpoints" / str(step))
 
 
-if (place / "DONE").exists():
+if (root / "DONE").exists():
     print("already done", flush=True)
     sys.exit(0)
-saved = [int(p.name) for p in (place / "checkpoints").iterdir() if p.name.isdigit()]
+saved = [int(p.name) for p in (root / "checkpoints").iterdir() if p.name.isdigit()]
 first = max(saved, default=0)
 print(f"process {process} starts at {first}", flush=True)
 for step in range(first, int(settings["STEPS"])):
     for plan in filter(None, settings["DIE"].split(",")):
         who, when, code = map(int, plan.split(":"))
-        mark = place / f"died-{process}-{when}-{code}"
+        mark = root / f"died-{process}-{when}-{code}"
         if who == process and when == step and not mark.exists():
             mark.touch()
             print(f"process {process} dies with {code} at {step}", flush=True)
@@ -92,16 +92,16 @@ for step in range(first, int(settings["STEPS"])):
     time.sleep(float(settings["SECONDS"]))
 if int(settings["STEPS"]) not in saved:
     save(int(settings["STEPS"]))
-progress = place / "evaluation_progress.json"
+progress = root / "evaluation_progress.json"
 if process == 0 and int(settings["NETS"]):
     nets = json.loads(progress.read_text())["nets"] if progress.exists() else {}
     if len(nets) < int(settings["NETS"]):
         nets[f"distilled/{len(nets)}"] = [0.5, 0.9]
-        new = place / "new-progress.json"  # whole at once, as the program writes it
+        new = root / "new-progress.json"  # whole at once, as the program writes it
         new.write_text(json.dumps({"evaluation": "7" * 64, "nets": nets}, indent=1))
         new.rename(progress)
         print(f"process 0 finished net {len(nets)}", flush=True)
         sys.exit(42)
 if process == 0:
-    (place / "DONE").touch()
+    (root / "DONE").touch()
 print(f"process {process} is done", flush=True)

@@ -1,4 +1,4 @@
-"""Stands for srun and scontrol: tasks are processes here, a requeue is a file.
+"""Replaces srun and scontrol: tasks are local processes, a requeue is a file.
 
 Like srun it returns the largest exit code and, as JAX does, ends the other tasks with 134 a moment
 after one was killed or failed. $FAKE_NODELIST: where the tasks are. $FAKE_WAIT: seconds instead of

@@ -1,8 +1,7 @@
-"""Runs `frepo-scale` as it is, but a run that starts from nothing takes its time for each step.
+"""Runs `frepo-scale`; a run that does not resume sleeps $FAKE_PACE seconds in every step.
 
-So there is a middle in which it can be disturbed; $FAKE_PACE says how many seconds. A run that
-resumes goes at its own pace. $FAKE_STARTS is a folder: each start leaves a file there, named after
-its process number and pid.
+So it can be disturbed between its start and its end. A run that resumes does not sleep. Each start
+writes a file into the folder $FAKE_STARTS, named after its process number and process ID.
 """
 
 import os

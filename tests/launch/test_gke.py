@@ -1,4 +1,4 @@
-"""launch/gke_jobset.yaml: it parses, its parts fit together, its restarts are supervise.sh's."""
+"""launch/gke_jobset.yaml: it parses, is consistent, and restarts as supervise.sh does."""
 
 import re
 import signal
@@ -105,13 +105,13 @@ def test_the_gpu_pods_find_each_other(jobsets):
     assert "FREPO_CLUSTER" not in known
 
 
-def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place():
+def test_placeholders_are_documented_and_sed_replaces_each():
     head = TEXT.split("apiVersion", 1)[0]
     explained = re.findall(r"^#   ([A-Z_]+)  ", head, re.MULTILINE)
     assert sorted(explained) == sorted(
         ["IMAGE", "SERVICE_ACCOUNT", "WORKDIR", "DATA_BUCKET", "DATA_FOLDER", "RECIPE", "GPU_MODEL"]
     )
-    # As the file says to: without g, so a placeholder must be alone and first on its line.
+    # As the file says: without g, so a placeholder must be the first one on its line.
     edits = [f"-es|{name}|{name.lower().replace('_', '-')}-x|" for name in explained]
     filled = subprocess.run(
         ["sed", *edits], input=TEXT, capture_output=True, text=True, check=True
@@ -132,12 +132,12 @@ def test_placeholders_are_explained_at_the_top_and_sed_finds_each_in_its_place()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_data_are_mounted_where_the_program_looks(jobsets, name):
+def test_the_data_are_mounted_at_the_path_in_the_command(jobsets, name):
     pod = job(jobsets[name])["template"]
     [volume], [mount] = pod["spec"]["volumes"], container(jobsets[name])["volumeMounts"]
     assert mount["name"] == volume["name"] and mount["readOnly"] and volume["csi"]["readOnly"]
     assert f"--gin.DATA_DIR={mount['mountPath']}" in container(jobsets[name])["command"]
-    # Without the annotation GKE adds no container for the driver, and the pod waits for ever.
+    # Without the annotation GKE adds no container for the driver, and the pod waits forever.
     assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
     assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 

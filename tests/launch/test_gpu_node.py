@@ -25,7 +25,7 @@ def fake_gpus(bench, count):
     bench.fake("nvidia-smi", f'#!/bin/sh\n[ "$*" = "-L" ] || exit 9\n{lines}')
 
 
-def test_every_process_is_told_about_the_others(bench, nasty):
+def test_every_process_gets_the_environment_of_the_run(bench, nasty):
     result = bench.end(group(bench, 3, *nasty, options=["--gpu-each"]))
     assert result.code == 0, result
     calls = [bench.calls(p) for p in range(3)]
@@ -49,7 +49,7 @@ def test_logs_are_separate_and_process_0_is_shown(bench):
     ).replace("process 0 is", "process 1 is")
 
 
-def test_the_gpus_that_were_given_are_dealt_out(bench):
+def test_the_given_gpus_are_assigned(bench):
     bench.end(group(bench, 2, options=["--gpu-each"], CUDA_VISIBLE_DEVICES="6,4"))
     assert [bench.calls(p)[0]["environment"]["CUDA_VISIBLE_DEVICES"] for p in (0, 1)] == ["6", "4"]
     result = bench.end(group(bench, 3, options=["--gpu-each"], CUDA_VISIBLE_DEVICES="6,4"))
@@ -76,7 +76,7 @@ def test_one_end_ends_all_and_the_worst_code_counts(bench, helpers, die, code):
 
 
 def test_the_worst_code_counts_though_another_came_first(bench, helpers):
-    # Deaf: or a busy machine might stop process 0 before it comes to its own end.
+    # It ignores SIGTERM: otherwise a busy machine might stop process 0 before its end.
     die = "--gin.DIE=1:7:42,0:8:1"
     result = bench.end(group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", die))
     assert result.code == 1 and "stopping the other" in result.err, result
@@ -84,7 +84,7 @@ def test_the_worst_code_counts_though_another_came_first(bench, helpers):
     assert not any(map(helpers.alive, bench.pids()))
 
 
-def test_who_does_not_stop_is_killed_after_the_grace_period(bench, helpers):
+def test_a_process_that_does_not_stop_is_killed_after_the_grace_period(bench, helpers):
     result = bench.end(
         group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", "--gin.DIE=1:7:1",
               options=["--grace", "1"])
@@ -113,7 +113,7 @@ def test_killed_itself_it_leaves_no_process(bench, helpers):
     assert bench.end(process).code == -signal.SIGKILL
 
 
-def test_where_setpriv_does_not_do_the_processes_run_all_the_same(bench):
+def test_without_a_working_setpriv_the_processes_still_run(bench):
     bench.fake("setpriv", "#!/bin/sh\necho \"unrecognized option '--pdeathsig'\" >&2; exit 1\n")
     result = bench.end(group(bench, 2))
     assert result.code == 0 and result.err == "", result
@@ -184,12 +184,12 @@ def test_per_gpu_one_crash_restarts_all_together(bench, helpers):
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_whole_stops_every_process_saved(bench, helpers):
+def test_sigterm_saves_and_stops_every_process(bench, helpers):
     process = bench.start("gpu_node.sh", "--per-gpu", "--gpus", "2", "digits_ipc1",
                           "--gin.STEPS=100000")  # fmt: skip
     workdir = bench.cwd / "runs" / "digits_ipc1"
     helpers.wait_for(lambda: bench.calls(1, workdir) and bench.steps(workdir))
-    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does
     result = bench.end(process)
     assert result.code == 42 and result.err.count("attempt ") == 1, result
     assert not any(map(helpers.alive, bench.pids()))

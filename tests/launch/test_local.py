@@ -56,7 +56,7 @@ esac
 
 
 class Machine:
-    """A copy of the launch scripts, and a PATH with nothing but what a test puts there."""
+    """A copy of the launch scripts, and a PATH with only the programs of the test."""
 
     def __init__(self, top: Path) -> None:
         self.repo, self.bin, self.cwd = top / "a repo", top / "bin", top / "elsewhere, too"
@@ -152,7 +152,7 @@ def test_options_alone_go_to_the_default_recipe(machine: Machine) -> None:
     assert machine.run("", "x").out.endswith("<distill><digits_ipc1.gin><x>")
 
 
-def test_settings_of_the_caller_win(machine: Machine) -> None:
+def test_settings_of_the_caller_take_precedence(machine: Machine) -> None:
     machine.python("python3", "3.12")
     own = {
         "OPENBLAS_NUM_THREADS": "4",
@@ -248,7 +248,7 @@ def test_a_killed_installation_is_done_again(machine: Machine) -> None:
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    # The old pyproject.toml again: what the killed installation left is not trusted for it either.
+    # The old pyproject.toml again: the files of the killed installation are not used for it either.
     (machine.repo / "pyproject.toml").write_text("[project]\n")
     assert machine.run().code == 7
     assert machine.installs == 3
@@ -357,8 +357,8 @@ def test_test_runs_every_check_and_closes_with_the_runners_line(
     assert machine.logged("|pip|install|")[0].endswith("|-e|.[dev]|")
     log = machine.log.read_text()
     order = ["ruff|check|.", "ruff|format|--check|.", "mypy|", "shellcheck|-x|launch/", "pytest|"]
-    places = [log.index(word) for word in order]
-    assert places == sorted(places)
+    positions = [log.index(word) for word in order]
+    assert positions == sorted(positions)
     assert "|launch/local.sh|" in log and "|.ci/run|" in log  # in the repository: globs expand
 
 

@@ -1,7 +1,7 @@
-"""The launchers drive the real program: two JAX processes on this machine, disturbed on the way.
+"""The launchers run the real program: two JAX processes on this machine, disturbed once.
 
-Each run is disturbed once, goes on, and must leave the bits of a run that nobody disturbed. It
-imports the package as the launchers find or ship it, from the copied repository.
+Each run resumes and must give the same bits as an undisturbed run. The package is imported as the
+launchers find or copy it, from the copied repository.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS, SAVE_EVERY = 12, 3
-KNOBS = {
+SETTINGS = {
     "RESOLUTION": 8,
     "DEPTH": 1,
     "WIDTH": 4,
@@ -64,7 +64,7 @@ def put_real_program(bench):
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "",  # compiled as for users, not as the tests' own process is
+        "XLA_FLAGS": "",  # compiled as for users, not as in the tests
         "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "FREPO_HEARTBEAT": "10",
@@ -78,7 +78,7 @@ def put_real_program(bench):
     )
 
     def pids(process=None):
-        """Of every program started, or of those that were this process of a run."""
+        """Process IDs of all started programs, or of those with this process number."""
         found = [path.name.split("-") for path in starts.iterdir()]
         return [int(pid) for number, pid in found if process in (None, int(number))]
 
@@ -92,13 +92,13 @@ def real(bench):
 
 
 def settings(shared, **changes):
-    knobs = KNOBS | {"DATA_DIR": shared / "set"} | changes
-    return [f"--gin.{name}={value}" for name, value in knobs.items()]
+    settings = SETTINGS | {"DATA_DIR": shared / "set"} | changes
+    return [f"--gin.{name}={value}" for name, value in settings.items()]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(shared, make_bench):
-    """The workdir of a run of two processes that nobody disturbed."""
+    """The workdir of an undisturbed run of two processes."""
     bench = put_real_program(make_bench("undisturbed"))
     result = bench.run(
         "processes.sh", "2", "--", str(bench.program), "distill", "imagenet1k_smoke.gin",
@@ -153,13 +153,13 @@ def pod(real, helpers):
         "FAKE_COORDINATOR": free_address(),
         "FAKE_PACE": str(PACE),
     }
-    place = top / "vms" / "my-tpu"
+    machines = top / "vms" / "my-tpu"
 
     def groups():
-        files = place.glob("*/frepo_scale/run/pid")
+        files = machines.glob("*/frepo_scale/run/pid")
         return [int(file.read_text().split()[0]) for file in files]
 
-    yield SimpleNamespace(top=top, place=place, environment=environment, groups=groups)
+    yield SimpleNamespace(top=top, machines=machines, environment=environment, groups=groups)
     for group in groups():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
@@ -178,10 +178,10 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     process.send_signal(signal.SIGSTOP)  # or it may start them again in between
     for group in pod.groups():
         os.killpg(group, signal.SIGTERM)
-    helpers.wait_for(lambda: len([*pod.place.glob("*/frepo_scale/run/*.exit")]) == 2, 60)
+    helpers.wait_for(lambda: len([*pod.machines.glob("*/frepo_scale/run/*.exit")]) == 2, 60)
     assert not any(map(helpers.alive, real.pids()))
     saved = real.steps()[-1]
-    (pod.place / "state").write_text("PREEMPTED")
+    (pod.machines / "state").write_text("PREEMPTED")
     (pod.top / "queued" / "my-tpu").write_text("SUSPENDED")
     process.send_signal(signal.SIGCONT)
     result = real.end(process, 300)
@@ -190,7 +190,7 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     assert "attempt 1: code 143, nothing saved before; now unknown\n" in result.err
     assert f"attempt 2: code 0, saved step {STEPS}\n" in result.err
     assert f"resuming {real.workdir} at step {saved}" in result.out
-    assert started(real) == [2, 2] and not pod.place.exists()
+    assert started(real) == [2, 2] and not pod.machines.exists()
     check_the_same(real.workdir, undisturbed, saved)
     codes = [path.read_text().strip() for path in sorted(real.workdir.glob("logs/*/worker-*.exit"))]
     assert codes == ["42", "42", "0", "0"]

@@ -95,7 +95,7 @@ def test_every_argument_arrives(slurm, bench, nasty):
 
 
 @pytest.mark.parametrize("code", [1, 2])
-def test_a_failure_is_not_requeued_though_srun_tells_134(slurm, code):
+def test_a_failure_is_not_requeued_although_srun_returns_134(slurm, code):
     [result] = slurm.queue(*slurm.arguments("--gin.STEPS=100000", f"--gin.DIE=1:7:{code}"))
     assert result.code == code and slurm.requeued == 0, result
 
@@ -121,7 +121,7 @@ def test_what_an_older_version_noted_is_read(slurm, bench):
     assert (notes / "progress").read_text() == "5 2 0\n"
 
 
-def test_a_task_that_stands_still_is_killed_and_the_job_requeued(slurm, bench, helpers):
+def test_a_hung_task_is_killed_and_the_job_requeued(slurm, bench, helpers):
     process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), FAKE_WAIT="2")
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     stands_still = bench.calls(1)[0]["pid"]
@@ -169,7 +169,7 @@ def test_out_of_time_while_saving_it_is_requeued_before_slurm_kills_all(slurm, b
     assert "attempt 1: out of time, saved step" in result.err
 
 
-def test_a_refused_requeue_is_said(slurm):
+def test_a_refused_requeue_is_reported(slurm):
     (slurm.state / "forbidden").touch()
     [result] = slurm.queue(*slurm.arguments("--gin.DIE=0:7:42,1:7:42"))
     assert result.code == 42 and "submit it again" in result.err, result

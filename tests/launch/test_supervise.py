@@ -1,4 +1,4 @@
-"""launch/supervise.sh: what is restarted, when it gives up, signals, and that nothing is left."""
+"""launch/supervise.sh: restarts, giving up, signals, and processes left behind."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def test_restarts_until_it_is_done(bench, code):
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 127, 130])
-def test_other_ends_are_the_last(bench, code):
+def test_other_exit_codes_are_not_restarted(bench, code):
     result = distill(bench, f"--gin.DIE=0:7:{code}")
     assert result.code == code and len(attempts(result)) == 1, result
 
@@ -96,7 +96,7 @@ def test_nets_are_counted_as_the_program_writes_them(bench):
             nets.put("distilled", net, (0.25, 1.0))
         seen = note("9 10", count, count)
         assert seen == b"0\n0\n1\n"  # 11 are more, and one is of another evaluation
-    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean not seen
+    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean unknown
 
 
 def test_nets_of_a_gs_workdir_are_read_with_gcloud(bench):
@@ -132,7 +132,7 @@ def test_attempts_can_be_set(bench):
     assert result.code == 42 and len(attempts(result)) == 1 and "giving up: 1 " in result.err
 
 
-def test_saved_in_wins_over_the_arguments(bench):
+def test_saved_in_takes_precedence_over_the_arguments(bench):
     (bench.workdir / "checkpoints" / "9000").mkdir(parents=True)
     other = bench.top / "other"
     other.mkdir()
@@ -203,7 +203,7 @@ def test_where_gcloud_cannot_list_a_gs_workdir_the_programs_packages_do(bench, h
     assert "saved step 7\n" in result.err, result
 
 
-def test_where_nobody_can_list_a_gs_workdir_it_says_so(bench, helpers):
+def test_a_gs_workdir_that_cannot_be_listed_is_reported(bench, helpers):
     bench.fake("gcloud", "#!/bin/sh\nexit 1\n")
     helpers.write_program(bench.repo / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
     result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
@@ -262,7 +262,7 @@ def test_a_signal_in_the_pause_ends_it_with_the_last_code(bench, helpers):
     assert len((bench.top / "p").read_text().split()) == 1
 
 
-def test_what_the_child_leaves_behind_is_gone_before_the_restart(bench, helpers):
+def test_processes_left_by_the_child_are_killed_before_the_restart(bench, helpers):
     note = bench.top / "pids"
     script = f"sleep 500 & echo $! >> {note}; kill -9 $$"
     result = bench.run("supervise.sh", "--pause", "0", "--", "bash", "-c", script)

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh runs a program on the machines of a pod, through all that happens to them.
+"""launch/tpu_pod.sh runs a program on the machines of a pod, with preemptions and failures.
 
 The fake program can be replaced by the real one: make `bench.program` a wrapper that runs it, set
 FAKE_COORDINATOR=127.0.0.1:<port>, by which the workers then find each other, and give a --workdir
@@ -71,7 +71,7 @@ def test_one_worker_killed_stops_and_restarts_all(cloud, helpers):
 
 
 @pytest.mark.slow
-def test_a_preempted_pod_is_made_again_and_goes_on(cloud, helpers):
+def test_a_preempted_pod_is_recreated_and_the_run_resumes(cloud, helpers):
     process = cloud.start(
         *quick("--recreate", "--delete-when-done", "digits_ipc1", "--gin.STEPS=250")
     )
@@ -122,10 +122,10 @@ def test_gives_up_after_three_attempts_without_progress(cloud):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["gs", "shared folder"])
-def test_a_finished_net_of_the_final_evaluation_is_progress(cloud, place):
+@pytest.mark.parametrize("kind", ["gs", "shared folder"])
+def test_a_finished_net_of_the_final_evaluation_is_progress(cloud, kind):
     cloud.make(workers=1)
-    workdir = WORKDIR if place == "gs" else str(cloud.bench.top / place)
+    workdir = WORKDIR if kind == "gs" else str(cloud.bench.top / kind)
     arguments = ["--workdir", workdir, "digits_ipc1", "--gin.STEPS=5", "--gin.NETS=4"]
     result = cloud.run(*quick("--poll", "0", *arguments))
     assert result.code == 0 and "attempt 5: code 0, saved step 5\n" in result.err, result
@@ -176,8 +176,8 @@ def test_ctrl_c_with_delete_when_done_saves_and_deletes(cloud, helpers):
 
 
 @pytest.mark.slow
-def test_who_reads_its_output_may_be_gone(cloud, helpers):
-    """As with `2>&1 | tee FILE` and Ctrl-C, which tee hears too."""
+def test_a_closed_output_does_not_end_the_run(cloud, helpers):
+    """As with `2>&1 | tee FILE` and Ctrl-C, which tee gets too."""
     process = cloud.start(
         *quick("--create", "--delete-when-done", "digits_ipc1", "--gin.STEPS=100000")
     )
@@ -198,7 +198,7 @@ def test_max_hours_saves_stops_and_deletes(cloud, helpers):
 
 
 @pytest.mark.slow
-def test_a_worker_deaf_to_sigterm_is_killed_in_the_end(cloud, helpers):
+def test_a_worker_that_ignores_sigterm_is_killed(cloud, helpers):
     cloud.make()
     process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=100000", "--gin.DEAF=1"))
     helpers.wait_for(cloud.running)
@@ -222,7 +222,7 @@ def test_a_shared_folder_is_a_workdir_too(cloud):
 
 
 @pytest.mark.slow
-def test_a_recipe_of_ones_own_is_shipped(cloud):
+def test_a_recipe_outside_the_repository_is_copied(cloud):
     cloud.make(workers=1)
     (cloud.bench.cwd / "my $own recipe.gin").write_text("# mine\n")
     result = cloud.run(*quick("my $own recipe.gin"))
@@ -264,7 +264,7 @@ def test_machines_under_repair_are_waited_for(cloud):
 
 
 @pytest.mark.slow
-def test_a_pod_with_anothers_run_is_not_deleted_and_that_is_said(cloud, helpers):
+def test_a_pod_with_another_run_is_not_deleted_but_reported(cloud, helpers):
     cloud.make()
     process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=100000"))
     helpers.wait_for(cloud.running)

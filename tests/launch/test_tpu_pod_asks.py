@@ -93,7 +93,7 @@ def test_flex_start_has_the_clouds_own_limit(cloud):
     assert "--spot" not in result.out
 
 
-def test_who_does_not_wait_for_machines_is_told_of_the_request(cloud, helpers):
+def test_without_waiting_the_open_request_is_reported(cloud, helpers):
     process = cloud.start("create", "--poll", "60")
     helpers.wait_for(lambda: cloud.calls("queued-resources", "describe"))
     process.send_signal(signal.SIGINT)
@@ -102,15 +102,15 @@ def test_who_does_not_wait_for_machines_is_told_of_the_request(cloud, helpers):
     assert cloud.exists
 
 
-def test_delete_takes_request_and_machines(cloud):
+def test_delete_removes_request_and_machines(cloud):
     cloud.make()
     result = cloud.run("delete", "--poll", "0")
     assert result.code == 0 and not cloud.exists, result
-    assert cloud.run("delete", "--poll", "0").code == 0  # nothing there: nothing to pay for
+    assert cloud.run("delete", "--poll", "0").code == 0  # no machines, no cost
 
 
 @pytest.mark.parametrize("broken", ["queued-resources describe", "tpu-vm describe"])
-def test_a_pod_that_may_be_left_is_said_loudly(cloud, broken):
+def test_a_pod_that_may_remain_is_reported(cloud, broken):
     cloud.make()
     result = cloud.run("delete", "--poll", "0", FAKE_BROKEN=broken)
     assert result.code == 1 and "COULD NOT BE DELETED and costs money" in result.err, result

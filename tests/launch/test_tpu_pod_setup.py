@@ -1,9 +1,9 @@
-"""launch/tpu_pod.sh --setup and --env: what each worker gets beside the code."""
+"""launch/tpu_pod.sh --setup and --env: the script and variables of each worker."""
 
 import pytest
 from launch.tpu_cloud import quick
 
-# Notes how often the program was started on this worker before it ran, and what it was told.
+# Records how often the program was started on this worker before, and the variables.
 SETUP = """calls=$FAKE_BUCKETS/bucket/runs/a/called-$FAKE_WORKER.jsonl
 printf '%s:%s:%s\\n' "$(cat "$calls" 2>/dev/null | wc -l)" "$DATA_DIR" "$FREPO_NOTE" \\
   >>"$FAKE_CLOUD/setup-$FAKE_WORKER"
@@ -81,7 +81,7 @@ def test_a_setup_that_ends_with_2_stops_all(cloud, setup):
 @pytest.mark.slow
 def test_stop_during_the_setup_starts_no_program(cloud, helpers, setup):
     cloud.make()
-    # Deaf to the signal as a whole, so that it ends well.
+    # It ignores the signal and ends without an error.
     script = setup('trap : TERM\ntouch "$FAKE_CLOUD/begun-$FAKE_WORKER"\nsleep 60 || true\n')
     process = cloud.start(*quick(*script, "digits_ipc1"))
     helpers.wait_for(lambda: len(list(cloud.top.glob("begun-*"))) == 2)

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_lock_goes_only_where_no_process_holds_the_tpu(bench, held):
+def test_a_lock_is_removed_only_if_no_process_holds_the_tpu(bench, held):
     lock, device = bench.top / "libtpu_lockfile", bench.top / "accel0"
     lock.touch()
     device.touch()
@@ -20,7 +20,7 @@ def test_a_lock_goes_only_where_no_process_holds_the_tpu(bench, held):
     assert ("in use by process" if held else "removed the stale") in result.err
 
 
-def test_a_lock_stays_where_nobody_can_tell(bench):
+def test_a_lock_stays_if_the_use_of_the_tpu_is_unknown(bench):
     lock, device = bench.top / "libtpu_lockfile", bench.top / "accel0"
     lock.touch()
     result = bench.run("tpu_worker.sh", "unlock", str(lock), str(device))

@@ -13,7 +13,7 @@ WORKDIR = "gs://bucket/runs/a"
 
 
 class Cloud:
-    """What the fake gcloud keeps, and what can happen to it."""
+    """The state of the fake gcloud, and events that change it."""
 
     def __init__(self, bench, here, helpers) -> None:
         self.bench, self.top, self.helpers = bench, bench.top / "cloud", helpers
@@ -41,7 +41,7 @@ class Cloud:
         return self.bench.end(self.start(*args, **environment))
 
     def make(self, state: str = "READY", workers: int = 2) -> None:
-        """Machines that are there already."""
+        """Creates the machines."""
         result = self.run("create", "--poll", "0", FAKE_WORKERS=str(workers))
         assert result.code == 0, result
         (self.pod / "state").write_text(state)
@@ -63,7 +63,7 @@ class Cloud:
         return self.bench.calls(process, self.workdir)
 
     def running(self, started: int = 1) -> bool:
-        """Whether the program runs on both workers, for so many times now, and has saved."""
+        """Whether both workers have started the program this many times, and it has saved."""
         return (
             len(self.program(0)) >= started
             and len(self.program(1)) >= started
@@ -71,7 +71,7 @@ class Cloud:
         )
 
     def preempt(self, grace: float = 5) -> None:
-        """SIGTERM to all, SIGKILL after a while, no machines any more."""
+        """SIGTERM to all, SIGKILL after a while, then the machines do not exist any more."""
         groups = [
             int(p.read_text().split()[0]) for p in self.pod.glob("*/frepo_scale/run/pid")
         ]  # fmt: skip

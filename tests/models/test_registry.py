@@ -86,13 +86,13 @@ def test_the_named_net():
     assert feature_dim(module, SHAPE) == 8 * 2 * 2
 
 
-def test_an_own_net_gets_the_fields_it_has():
+def test_a_users_net_gets_the_fields_it_has():
     module = build_net(NetConfig(name="some_nets.Own", width=7), 5, SHAPE)
     assert module == Own(num_classes=5, width=7)
     assert feature_dim(module, SHAPE) == 7
 
 
-def test_an_own_net_gets_its_own_fields_and_stays_hashable():
+def test_a_users_net_gets_its_further_fields_and_stays_hashable():
     args = {"heads": 3, "sizes": [1, [2, 3]], "table": {"a": [4]}}
     module = build_net(NetConfig(name="some_nets.WithFields", width=7, args=args), 5, SHAPE)
     assert (module.heads, module.sizes, module.table) == (3, (1, (2, 3)), {"a": (4,)})
@@ -108,7 +108,7 @@ def test_args_are_kept_as_json_reads_them_back():
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "told"),
+    ("name", "args", "message"),
     [
         ("some_nets.WithFields", {"head": 3}, "heads"),
         ("some_nets.Own", {"heads": 3}, "NET_ARGS"),
@@ -117,12 +117,12 @@ def test_args_are_kept_as_json_reads_them_back():
         ("some_nets.Demanding", {}, "heads"),
     ],
 )
-def test_fields_the_net_does_not_have_or_needs(name, args, told):
+def test_fields_the_net_does_not_have_or_needs(name, args, message):
     with pytest.raises(InputError) as caught:
         build_net(NetConfig(name=name, args=args), 5, SHAPE)
     assert repr(name) in caught.value.what
     assert all(repr(field) in caught.value.what for field in args)
-    assert told in caught.value.fix
+    assert message in caught.value.fix
 
 
 @pytest.mark.parametrize("setting", ["width", "depth", "norm", "num_classes"])
@@ -154,7 +154,7 @@ def test_statistics_of_a_spread_batch_are_of_the_whole_batch():
         build_net(NetConfig(name="some_nets.OursNormed"), 5, SHAPE, spread)
         build_net(NetConfig(name="some_nets.Own"), 5, SHAPE, spread)
     build_net(NetConfig(name="some_nets.FlaxNormed"), 5, SHAPE)
-    with pytest.raises(InputError, match=r"BatchNorm_0 keeps .* frepo_scale\.models\.norm"):
+    with pytest.raises(InputError, match=r"BatchNorm_0 .* frepo_scale\.models\.norm"):
         build_net(NetConfig(name="some_nets.FlaxNormed"), 5, SHAPE, spread=True)
 
 

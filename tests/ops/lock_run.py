@@ -1,4 +1,4 @@
-"""Takes a workdir when told to and keeps it until told to end.
+"""Takes the lock of a workdir on request and holds it until a request to release it.
 
 Argument: the owner file. Reads lines: the first starts it; it prints "OWNER" or the refusal, and an
 owner waits for the second one to release.

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, or are refused and the one before is used."""
+"""Checkpoints are restored bit for bit, or refused, and then the one before is used."""
 
 import errno
 import gc
@@ -23,7 +23,7 @@ from frepo_scale.ops import checkpoint
 from frepo_scale.ops.checkpoint import KEPT, Checkpointer
 from frepo_scale.ops.digest import digests
 
-# Orbax gives up the reads beside a failed one; what they then print is not ours.
+# Orbax abandons the other reads after a failed one; they may print errors.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -229,11 +229,11 @@ def test_no_flipped_byte_passes(two: Path) -> None:
     data = _largest(two / "20")
     size = data.stat().st_size
     assert size > 0.9 * _state(0).x.nbytes
-    places = [(path, path.stat().st_size // 2) for path in files]
-    places += [(data, size * k // 16) for k in range(16)] + [(data, size - 1)]
+    positions = [(path, path.stat().st_size // 2) for path in files]
+    positions += [(data, size * k // 16) for k in range(16)] + [(data, size - 1)]
     refused = {True: 0, False: 0}
     with _opened(two) as checkpointer:
-        for path, offset in places:
+        for path, offset in positions:
             whole = path.read_bytes()
             path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
             restored = checkpointer.restore(_state(0))
@@ -292,7 +292,7 @@ def test_after_stepping_back_the_next_save_is_the_newest(two: Path, step: int) -
         checkpointer.save(step, _state(step), {"probed": 10})
         checkpointer.wait()
         assert checkpointer.latest() == step
-        # The damaged one must not take the place of an intact one.
+        # The damaged one must not replace an intact one.
         if step <= 20:
             assert sorted(p.name for p in two.iterdir()) == ["10", str(step)]
     with _opened(two) as checkpointer:
@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_line(
     with _opened(two) as checkpointer:
 
         def full(*args: Any, **kwargs: Any) -> None:
-            if asynchronous:  # Orbax hands on what its storage library said
+            if asynchronous:  # the message of Orbax's storage library
                 raise ValueError("RESOURCE_EXHAUSTED:\nNo space left on device")
             raise OSError(errno.ENOSPC, "disk\nfull")
 

@@ -1,4 +1,4 @@
-"""Digests notice every change of a state, and nothing else."""
+"""Digests detect every change of a state, and nothing else."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frepo_scale.ops.digest import digests
 
-# One state with every kind of leaf, so that hypothesis meets one compilation.
+# One state with every kind of leaf, so that hypothesis needs one compilation.
 _LEAVES: dict[str, tuple[type | np.dtype, tuple[int, ...]]] = {
     "float32": (np.float32, (3, 2)),
     "float64": (np.float64, (5,)),

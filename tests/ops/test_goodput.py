@@ -1,4 +1,4 @@
-"""The account adds up, survives kills and damage, and says what was lost."""
+"""The account adds up, survives kills and damage, and reports lost time."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from frepo_scale.ops.goodput import (
 
 
 class Clock:
-    """A time of day and a timer that go together."""
+    """A time of day and a timer that advance together."""
 
     def __init__(self, now=1_800_000_000.0):
         self.now = now
@@ -209,7 +209,7 @@ def test_damaged_files_are_counted_and_their_numbers_not_used_again(tmp_path):
     assert (tmp_path / "attempt-0010.json").exists()
 
 
-def test_nothing_there_is_an_empty_account(tmp_path):
+def test_a_missing_folder_is_an_empty_account(tmp_path):
     account = summary(read_ledger(tmp_path / "none"))
     assert account["attempts"] == 0 and account["wall"] == 0 and account["goodput"] == 0
 
@@ -249,7 +249,7 @@ def test_a_disk_that_fails_does_not_end_the_run(tmp_path):
     ledger.end(FINISHED)
 
 
-def test_it_costs_next_to_nothing(tmp_path):
+def test_the_ledger_is_fast(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.begin(0)
     before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""One live owner at a time; a dead one is replaced, at once where it can be seen to be dead."""
+"""One live owner at a time; a dead one is replaced, at once on the same machine."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def own(path):
 
 
 def change(path, **values):
-    """Another record than the one there."""
+    """Writes the record of another machine."""
     path.parent.mkdir(exist_ok=True)
     there = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(there | values))
@@ -69,7 +69,7 @@ def test_a_live_owner_on_this_machine_is_named(own, path):
     assert path.read_bytes() == before
 
 
-def test_a_used_again_process_number_is_not_the_owner(own, path):
+def test_a_reused_process_id_is_not_the_owner(own, path):
     own().acquire()
     change(path, token="theirs", process_start=1)
     own(sleep=lambda seconds: seconds > 1 and pytest.fail("waited")).acquire()
@@ -81,7 +81,7 @@ def test_a_dead_owner_on_this_machine_is_replaced_at_once(own, path, pid):
     change(path, token="theirs", pid=pid)
     waits = []
     own(sleep=waits.append).acquire()
-    assert len(waits) == 1  # to see that nobody else took it
+    assert len(waits) == 1  # to check that no other process took it
 
 
 def test_a_zombie_is_dead(own, path):
@@ -95,7 +95,7 @@ def elsewhere(path, **values):
     change(path, host="node-7", machine="node-7 another boot", pid=12, token="theirs", **values)
 
 
-def test_a_silent_owner_elsewhere_is_replaced_after_the_wait(own, path, capsys):
+def test_a_silent_owner_on_another_machine_is_replaced_after_the_wait(own, path, capsys):
     elsewhere(path, renewed=5.0)
     waits = []
     owner = own(sleep=waits.append, takeover_after=90.0)
@@ -107,8 +107,8 @@ def test_a_silent_owner_elsewhere_is_replaced_after_the_wait(own, path, capsys):
 
 
 @pytest.mark.parametrize("beats", [lambda n: 2e9 + 30 * n, lambda n: 2e9 - 3600, lambda n: 7.0])
-def test_a_living_owner_elsewhere_is_not_whatever_its_clock_does(own, path, beats):
-    """Its clock goes on, jumps back an hour or stands still; ours is years away."""
+def test_a_live_owner_on_another_machine_is_kept_for_any_clock(own, path, beats):
+    """Its clock runs, jumps back an hour or stops; ours differs by years."""
     elsewhere(path, renewed=2e9, renewals=1)
     waited = 0.0
 
@@ -123,7 +123,7 @@ def test_a_living_owner_elsewhere_is_not_whatever_its_clock_does(own, path, beat
     assert waited == 29
 
 
-def test_an_owner_elsewhere_that_ends_meanwhile_leaves_it_to_us(own, path):
+def test_an_owner_on_another_machine_that_ends_during_the_wait_releases_the_lock(own, path):
     elsewhere(path)
     waits = []
 
@@ -137,7 +137,7 @@ def test_an_owner_elsewhere_that_ends_meanwhile_leaves_it_to_us(own, path):
 
 
 def test_clocks_that_jump_back_take_nothing_over(own, path):
-    """The content changes at every renewal, though the time in it goes back."""
+    """The content changes at every renewal, although its time decreases."""
     now = [1.8e9]
     owner = own(clock=lambda: now[0])
     owner.acquire()
@@ -153,7 +153,7 @@ def test_clocks_that_jump_back_take_nothing_over(own, path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"started": "x", "pid": [1]}', b"\xff"])
-def test_a_record_that_is_none_is_replaced_after_the_wait(own, path, text):
+def test_an_invalid_record_is_replaced_after_the_wait(own, path, text):
     path.parent.mkdir()
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     waits = []
@@ -167,7 +167,7 @@ def test_a_record_that_cannot_be_read_is_refused(own, path):
         own().acquire()
 
 
-def test_who_finds_another_record_after_the_wait_has_lost(own, path):
+def test_another_record_after_the_wait_means_the_lock_is_not_taken(own, path):
     def sleep(seconds):
         assert seconds >= 0.25
         elsewhere(path)
@@ -177,7 +177,7 @@ def test_who_finds_another_record_after_the_wait_has_lost(own, path):
     assert json.loads(path.read_text())["token"] == "theirs"
 
 
-def test_the_wait_is_long_against_a_slow_store(own, monkeypatch):
+def test_the_wait_is_longer_for_a_slow_store(own, monkeypatch):
     now, waits = [0.0], []
 
     def slow(self, expected):
@@ -190,7 +190,7 @@ def test_the_wait_is_long_against_a_slow_store(own, monkeypatch):
     assert waits == [pytest.approx(4.0)]
 
 
-def test_a_record_that_changes_between_look_and_writing_is_judged_again(own, path, monkeypatch):
+def test_a_record_that_changes_between_reading_and_writing_is_read_again(own, path, monkeypatch):
     original, owner = WorkdirLock._replace, own()
 
     def late(self, expected):
@@ -218,7 +218,7 @@ def test_an_owner_that_was_replaced_notices_and_stops(own, path):
     assert path.read_bytes() == before
 
 
-def test_an_owner_that_stood_still_looks_before_it_goes_on(own, path):
+def test_a_suspended_owner_reads_the_lock_before_it_continues(own, path):
     now = [0.0]
     owner = own(timer=lambda: now[0])
     owner.acquire()
@@ -267,7 +267,7 @@ def test_the_thread_renews(path):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=15))
-def test_a_process_name_may_hold_anything(name):
+def test_a_process_name_may_contain_any_characters(name):
     """The line of /proc is read from its last parenthesis on."""
     line = f"12 ({name}) S " + " ".join(str(n) for n in range(4, 53))
     assert module._start_in(line) == 22
@@ -304,7 +304,7 @@ def say(process):
 
 
 @pytest.mark.slow
-def test_of_several_launches_at_once_exactly_one_wins(runs, path):
+def test_of_several_simultaneous_launches_exactly_one_gets_the_lock(runs, path):
     for turn in range(10):
         processes = runs(path, 3)
         for process in processes:

@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl: written once, kept over a resume, whatever a kill did to the file."""
+"""Rows of metrics.jsonl: written once, kept over a resume, also after a kill while writing."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def test_a_kill_while_writing_costs_the_torn_row_only(
     whole = path.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
-    # A row is there as soon as its closing brace is; its newline may be lost.
+    # A row is complete with its closing brace; its newline may be lost.
     kept = [r for r in rows[: (whole[:cut] + b"\n").count(b"}\n")] if r["step"] <= resume_at]
     for _ in range(2):  # idempotent
         _write(path, resume_at, [])

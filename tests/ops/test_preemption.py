@@ -13,7 +13,7 @@ from frepo_scale.ops.preemption import Preempted, Preemption
 
 @pytest.fixture
 def preemption() -> Iterator[Preemption]:
-    """An installed one; the handlers of before come back afterwards."""
+    """An installed Preemption; the earlier handlers are restored afterwards."""
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     preemption = Preemption()
     preemption.install()

@@ -33,7 +33,7 @@ def test_a_log_file_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line.isascii() for line in lines)
 
 
-def test_notes_stand_beside_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_shown_beside_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("distil", 2) as progress:
         progress.note(loss=0.123456789, accuracy=float("nan"), what="probe")
         progress.advance(2)
@@ -41,7 +41,7 @@ def test_notes_stand_beside_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert "loss=0.1235" in last and "accuracy=nan" in last and "what=probe" in last
 
 
-def test_an_error_passes_and_leaves_the_bar_as_it_stands(
+def test_an_error_propagates_and_leaves_the_bar(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(ZeroDivisionError), Progress("distil", 10) as progress:
@@ -59,7 +59,7 @@ def test_a_terminal_is_drawn_more_often(
     assert _lines(capsys)
 
 
-def test_the_unit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_unit_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("decoding", 10, unit=" images") as progress:
         progress.advance(10)
     assert "images/s" in _lines(capsys)[-1]

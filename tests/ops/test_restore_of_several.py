@@ -1,4 +1,4 @@
-"""What one of two processes cannot read is stepped over by both."""
+"""A checkpoint that one of two processes cannot read is skipped by both."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def test_damage_that_one_process_sees(tmp_path, monkeypatch):
     for process in processes:
         said = finished(process).splitlines()
         lines += [line for line in said if line.startswith("FOUND")]
-    place = f"checkpoint {tmp_path / '20'} is damaged:"
+    damaged = f"checkpoint {tmp_path / '20'} is damaged:"
     assert lines == [
-        f"FOUND 10 {{'saved': 10}} [10.0] {place} another process cannot read it",
-        f"FOUND 10 {{'saved': 10}} [14.0] {place} a bad block",
+        f"FOUND 10 {{'saved': 10}} [10.0] {damaged} another process cannot read it",
+        f"FOUND 10 {{'saved': 10}} [14.0] {damaged} a bad block",
     ]

@@ -1,4 +1,4 @@
-"""What a run keeps beside its checkpoints, on a store that cannot append, rename or lock."""
+"""Files of a run other than checkpoints, on a store that cannot append, rename or lock."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_rows_are_written_whole_at_every_flush(root, store):
     assert [mode for name, mode in store.calls if mode != "rb"] == ["wb"]
 
 
-def test_a_resumed_run_goes_on_with_the_rows_up_to_its_step(root):
+def test_a_resumed_run_keeps_the_rows_up_to_its_step(root):
     path = root / "metrics.jsonl"
     for resume_at, steps in ((0, range(1, 8)), (4, [4, 5]), (5, [])):
         writer = JsonlWriter(path, resume_at)
@@ -74,7 +74,7 @@ def test_of_two_that_start_at_once_the_last_to_write_wins(root):
     assert json.loads(path.read_bytes())["token"] == second._token
 
 
-def test_a_renewal_that_the_store_fails_is_made_up_for(root, store, monkeypatch):
+def test_a_failed_renewal_is_repeated(root, store, monkeypatch):
     owner = WorkdirLock(root / "lock.json", renew_every=1e6, sleep=lambda s: None)
     owner.acquire()
     before = store.objects["bucket/run/lock.json"]
@@ -88,7 +88,7 @@ def test_a_renewal_that_the_store_fails_is_made_up_for(root, store, monkeypatch)
     owner.release()
 
 
-def test_attempts_are_numbered_on(root):
+def test_attempts_are_numbered_consecutively(root):
     for number in (1, 2):
         ledger = Ledger(root / "attempts")
         ledger.begin(number)

@@ -46,13 +46,14 @@ def test_a_run_is_watched_while_it_reads_its_data(tmp_path, monkeypatch):
 
 
 def test_the_lock_removes_files_that_killed_attempts_left_half_written(tmp_path):
-    place = Workdir(tmp_path)
-    place.ledger.mkdir()
-    for folder in (tmp_path, place.ledger):
+    workdir = Workdir(tmp_path)
+    workdir.ledger.mkdir()
+    for folder in (tmp_path, workdir.ledger):
         (folder / ".partial-x.json-0").write_text("{")
-    others = tmp_path / f".partial-{place.lock.name}-0"  # who asks for the run just now
+    # Of another process, which is taking the lock.
+    others = tmp_path / f".partial-{workdir.lock.name}-0"
     others.write_text("{")
-    with contextlib.closing(Supervisor(place, 0.0)) as supervisor:
+    with contextlib.closing(Supervisor(workdir, 0.0)) as supervisor:
         supervisor.lock()
         assert list(tmp_path.rglob(".partial-*")) == [others]
 

@@ -1,4 +1,4 @@
-"""What goes through clu is read back by TensorBoard, and TensorFlow is not loaded for it."""
+"""TensorBoard reads what clu writes, and TensorFlow is not imported for it."""
 
 import logging
 import subprocess
@@ -102,9 +102,7 @@ assert list((logdir / "actions").rglob("*.xplane.pb"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True])
-def test_tensorflow_is_not_loaded_where_it_is_nor_missed_where_it_is_not(
-    tmp_path: Path, hidden: bool
-) -> None:
+def test_tensorflow_is_neither_imported_nor_required(tmp_path: Path, hidden: bool) -> None:
     program = "import sys\n" + _HIDDEN * hidden + _WITHOUT_TENSORFLOW
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
@@ -119,8 +117,8 @@ def test_tensorflow_is_not_loaded_where_it_is_nor_missed_where_it_is_not(
 
 
 @pytest.mark.slow
-def test_tensorflow_writes_the_same_events_where_it_must(tmp_path: Path) -> None:
-    """It does on a store; here a disk is taken for one."""
+def test_tensorflow_writes_the_same_events_on_a_store(tmp_path: Path) -> None:
+    """Here a disk is treated as a store."""
     program = (
         "import sys\nfrom frepo_scale.ops import tensorboard\n"
         "tensorboard.is_local = lambda path: False\n"
@@ -135,7 +133,7 @@ def test_tensorflow_writes_the_same_events_where_it_must(tmp_path: Path) -> None
 
 
 def _run(logdir: Path, start: int, steps: int, last: int, profile_at: int = 10) -> list[Path]:
-    """Steps start + 1 to last of a loop; the profiles it leaves."""
+    """Runs steps start + 1 to last of a loop; returns the profiles."""
     writer = TensorBoardWriter(logdir)
     actions = StepActions(writer, logdir, start, steps, profile_at)
     step = jax.jit(lambda x: x + 1)
@@ -161,12 +159,12 @@ def test_a_loop_may_end_in_the_middle_of_a_profile(tmp_path: Path) -> None:
     assert len(_run(tmp_path / "b", 0, 30, 30)) == 1  # the profiler is free again
 
 
-def test_no_profile_before_its_time_or_unasked(tmp_path: Path) -> None:
+def test_no_profile_is_taken_early_or_unless_requested(tmp_path: Path) -> None:
     assert _run(tmp_path / "a", 0, 30, 9) == []
     assert _run(tmp_path / "b", 0, 20, 20, 0) == []
 
 
-def test_closing_leaves_a_profile_of_somebody_else_alone(tmp_path: Path) -> None:
+def test_closing_does_not_stop_another_profile(tmp_path: Path) -> None:
     jax.profiler.start_trace(str(tmp_path / "theirs"))
     _run(tmp_path / "ours", 0, 5, 5, 0)
     jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""Silence ends a process with 42 and leaves its stacks; work in progress never does."""
+"""A process without progress ends with 42 and dumps its stacks; others do not end."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from frepo_scale.ops.watchdog import Watchdog
 
 
 class Made:
-    """A watchdog on a clock of its own; `ends` has the codes it ended with."""
+    """A watchdog with a test clock; `ends` has the exit codes."""
 
     def __init__(self, **settings):
         self.now, self.ends = 1000.0, []
@@ -27,12 +27,12 @@ class Made:
 
 @pytest.fixture(autouse=True)
 def no_alarm():
-    """A watchdog that ends the process sets the alarm clock; here the process goes on."""
+    """A watchdog that ends the process sets the alarm clock; here the process continues."""
     yield
     signal.alarm(0)
 
 
-def test_silence_within_the_limit_is_fine():
+def test_silence_within_the_limit_is_allowed():
     made = Made(limit_seconds=100.0)
     for _ in range(3):
         assert made.quiet(99.0) == []
@@ -90,15 +90,15 @@ def test_a_known_long_phase_is_allowed_and_leaves_no_trace():
     assert made.quiet(99.0) == [] and made.quiet(2.0) == [42]
 
 
-def test_a_phase_longer_than_allowed_ends_it():
+def test_a_phase_longer_than_allowed_ends_the_process():
     made = Made(limit_seconds=100.0)
     with made.dog.allowing(3600.0):
         assert made.quiet(3601.0) == [42]
 
 
 @given(st.lists(st.floats(0.001, 1e5), max_size=200), st.floats(1.0, 1e4), st.floats(1.0, 100.0))
-def test_a_pace_that_holds_never_ends_it(intervals, limit, factor):
-    """Whatever came before, a beat is followed by at least the limit."""
+def test_a_steady_pace_never_ends_the_process(intervals, limit, factor):
+    """After every beat at least the limit is allowed."""
     made = Made(limit_seconds=limit, factor=factor)
     for seconds in intervals:
         made.now += seconds
@@ -108,7 +108,7 @@ def test_a_pace_that_holds_never_ends_it(intervals, limit, factor):
         made.now -= 0.99 * made.dog.limit()
 
 
-def test_stopped_it_watches_no_longer():
+def test_a_stopped_watchdog_does_not_end_the_process():
     dog = Watchdog(limit_seconds=0.2, end=lambda code: pytest.fail("it ended"))
     dog.start()
     assert signal.alarm(0) > 0

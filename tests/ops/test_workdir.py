@@ -1,4 +1,4 @@
-"""A run's folder is refused whenever it is not this run's, and a refusal touches nothing."""
+"""The workdir of another run is refused, and a refusal changes nothing."""
 
 import errno
 import json
@@ -23,52 +23,52 @@ def _tree(root: Path) -> dict[str, bytes | None]:
     }
 
 
-def _refused(place: Workdir, settings: dict[str, Any], needed: int = 0) -> str:
+def _refused(workdir: Workdir, settings: dict[str, Any], needed: int = 0) -> str:
     """The refusal's line; the same from `check_identity` unless it passes there."""
     with pytest.raises(InputError) as caught:
-        place.open(settings, needed)
+        workdir.open(settings, needed)
     text = str(caught.value)
-    assert "\n" not in text and str(place.root) in text and "--workdir" in text
+    assert "\n" not in text and str(workdir.root) in text and "--workdir" in text
     return text
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    place = Workdir(tmp_path / "runs" / "a b")
-    place.check_identity(_SETTINGS)
+    workdir = Workdir(tmp_path / "runs" / "a b")
+    workdir.check_identity(_SETTINGS)
     assert not (tmp_path / "runs").exists()  # a dry run makes nothing
-    place.open(_SETTINGS, 1)
-    assert place.root.is_dir() and os.listdir(place.root) == []
-    place.claim(_SETTINGS)
-    assert os.listdir(place.root) == ["identity.json"]
-    assert json.loads(place.identity.read_text()) == _SETTINGS
+    workdir.open(_SETTINGS, 1)
+    assert workdir.root.is_dir() and os.listdir(workdir.root) == []
+    workdir.claim(_SETTINGS)
+    assert os.listdir(workdir.root) == ["identity.json"]
+    assert json.loads(workdir.identity.read_text()) == _SETTINGS
 
 
 def test_the_same_run_opens_its_folder_again(tmp_path: Path) -> None:
-    place = Workdir(str(tmp_path))
+    workdir = Workdir(str(tmp_path))
     for _ in range(2):
-        place.open(dict(reversed(_SETTINGS.items())), 1)
-        place.claim(_SETTINGS)
-        place.metrics.write_text("kept")
+        workdir.open(dict(reversed(_SETTINGS.items())), 1)
+        workdir.claim(_SETTINGS)
+        workdir.metrics.write_text("kept")
     assert sorted(os.listdir(tmp_path)) == ["identity.json", "metrics.jsonl"]
-    assert place.metrics.read_text() == "kept"
+    assert workdir.metrics.read_text() == "kept"
 
 
-def test_all_paths_lie_in_the_folder_under_names_of_their_own(tmp_path: Path) -> None:
+def test_all_paths_are_in_the_folder_with_distinct_names(tmp_path: Path) -> None:
     paths = [p for name, p in vars(Workdir(tmp_path)).items() if name != "root"]
     assert len({p.name for p in paths}) == len(paths) > 10
     assert all(p.parent == tmp_path for p in paths)
 
 
 def test_another_runs_folder_is_refused_naming_every_difference(tmp_path: Path) -> None:
-    place = Workdir(tmp_path)
-    place.claim(_SETTINGS | {"old.name": None})
+    workdir = Workdir(tmp_path)
+    workdir.claim(_SETTINGS | {"old.name": None})
     before = _tree(tmp_path)
-    text = _refused(place, _SETTINGS | {"distill.ipc": 1, "net.norm": "group", "new.name": 0.5})
+    text = _refused(workdir, _SETTINGS | {"distill.ipc": 1, "net.norm": "group", "new.name": 0.5})
     for phrase in (
-        "distill.ipc is 10 there and 1 here",
-        "net.norm is 'batch' there and 'group' here",
-        "new.name is not set there and 0.5 here",
-        "old.name is None there and not set here",
+        "distill.ipc was 10 and is now 1",
+        "net.norm was 'batch' and is now 'group'",
+        "new.name was not set and is now 0.5",
+        "old.name was None and is now not set",
     ):
         assert phrase in text
     assert "seed" not in text
@@ -86,26 +86,26 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, content: str) -> 
 
 
 def test_leftovers_of_a_kill_before_the_first_file_are_no_obstacle(tmp_path: Path) -> None:
-    place = Workdir(tmp_path)
+    workdir = Workdir(tmp_path)
     (tmp_path / ".write-test-123").write_bytes(b"x")
     (tmp_path / ".partial-identity").write_text("{")
     (tmp_path / "stuck-0.txt").write_text("the stacks of a process that hung while it read")
-    place.check_identity(_SETTINGS)
-    place.open(_SETTINGS, 1)
-    place.claim(_SETTINGS)
-    place.open(_SETTINGS, 1)
-    assert json.loads(place.identity.read_text()) == _SETTINGS
+    workdir.check_identity(_SETTINGS)
+    workdir.open(_SETTINGS, 1)
+    workdir.claim(_SETTINGS)
+    workdir.open(_SETTINGS, 1)
+    assert json.loads(workdir.identity.read_text()) == _SETTINGS
     (tmp_path / "theirs").write_text("")
-    place.identity.unlink()
-    _refused(place, _SETTINGS)
+    workdir.identity.unlink()
+    _refused(workdir, _SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", b"\xff\xfe", '"x"'])
 def test_a_damaged_identity_is_refused(tmp_path: Path, text: str | bytes) -> None:
-    place = Workdir(tmp_path)
-    place.identity.write_bytes(text if isinstance(text, bytes) else text.encode())
+    workdir = Workdir(tmp_path)
+    workdir.identity.write_bytes(text if isinstance(text, bytes) else text.encode())
     before = _tree(tmp_path)
-    assert "identity.json" in _refused(place, _SETTINGS)
+    assert "identity.json" in _refused(workdir, _SETTINGS)
     assert _tree(tmp_path) == before
 
 
@@ -114,25 +114,25 @@ def test_an_identity_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     assert "identity.json" in _refused(Workdir(tmp_path), _SETTINGS)
 
 
-def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("theirs")
-    place = Workdir(tmp_path / "run")
-    assert str(tmp_path / "run") in _refused(place, _SETTINGS)
+    workdir = Workdir(tmp_path / "run")
+    assert str(tmp_path / "run") in _refused(workdir, _SETTINGS)
     assert (tmp_path / "run").read_text() == "theirs"
 
 
-def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+def test_unwritable_paths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("theirs")
     for root in (tmp_path / "file" / "run", Path("/proc/none/run")):
-        place = Workdir(root)
-        place.check_identity(_SETTINGS)
-        assert str(root) in _refused(place, _SETTINGS)
+        workdir = Workdir(root)
+        workdir.check_identity(_SETTINGS)
+        assert str(root) in _refused(workdir, _SETTINGS)
     assert (tmp_path / "file").read_text() == "theirs"
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    place = Workdir(tmp_path / ("x" * 300))
-    assert "(File name too long)" in _refused(place, _SETTINGS)
+    workdir = Workdir(tmp_path / ("x" * 300))
+    assert "(File name too long)" in _refused(workdir, _SETTINGS)
 
 
 def test_a_folder_without_permission_is_refused(
@@ -148,51 +148,52 @@ def test_a_folder_without_permission_is_refused(
 
 
 def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Workdir(tmp_path)
-    place.claim(_SETTINGS)
+    workdir = Workdir(tmp_path)
+    workdir.claim(_SETTINGS)
     before = _tree(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20))
-    place.open(_SETTINGS, 3 << 20)
-    text = _refused(place, _SETTINGS, (5 << 20) + 1)
+    workdir.open(_SETTINGS, 3 << 20)
+    text = _refused(workdir, _SETTINGS, (5 << 20) + 1)
     assert "has 3 MiB free" in text and "at least 5 MiB" in text
     assert _tree(tmp_path) == before
-    (place.checkpoints / "10" / "state").mkdir(parents=True)
-    (place.checkpoints / "10" / "state" / "d").write_bytes(bytes(1 << 20))  # what it has, it has
-    place.open(_SETTINGS, 4 << 20)
-    assert "at least 4 MiB" in _refused(place, _SETTINGS, (5 << 20) + 1)
+    (workdir.checkpoints / "10" / "state").mkdir(parents=True)
+    # The bytes of existing checkpoints are not needed again.
+    (workdir.checkpoints / "10" / "state" / "d").write_bytes(bytes(1 << 20))
+    workdir.open(_SETTINGS, 4 << 20)
+    assert "at least 4 MiB" in _refused(workdir, _SETTINGS, (5 << 20) + 1)
 
 
 def test_claiming_replaces_the_identity_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Workdir(tmp_path)
-    place.claim(_SETTINGS)
+    workdir = Workdir(tmp_path)
+    workdir.claim(_SETTINGS)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
-        place.claim(_SETTINGS | {"distill.seed": 1})
-    assert json.loads(place.identity.read_text()) == _SETTINGS
+        workdir.claim(_SETTINGS | {"distill.seed": 1})
+    assert json.loads(workdir.identity.read_text()) == _SETTINGS
 
 
 # On an object store -------------------------------------------------------------------------
 
 
 def test_a_run_on_a_store_makes_its_first_objects(store: Any) -> None:
-    place = Workdir("gs://bucket/runs/a")
-    place.check_identity(_SETTINGS)
-    place.open(_SETTINGS, 2**60)  # nobody knows how much room a store has
+    workdir = Workdir("gs://bucket/runs/a")
+    workdir.check_identity(_SETTINGS)
+    workdir.open(_SETTINGS, 2**60)  # the free space of a store is unknown
     assert store.objects == {}  # the write test is gone
-    place.claim(_SETTINGS)
+    workdir.claim(_SETTINGS)
     assert list(store.objects) == ["bucket/runs/a/identity.json"]
     Workdir(to_path("gs://bucket/runs/a")).open(_SETTINGS, 1)
-    assert "distill.ipc is 10 there" in _refused(place, _SETTINGS | {"distill.ipc": 1})
-    assert not place.finished
-    for path in (place.done, place.result, place.distilled):
+    assert "distill.ipc was 10" in _refused(workdir, _SETTINGS | {"distill.ipc": 1})
+    assert not workdir.finished
+    for path in (workdir.done, workdir.result, workdir.distilled):
         path.write_bytes(b"")
-    assert place.finished
+    assert workdir.finished
 
 
 def test_what_is_no_run_on_a_store_is_refused(store: Any) -> None:

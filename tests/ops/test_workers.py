@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def test_signals_to_the_group_are_the_parents_and_its_death_is_the_workers_too():
+def test_workers_ignore_signals_and_end_with_their_parent():
     program = Path(__file__).with_name("workers_run.py")
     process = subprocess.Popen(
         [sys.executable, program], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -25,5 +25,5 @@ def _lives(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # In a container nobody may collect what is left of it.
+    # In a container there may be no process that reaps it.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,4 +1,4 @@
-"""Starts a worker, has the whole group stopped at once, and is killed when the worker has lived."""
+"""Starts a worker while its process group is signalled, and is killed when the worker runs."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Programs are kept where that helps; in processes of their own, as JAX's setting is global."""
+"""Compiled programs are stored on accelerators; tested in separate processes (global settings)."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import jax, jax.numpy as jnp
 from frepo_scale.parallel.compiled import keep_compiled
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.jit(lambda x: x + 1)(jnp.ones(3))  # before anybody named a folder
+jax.jit(lambda x: x + 1)(jnp.ones(3))  # before a folder is set
 if sys.argv[3:]:
     jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 keep_compiled(Path(sys.argv[1]), sys.argv[2])

@@ -1,4 +1,4 @@
-"""What is asked of XLA for the same bits on a GPU; that it heeds it, only a GPU shows."""
+"""The flags of XLA for the same bits on a GPU; their effect can be tested on a GPU only."""
 
 import os
 import subprocess

@@ -8,7 +8,7 @@ from frepo_scale.parallel.mesh import MeshConfig, build_mesh, check_sizes
 
 
 class Device:
-    """Stands in for a device: the arrangement needs no more."""
+    """Replaces a device: the arrangement needs no more."""
 
     def __init__(self, number):
         self.id = self.process_index = number

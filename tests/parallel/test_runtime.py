@@ -71,7 +71,7 @@ def test_every_process_of_a_cluster_is_accepted(processes, data):
     assert read_environment(WHOLE | sizes) == Cluster("node-0:1234", processes, own, 100)
 
 
-def test_alone_everything_is_its_own(monkeypatch):
+def test_one_process_agrees_with_itself(monkeypatch):
     for name in WHOLE:
         monkeypatch.delenv(name, raising=False)
     runtime.initialize()
@@ -81,7 +81,7 @@ def test_alone_everything_is_its_own(monkeypatch):
     assert runtime.all_true(True) and not runtime.all_true(False)
 
 
-def test_one_process_needs_nobody(monkeypatch):
+def test_a_run_of_one_process_initializes(monkeypatch):
     for name, text in (WHOLE | {"FREPO_PROCESSES": "1", "FREPO_PROCESS": "0"}).items():
         monkeypatch.setenv(name, text)
     runtime.initialize()
@@ -106,7 +106,7 @@ def test_alone_the_exit_code_is_what_main_returns(code):
 
 
 @pytest.mark.parametrize(("main", "code"), [("2", 2), ("1 / 0", 1)])
-def test_alone_a_failure_waits_for_no_thread_without_end(main, code):
+def test_a_failure_of_one_process_does_not_wait_for_threads_forever(main, code):
     program = (
         "import threading\nfrom frepo_scale.parallel import ending\nending._LONGEST_END = 0.5\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
@@ -149,7 +149,7 @@ def test_what_an_exception_means_to_several_processes(error, code, monkeypatch):
     assert ending.exit_code(error) == code
 
 
-def test_a_lost_peer_is_seen_behind_an_error_of_ours(monkeypatch):
+def test_a_lost_peer_is_found_as_the_cause_of_an_error(monkeypatch):
     error = RuntimeError("could not save")
     error.__cause__ = ValueError("INTERNAL: Barrier failed because: task is set to ERROR")
     assert not ending.lost_peer(error)  # alone there is none
@@ -207,7 +207,7 @@ def test_a_failure_keeps_its_code_and_ends_the_other(pair, how, code):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_everywhere_keeps_its_code_everywhere(pair):
+def test_an_error_of_all_processes_keeps_its_exit_code_in_all(pair):
     """The end of process 0 would abort the other, which says the same a little later."""
     for process in pair("follows"):
         _, err = process.communicate(timeout=60)

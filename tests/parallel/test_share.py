@@ -1,4 +1,4 @@
-"""What one process knows or does, for all of them."""
+"""Actions and values of process 0 for all processes."""
 
 import json
 from pathlib import Path

@@ -71,8 +71,8 @@ def member(golden, case, which, dtype):
             continue
         layer, leaf = name.removeprefix(prefix).split("/")
         ours = layer.replace("bn", "norm").replace("dense", "head")
-        place = stats if leaf in ("mean", "var") else params
-        place.setdefault(ours, {})[leaf] = jnp.asarray(value, dtype)
+        tree = stats if leaf in ("mean", "var") else params
+        tree.setdefault(ours, {})[leaf] = jnp.asarray(value, dtype)
     return Member(params, stats, adam(PoolConfig()).init(params), jnp.int32(0))
 
 
@@ -182,8 +182,8 @@ def test_online_steps(golden, precision, case):
     )[0][0]
     compare(golden, precision, name + "logits_step1", logits)
     batch = whole_minibatch(x["x_proto"], x["y_proto"])
-    # In what order thousands of positions are added is the processor's library's: over several
-    # orders of the images its rounding averages out, and what is wrong every time stays.
+    # The order in which thousands of positions are added depends on the library: over several
+    # orders of the images the rounding errors average out, and systematic errors remain.
     gradient = on_one_device(jax.grad(lambda p, b: online_loss(module, p, one.stats, b)[0]))
     for leaf, value in mean_over_orders(
         lambda b: leaves(gradient(one.params, b), name + "grad_step1/"), x

@@ -66,6 +66,6 @@ def test_other_lines_are_none_and_a_chain_is_one():
     assert collectives(text, 1, 2) == [Collective("all-gather", "data", 36)]
 
 
-def test_groups_in_an_unknown_form_are_not_passed_over():
+def test_groups_in_an_unknown_form_raise():
     with pytest.raises(ValueError, match="groups"):
         collectives("  %a = f32[9]{0} all-gather(%x), replica_groups=new_form", 1, 2)

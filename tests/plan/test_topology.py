@@ -17,7 +17,7 @@ def test_what_the_compiler_says_of_a_wrong_slice_is_passed_on(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "joined"), [("v4:2x2x2", True), ("v5e:4x4", False)])
-def test_both_cores_of_a_chip_are_one_device_where_they_are_so(name, joined, monkeypatch):
+def test_both_cores_of_a_v4_chip_are_one_device(name, joined, monkeypatch):
     asked = {}
 
     class Found:

@@ -1,4 +1,4 @@
-"""The pod recipe's outer step, compiled for the pod without the pod: it fits, and what travels."""
+"""The pod recipe's outer step, compiled for the pod without one: memory and collectives."""
 
 import importlib.util
 import json
@@ -45,7 +45,7 @@ def test_it_fits(compiled):
 
 
 @pytest.mark.slow
-def test_what_travels(compiled):
+def test_collectives_of_the_step(compiled):
     found = compiled["found"]
     assert {c["axis"] for c in found} <= {"data", "pool", "both"}
     assert {c["kind"] for c in found} <= {

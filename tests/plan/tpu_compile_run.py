@@ -1,13 +1,13 @@
 """Compiles a recipe's outer step for a TPU slice and prints cost and collectives as JSON.
 
-A program of its own: only one process may load the TPU compiler. Arguments: recipe, slice.
+A separate program, because only one process may load the TPU compiler. Arguments: recipe, slice.
 """
 
 import json
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = ""  # compiled as on a pod, not as the tests' own process is
+os.environ["XLA_FLAGS"] = ""  # compiled as on a pod, not as in the tests
 
 from frepo_scale import config
 from frepo_scale.jobs.plan import compile_recipe

@@ -1,6 +1,7 @@
 """Factorises and solves one system on several meshes and writes what it found to an .npz file.
 
-A program of its own: the number of devices is fixed when JAX starts. Arguments: the input file
+A separate program, because the number of devices is fixed when JAX starts.
+Arguments: the input file
 (matrix, right), the output file, the block, a JSON list of device counts; then, for several
 processes, coordinator address, number of processes and own number.
 """

@@ -34,7 +34,7 @@ def test_both_kinds_solve_both_gram_matrices(rows, dim, classes, seed):
             shifted = system.shifted(own, jnp.float64(0.5))
             n = len(gram)
             np.testing.assert_allclose(shifted[:n, :n], matrix, rtol=1e-12, atol=1e-12)
-            # The padding is an identity of its own.
+            # The padding is an identity matrix.
             np.testing.assert_array_equal(shifted[n:, n:], np.eye(system.size - n))
             assert not np.any(shifted[:n, n:])
             assert not np.any(shifted[n:, :n])

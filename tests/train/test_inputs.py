@@ -1,4 +1,4 @@
-"""What travels to the devices from memory: pixels, or net inputs where they are whitened."""
+"""What is transferred to the devices from memory: pixels, or whitened net inputs."""
 
 import numpy as np
 import pytest

@@ -76,7 +76,7 @@ class Watching(Run):
             yield box.pop()
 
 
-def test_a_batch_is_let_go_before_the_next_is_asked_for() -> None:
+def test_a_batch_is_released_before_the_next_is_requested() -> None:
     run = Watching()
     run.train(config_of(log=2, probe=100, save=100), steps=6)
     assert run.held == [False] * 6
@@ -110,9 +110,9 @@ def test_every_turn_keeps_the_order(log: int, probe: int, save: int, data: st.Da
             last_probe = event[1]
         else:
             assert event[2] == last_probe
-    place = {e[:2]: i for i, e in enumerate(run.events) if e[0] in ("probe", "save", "draw")}
+    position = {e[:2]: i for i, e in enumerate(run.events) if e[0] in ("probe", "save", "draw")}
     for s in range(start, steps + 1):
-        at = [place[k, s] for k in ("probe", "save", "draw") if (k, s) in place]
+        at = [position[k, s] for k in ("probe", "save", "draw") if (k, s) in position]
         assert at == sorted(at)
     for i, event in enumerate(run.events):
         if event[0] in ("probe", "save"):
@@ -162,8 +162,8 @@ def test_any_stops_and_resumes_give_the_same_run(
 def test_a_resumed_run_repeats_neither_probe_nor_save_and_draws_its_batch_first() -> None:
     config = config_of(log=100, probe=4, save=4)
     before = Run(signal_at=("save", 4))
-    assert before.train(config, 8).step == 5  # a signal in the save is seen one step on
-    del before.checkpoints[5]  # as if a kill had come before that
+    assert before.train(config, 8).step == 5  # a signal in the save is seen one step later
+    del before.checkpoints[5]  # as after a kill before that
     run, outcome = _resumed(config, 8, before)
     assert run.order()[:3] == ["draw 4", "step 4", "after_step 5"]
     assert run.numbers("probe") == [8] and run.of("save") == [("save", 8, 8)]
@@ -256,7 +256,7 @@ def test_a_failed_check_stops_before_probe_and_save(
 
 
 @pytest.mark.parametrize("kind", ["check", "probe", "save", "step"])
-def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_propagate_unchanged(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> None:
         raise ZeroDivisionError
 
@@ -266,7 +266,7 @@ def test_errors_pass_as_they_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
         run.train(config_of(1, 2, 2), 4)
 
 
-def test_with_nothing_left_to_do_nothing_is_done() -> None:
+def test_a_complete_run_does_nothing() -> None:
     run = Run()
     state = start_state() | {"step": jnp.int32(5)}
     outcome = run.train(config_of(1, 5, 5), 5, state=state, start=5, probed=5)

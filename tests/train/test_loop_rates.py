@@ -1,4 +1,4 @@
-"""What the loop says of its own speed, and when the clock saves."""
+"""The logged speed of the loop, and checkpoints by the clock."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from frepo_scale.train import hooks
 from frepo_scale.train.config import LoopConfig
 
 
-def test_waiting_for_batches_is_told_as_a_share_of_the_time(
+def test_waiting_for_batches_is_logged_as_a_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
@@ -85,7 +85,7 @@ def test_the_clock_saves_between_logged_steps_too(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 7.0])
-def test_few_steps_look_at_the_clock_and_none_looks_late(
+def test_the_clock_is_read_at_few_steps_and_never_late(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, looks = [100.0], []
@@ -107,7 +107,7 @@ def test_few_steps_look_at_the_clock_and_none_looks_late(
     assert len(looks) <= 400 / 50 + 8 * len(run.numbers("save"))
 
 
-def test_a_line_of_a_log_says_it_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_has_all_values(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run()
     run.train(config_of(log=2, probe=4, save=100), 12)
     last = capsys.readouterr().err.splitlines()[-1]

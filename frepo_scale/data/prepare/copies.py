@@ -1,7 +1,7 @@
 """The uncompressed copy that workers read where a source has no random access.
 
 Arrays in memory and gzip files are copied one after the other into one file; the ranges of the
-listing then lie in that file.
+listing then refer to that file.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class Copy:
-    """What is copied.
+    """The data to copy.
 
     Attributes:
       blocks: arrays of pixels, and gzip files with the bytes to take of each, in order.

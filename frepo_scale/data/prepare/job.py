@@ -121,7 +121,7 @@ def _stem(source: Path) -> str:
 
 
 class _Job:
-    """One attempt at a set."""
+    """One attempt to prepare a set."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _Job:
           InputError: the disk has no space for them.
         """
         tasks = {name: self._part_tasks(name, part) for name, part in self._parts.items()}
-        # An estimate from above of what will be on the disk at once.
+        # An upper bound on the disk space in use at any time.
         images, shards = sum(map(len, self._parts.values())), sum(map(len, tasks.values()))
         record = LABEL_BYTES + int(np.prod(self._shape)) + RECORD_OVERHEAD
         needed = images * (record + 4) + shards * SHARD_OVERHEAD + self._copy.size

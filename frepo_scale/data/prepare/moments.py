@@ -134,7 +134,7 @@ def _pixels(task: MomentsTask, report: Callable[[int], None]) -> Iterator[np.nda
 
 
 class Moments(NamedTuple):
-    """What whitening needs.
+    """The moments that whitening needs.
 
     Attributes:
       histogram: (C, 256) int64.

@@ -225,7 +225,7 @@ def _explain_errors(root: Path, needed: int | None) -> Iterator[None]:
 def _explained(
     root: Path, needed: int | None, work: Work, task: Any, report: Callable[[int], None]
 ) -> Any:
-    """A function of the module, because worker processes get it by its name."""
+    """A function of the module, because worker processes import it by its name."""
     with _explain_errors(root, needed):
         return work(task, report)
 

@@ -12,7 +12,7 @@ LARGEST_SIDE = 1024  # pixels; more is a typing error
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare.
+    """The settings of one prepared set.
 
     Attributes:
       source: the images, in any form of `sources.registry`.

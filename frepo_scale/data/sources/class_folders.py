@@ -19,7 +19,7 @@ from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBu
 from frepo_scale.data.sources.wordnet import wnids_of
 
 _MAX_TEXT = 64 << 20
-_DEPTH = 5  # one deeper than any known layout, so that images that lie too deep are reported
+_DEPTH = 5  # one deeper than any known layout, so that images that are too deep are reported
 
 # File, offset and size of an image by its path within the data set.
 Ranges = dict[str, tuple[str, int, int]]
@@ -69,7 +69,7 @@ def _has_train(folder: Path) -> bool:
 
 
 def _in_part(path: str) -> bool:
-    """Whether a path leads into a part, at the root or below one top folder."""
+    """Whether a path is inside a part, at the root or below one top folder."""
     return is_visible(path) and any(name in PARTS for name in path.split("/")[:2])
 
 
@@ -84,7 +84,7 @@ def _list_directory(root: Path, poll: Poll) -> tuple[Ranges, set[str], dict[str,
             for entry in entries:
                 path = prefix + entry.name
                 if entry.is_dir():
-                    # Only what can hold a part is entered: `root` may be somebody's home.
+                    # Only folders that can hold a part are entered: `root` may be a home directory.
                     holds = depth == 0 and os.path.isdir(os.path.join(entry.path, "train"))
                     if depth < _DEPTH and is_visible(path) and (holds or _in_part(path)):
                         folders.add(path)

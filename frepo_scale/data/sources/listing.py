@@ -207,7 +207,7 @@ class Source(Protocol):
 
         Args:
           path: a file or folder for which `matches` is true.
-          poll: to be called now and then; raises where the program is asked to stop.
+          poll: to be called repeatedly; raises if the program is asked to stop.
 
         Raises:
           InputError: the data are damaged or incomplete.

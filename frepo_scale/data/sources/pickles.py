@@ -1,4 +1,4 @@
-"""The pickles of the CIFAR Python batches, read by an unpickler that calls nothing of the file's.
+"""The pickles of the CIFAR Python batches, read by an unpickler that calls no function of the file.
 
 A batch is a dict of strings, numbers, lists and uint8 arrays. `find_class` maps the four names that
 such a file refers to onto stand-ins of this module and refuses any other name.

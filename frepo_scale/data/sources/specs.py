@@ -25,7 +25,7 @@ class DatasetSpec:
       channels: C, 1 or 3; None: as stored.
       zca: whether its images are whitened (a user's are if they are in colour).
       augment_flip: whether a mirrored image is still of its class.
-      default_dirs: where it is looked for when no path is given, in this order.
+      default_dirs: the paths that are tried, in this order, if no path is given.
       published: the files it is published as, for messages; empty where there are none.
       any_size: whether images may have any size and shape; otherwise squares of side R.
       class_names: K names for files that only number the classes.

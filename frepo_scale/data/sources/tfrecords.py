@@ -158,7 +158,7 @@ def _classes(
 def _part(
     records: list[tuple[str, Record]], names: tuple[str, ...], target: np.ndarray | None
 ) -> Part:
-    """The records of a split with our labels; -1, refused later, where there is none of ours."""
+    """The records of a split with our labels; -1, refused later, where a label has no class."""
     builder = PartBuilder()
     index = {name: label for label, name in enumerate(names)}
     for path, record in records:

@@ -75,7 +75,7 @@ def ilsvrc_order(folder: Path) -> list[str] | None:
     meta = find_devkit_file(folder, _META)
     if meta is None:
         return None
-    from scipy.io import loadmat  # late: only this one table needs it
+    from scipy.io import loadmat  # not at the top: only this table needs it
 
     try:
         synsets = loadmat(io.BytesIO(meta[1]), squeeze_me=True)["synsets"]

@@ -1,4 +1,4 @@
-"""The whitening of a prepared set is fitted once, and again only where that is needed."""
+"""The whitening of a prepared set is fitted once, and again only if necessary."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Preparing that is stopped, killed, resumed, or done twice at once: the same bytes in the end."""
+"""Preparing that is stopped, killed, resumed, or done twice at once gives the same bytes."""
 
 import errno
 import os
@@ -21,16 +21,16 @@ from frepo_scale.ops.preemption import Preempted, Preemption
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("changes", "message"),
     [
-        ({"resolution": 9}, "resolution is 8 there and 9 here"),
-        ({"fit": "squash"}, "fit is 'crop' there"),
-        ({"filter": "lanczos"}, "filter is 'area' there"),
-        ({"name": "other"}, "name is 'photos' there"),
+        ({"resolution": 9}, "resolution was 8 and is now 9"),
+        ({"fit": "squash"}, "fit was 'crop'"),
+        ({"filter": "lanczos"}, "filter was 'area'"),
+        ({"name": "other"}, "name was 'photos'"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_refused(source, tmp_path, run, named, told, finished, monkeypatch):
+def test_other_settings_are_refused(source, tmp_path, run, changes, message, finished, monkeypatch):
     if finished:
         run(source, tmp_path / "out")
     else:
@@ -38,12 +38,12 @@ def test_other_settings_are_refused(source, tmp_path, run, named, told, finished
         with pytest.raises(Preempted):
             run(source, tmp_path / "out")
         monkeypatch.undo()
-    with pytest.raises(InputError, match=f"other settings: .*{told}"):
-        run(source, tmp_path / "out", **named)
+    with pytest.raises(InputError, match=f"other settings: .*{message}"):
+        run(source, tmp_path / "out", **changes)
 
 
 def stop_after(monkeypatch, count):
-    """Asks to stop once so many shards are made."""
+    """Requests a stop once this many shards are made."""
     real, done = job.make_shard, []
 
     def make(task, report):
@@ -56,7 +56,9 @@ def stop_after(monkeypatch, count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 8])
-def test_a_stopped_one_goes_on_to_the_same_bytes(small, source, tmp_path, run, monkeypatch, count):
+def test_a_stopped_command_resumes_to_the_same_bytes(
+    small, source, tmp_path, run, monkeypatch, count
+):
     whole = run(source, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, count)
@@ -68,7 +70,7 @@ def test_a_stopped_one_goes_on_to_the_same_bytes(small, source, tmp_path, run, m
     finished = sorted((tmp_path / "out").glob("*.array_record"))
     assert len(finished) == count
     for path in finished[:1]:
-        path.write_bytes(path.read_bytes()[:-1])  # broken behind our back
+        path.write_bytes(path.read_bytes()[:-1])  # damaged after it was written
     stamps = {path: path.stat().st_mtime_ns for path in finished[1:]}
     assert run(source, tmp_path / "out") == whole
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -128,7 +130,7 @@ def test_two_at_once(source, tmp_path, run):
     ours.begin()
     with pytest.raises(InputError, match=rf"being prepared by process {os.getpid()} on"):
         run(source, tmp_path / "out")
-    ours.release()  # as the kernel does when its owner dies
+    ours.release()  # as the kernel does when the process ends
     run(source, tmp_path / "out")
 
 
@@ -148,7 +150,7 @@ def command(source, out, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_in_the_middle(tmp_path, images, number, small, run):
-    """The whole group is hit, as batch systems do; the same command goes on to the same bytes."""
+    """The whole process group is killed, as batch systems do; the same command resumes."""
     source = images.write(tmp_path / "photos", images.pictures(0, 0))
     large = images.encoded(7, size=(1600, 1200))
     for row in range(80):
@@ -194,8 +196,8 @@ def test_stop_is_checked_between_tasks(source, tmp_path):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monkeypatch, begun):
-    """Between our first look and our lock: it must not be made again, least of all otherwise."""
+def test_a_set_that_another_process_finished_in_between(source, tmp_path, run, monkeypatch, begun):
+    """Between the first check and the lock: the set must not be made again."""
     want = run(source, tmp_path / "whole")
     out = tmp_path / "out"
     real = output.OutputFolder.begin
@@ -216,7 +218,7 @@ def test_a_set_that_somebody_else_finished_meanwhile(source, tmp_path, run, monk
     assert run(source, out) == want
 
 
-def test_out_may_lie_in_the_source(small, source, tmp_path, run, monkeypatch):
+def test_out_may_be_inside_the_source(small, source, tmp_path, run, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(Preempted):
@@ -225,7 +227,7 @@ def test_out_may_lie_in_the_source(small, source, tmp_path, run, monkeypatch):
     assert run(source, source / "records") == files
 
 
-def test_leftovers_of_stopped_workers_go(source, tmp_path, run, monkeypatch):
+def test_leftovers_of_stopped_workers_are_removed(source, tmp_path, run, monkeypatch):
     def make(task, report):
         (task.shard.parent / ".partial-x").write_bytes(b"half")
         raise Preempted

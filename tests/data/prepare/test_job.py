@@ -1,4 +1,4 @@
-"""Preparing from end to end, and what is refused."""
+"""Preparing from end to end, and refused input."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from frepo_scale.main import main
 from frepo_scale.ops.preemption import Preempted
 
 
-def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
+def test_the_files_of_a_finished_set(source, tmp_path, run, images, capsys):
     files = run(source, tmp_path / "out", fit="squash", filter="lanczos")
     assert sorted(files) == [
         "dataset.json",
@@ -32,14 +32,14 @@ def test_what_lies_there_in_the_end(source, tmp_path, run, images, capsys):
         "train-00001-of-00002.array_record",
         "whitening.npz",
     ]
-    told = json.loads(files["dataset.json"])
-    assert told["format"] == 2
-    assert (told["name"], told["resolution"], told["channels"]) == ("photos", 8, 3)
-    assert (told["fit"], told["filter"]) == ("squash", "lanczos")
-    assert told["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
-    assert told["wnids"] == list(images.wnids)
-    assert [shard["records"] for shard in told["shards"]["train"]] == [64, 11]
-    assert told["skipped"] == [] and told["held_out"] == 3
+    found = json.loads(files["dataset.json"])
+    assert found["format"] == 2
+    assert (found["name"], found["resolution"], found["channels"]) == ("photos", 8, 3)
+    assert (found["fit"], found["filter"]) == ("squash", "lanczos")
+    assert found["counts"] == {"train": [25, 25, 25], "test": [5, 5, 5]}
+    assert found["wnids"] == list(images.wnids)
+    assert [shard["records"] for shard in found["shards"]["train"]] == [64, 11]
+    assert found["skipped"] == [] and found["held_out"] == 3
     assert "photos: 3 classes, 75 train, 15 test images of 8x8" in capsys.readouterr().out
 
 
@@ -161,7 +161,7 @@ def test_undecodable_images(small, source, tmp_path, run, images, capsys):
     assert run(source, tmp_path / "fresh", skip_bad=2) == files
 
 
-def test_a_hopeless_source_is_given_up_early(small, source, tmp_path, run, monkeypatch):
+def test_too_many_undecodable_images_stop_prepare_early(small, source, tmp_path, run, monkeypatch):
     monkeypatch.setattr(job, "_HOPELESS", 3)
     for path in source.rglob("*.JPEG"):
         path.write_bytes(b"x")
@@ -176,7 +176,7 @@ def test_a_class_of_undecodable_images(source, tmp_path, run):
         run(source, tmp_path / "out", skip_bad=99)
 
 
-def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch):
+def test_too_small_a_disk_is_refused_beforehand(source, tmp_path, run, monkeypatch):
     usage = output.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_too_small_a_disk_is_told_beforehand(source, tmp_path, run, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_estimate_of_room_is_above_and_not_far(source, tmp_path, run, monkeypatch):
+def test_the_estimate_of_disk_space_is_a_close_upper_bound(source, tmp_path, run, monkeypatch):
     seen = []
     real = output.OutputFolder.check_space
     monkeypatch.setattr(
@@ -312,7 +312,7 @@ def test_a_finished_set_that_was_damaged(source, tmp_path, command, capsys, ther
     assert f"shard {shard} is damaged" in err and "remove it and give the frepo-scale" in err
 
 
-def test_too_little_memory_is_told(source, tmp_path, run, monkeypatch):
+def test_too_little_memory_is_reported(source, tmp_path, run, monkeypatch):
     def make(task, report):
         raise MemoryError
 

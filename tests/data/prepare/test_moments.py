@@ -1,4 +1,4 @@
-"""The moments are exact integers, however the work is cut."""
+"""The moments are exact integers for any split of the work."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from frepo_scale.data.whitening import channel_histogram
 
 
 def summed(tmp_path, pixels, keep, grid, shards=3):
-    """The moments of `pixels[keep]` by way of records."""
+    """The moments of `pixels[keep]`, from records."""
     tmp_path.mkdir(exist_ok=True)
     parts, flags = np.array_split(pixels, shards), np.array_split(keep, shards)
     listed = []
@@ -59,7 +59,7 @@ def test_moments_equal_exact_arithmetic(tmp_path, monkeypatch, shape, rows):
 
 
 def test_extreme_pixels_stay_exact(tmp_path):
-    """All products are 2^14 or as odd as they come: more than 1024 in float32 would be rounded."""
+    """Products of 2^14 and odd ones: a float32 sum of more than 1024 would be rounded."""
     pixels = np.zeros((2100, 2, 2, 1), np.uint8)
     pixels[:, 0, 0, 0], pixels[::3, 1, 1, 0], pixels[1::2, 0, 1, 0] = 255, 255, 1
     found, tasks = summed(tmp_path, pixels, np.ones(2100, bool), 1, shards=1)

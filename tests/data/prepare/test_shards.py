@@ -1,4 +1,4 @@
-"""One shard: made, found intact, or made again."""
+"""One shard is made, reused if intact, or made again."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def test_what_is_not_intact_is_made_again(task, harm):
     assert one.shard.stat().st_mtime_ns != stamp
 
 
-def test_undecodable_images_are_named_and_looked_at_again(task, images):
+def test_undecodable_images_are_named_and_decoded_again(task, images):
     bad = {"train/n01443537/n01443537_1.JPEG": images.encoded(5)[:-40]}
     result = make_shard(task(bad), lambda n: None)
     assert result.records == 5
@@ -91,7 +91,7 @@ def test_sources_that_vanish_or_shrink(task, tmp_path):
     assert "a link to a missing file" in make_shard(one, lambda n: None).bad[0][1]
 
 
-def test_a_stop_leaves_nothing_behind(task, tmp_path):
+def test_a_stop_leaves_no_files(task, tmp_path):
     def stop(images):
         raise KeyboardInterrupt
 
@@ -108,7 +108,7 @@ def test_sizes_of_shards():
     assert shard_name("train", 3, 40) == "train-00003-of-00040.array_record"
 
 
-def test_what_is_no_file_is_not_waited_for(task, tmp_path):
+def test_a_pipe_is_not_opened(task, tmp_path):
     one = task()
     path = tmp_path / "source/train/n01440764/n01440764_0.JPEG"
     path.unlink()

@@ -1,4 +1,4 @@
-"""Tasks in processes: results in order, failures told, nobody waited for in vain."""
+"""Tasks in processes: results in order, failures reported, no endless waiting."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def test_results_are_in_order(workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "kind", "told"),
+    ("what", "kind", "message"),
     [
         ("input", InputError, "w: expected e; f"),
         ("run", RunError, "full"),
@@ -67,9 +67,9 @@ def test_results_are_in_order(workers):
         ("die", RunError, "exit code -9"),
     ],
 )
-def test_failures_are_told_while_others_work(what, kind, told):
+def test_failures_are_reported_while_others_work(what, kind, message):
     began = time.monotonic()
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         run_tasks(work, [("sleep", 60), (what, 0)], 2, lambda images: None)
     assert time.monotonic() - began < 50
 

@@ -107,13 +107,13 @@ def pack(path: Path, top: str, files: dict[str, bytes]) -> Path:
 def test_reads_every_published_form(tmp_path: Path, form: str, packed: bool) -> None:
     name, files = FORMS[form]
     if packed:
-        place = pack(tmp_path / f"{form}.tar.gz", form, files)
-        assert matches(name, place)
+        source = pack(tmp_path / f"{form}.tar.gz", form, files)
+        assert matches(name, source)
     else:
         write(tmp_path / form, files)
-        place = tmp_path
-        assert matches(name, place) and matches(name, tmp_path / form)
-    train, test, names = read_batches(name, place)
+        source = tmp_path
+        assert matches(name, source) and matches(name, tmp_path / form)
+    train, test, names = read_batches(name, source)
     classes = 10 if name == "cifar10" else 100
     assert names == tuple(f"name{i}" for i in range(classes))
     np.testing.assert_array_equal(train.labels, np.arange(classes))
@@ -141,7 +141,7 @@ def test_without_names_classes_are_numbers(tmp_path: Path) -> None:
     assert read_batches("cifar10", write(tmp_path / "x", files))[2] == tuple("0123456789")
 
 
-def test_nothing_is_found_in_other_places(tmp_path: Path) -> None:
+def test_nothing_is_found_at_other_paths(tmp_path: Path) -> None:
     assert not matches("cifar10", tmp_path)
     write(tmp_path, cifar100_binary())
     assert not matches("cifar10", tmp_path)
@@ -223,12 +223,12 @@ def test_a_class_in_two_superclasses_is_noticed(tmp_path: Path) -> None:
 
 def test_a_file_far_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar, "_MAX_FILE", 100)
-    for place in (
+    for source in (
         write(tmp_path / "x", cifar10_binary()),
         pack(tmp_path / "x.tar.gz", "x", cifar10_binary()),
     ):
         with pytest.raises(InputError, match="too many for a CIFAR file"):
-            read_batches("cifar10", place)
+            read_batches("cifar10", source)
 
 
 PACKED: dict[str, bytes] = {}

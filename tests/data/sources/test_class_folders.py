@@ -50,19 +50,19 @@ FILES = {
     "train/a/notes.txt": b"x",
     "train/b/Thumbs.db": b"x",
     "train/b/._1.png": b"x",
-    "sample.png": b"no image, but in no part either",
+    "sample.png": b"not an image, and not in a part",
 }
 
 
-def write(place: Path, files: dict[str, bytes], form: str, top: str = "") -> Path:
-    """The files as a directory, a tar or a tar.gz below `place`."""
+def write(root: Path, files: dict[str, bytes], form: str, top: str = "") -> Path:
+    """The files as a directory, a tar or a tar.gz below `root`."""
     if form == "directory":
         for name, data in files.items():
-            path = place / "d" / (top + name)
+            path = root / "d" / (top + name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        return place / "d"
-    path = place / f"x.{form}"
+        return root / "d"
+    path = root / f"x.{form}"
     with tarfile.open(path, "w:gz" if form == "tar.gz" else "w") as tar:
         for name, data in files.items():
             entry = tarfile.TarInfo(top + name)
@@ -78,10 +78,10 @@ def reds(found: Loaded) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("top", ["", "./", "top/", "./top/"])
 @pytest.mark.parametrize("form", ["directory", "tar", "tar.gz"])
 def test_every_form_reads_alike(tmp_path: Path, form: str, top: str) -> None:
-    place = write(tmp_path, FILES, form, top)
-    found = read_folder(place, WANT)
-    assert listed(place).class_names == ("a", "b")
-    assert reds(found) == ([10, 29, 11, 12], [20, 21])  # sorted by path, whatever was stored first
+    source = write(tmp_path, FILES, form, top)
+    found = read_folder(source, WANT)
+    assert listed(source).class_names == ("a", "b")
+    assert reds(found) == ([10, 29, 11, 12], [20, 21])  # sorted by path, in any order of storage
     assert found.train.labels.tolist() == [0, 0, 1, 1] and found.test.labels.tolist() == [0, 1]
     assert found.train.labels.dtype == np.int32 and found.train.images.dtype == np.uint8
     assert found.train.images.shape == (4, 4, 4, 3)
@@ -106,24 +106,24 @@ def test_tiny_imagenets_own_layout(tmp_path: Path, form: str) -> None:
         "train/n2/images/n2_0.JPEG": png(11),
         "val/images/val_0.JPEG": png(20),
         "val/val_annotations.txt": b"val_0.JPEG\tn2\t0\t0\t9\t9\n",
-        "test/images/test_0.JPEG": b"never looked at",
+        "test/images/test_0.JPEG": b"never read",
         "words.txt": b"n1\tgoldfish, x\nn2\ttench\n",
     }
-    place = write(tmp_path, files, form, "tiny-imagenet-200/")
-    found = read_folder(place, WANT)
-    assert listed(place).class_names == ("goldfish", "tench")
+    source = write(tmp_path, files, form, "tiny-imagenet-200/")
+    found = read_folder(source, WANT)
+    assert listed(source).class_names == ("goldfish", "tench")
     assert found.test.labels.tolist() == [1] and found.skipped == 0
 
 
 @pytest.mark.parametrize("form", ["directory", "tar", "tar.gz"])
 def test_unreadable_images_are_counted(tmp_path: Path, form: str) -> None:
     bad = {"train/b/3.png": b"x", "train/a/3.png": png(1)[:-30], "test/a/3.jpg": b""}
-    place = write(tmp_path, bad | FILES, form)
+    source = write(tmp_path, bad | FILES, form)
     with pytest.raises(InputError, match=r"3 unreadable images in .*, the first .*a/3\.(png|jpg)"):
-        read_folder(place, WANT)
+        read_folder(source, WANT)
     with pytest.raises(InputError, match="at most 2"):
-        read_folder(place, replace(WANT, skip_unreadable=2))
-    found = read_folder(place, replace(WANT, skip_unreadable=3))
+        read_folder(source, replace(WANT, skip_unreadable=2))
+    found = read_folder(source, replace(WANT, skip_unreadable=3))
     assert found.skipped == 3 and reds(found) == ([10, 29, 11, 12], [20, 21])
 
 
@@ -136,33 +136,33 @@ def test_a_part_with_nothing_readable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["directory", "tar", "tar.gz"])
 def test_an_empty_class_folder_is_refused(tmp_path: Path, form: str) -> None:
     if form == "directory":
-        place = write(tmp_path, FILES, form)
-        (place / "train" / "c").mkdir()
+        source = write(tmp_path, FILES, form)
+        (source / "train" / "c").mkdir()
     else:
-        place = tmp_path / f"x.{form}"
-        with tarfile.open(place, "w:gz" if form == "tar.gz" else "w") as tar:
+        source = tmp_path / f"x.{form}"
+        with tarfile.open(source, "w:gz" if form == "tar.gz" else "w") as tar:
             entry = tarfile.TarInfo("train/c")
             entry.type = tarfile.DIRTYPE
             tar.addfile(entry)
             tar.add(write(tmp_path, FILES, "directory"), ".")
     with pytest.raises(InputError, match=r"train/c in .* holds no image"):
-        read_folder(place, WANT)
+        read_folder(source, WANT)
 
 
 def test_sizes(tmp_path: Path) -> None:
-    place = write(tmp_path, FILES | {"train/b/8.png": png(99, (6, 4))}, "directory")
-    assert not read_folder(place, WANT).native
+    source = write(tmp_path, FILES | {"train/b/8.png": png(99, (6, 4))}, "directory")
+    assert not read_folder(source, WANT).native
     with pytest.raises(InputError, match=r"b/8.png is 6x4: expected 4x4 or 8x8"):
-        read_folder(place, replace(WANT, sizes=frozenset({4, 8})))
+        read_folder(source, replace(WANT, sizes=frozenset({4, 8})))
     with pytest.raises(InputError, match=r"b/8.png is 6x4: expected squares of one size"):
-        read_folder(place, replace(WANT, resolution=None))
-    (place / "train/b/8.png").write_bytes(png(99, (6, 6)))
+        read_folder(source, replace(WANT, resolution=None))
+    (source / "train/b/8.png").write_bytes(png(99, (6, 6)))
     with pytest.raises(InputError, match=r"b/8.png is 6x6: expected squares of one size"):
-        read_folder(place, replace(WANT, resolution=None))
+        read_folder(source, replace(WANT, resolution=None))
     with pytest.raises(InputError, match=r"b/8.png is 6x6: expected 4x4 or 8x8"):
-        read_folder(place, replace(WANT, sizes=frozenset({4, 8})))
-    (place / "train/b/8.png").write_bytes(png(99))
-    found = read_folder(place, replace(WANT, resolution=None))
+        read_folder(source, replace(WANT, sizes=frozenset({4, 8})))
+    (source / "train/b/8.png").write_bytes(png(99))
+    found = read_folder(source, replace(WANT, resolution=None))
     assert found.native and found.train.images.shape == (5, 4, 4, 3)
 
 
@@ -184,10 +184,10 @@ def test_more_images_than_are_in_flight_keep_their_order(tmp_path: Path) -> None
 
 
 def test_no_thread_is_left_after_a_refusal(tmp_path: Path) -> None:
-    place = write(tmp_path, FILES | {"train/a/0.png": png(1, (9, 9))}, "directory")
+    source = write(tmp_path, FILES | {"train/a/0.png": png(1, (9, 9))}, "directory")
     with pytest.raises(InputError) as caught:
-        read_folder(place, replace(WANT, sizes=frozenset({4})))
-    assert caught.value.__traceback__ is not None  # frames are alive, threads must not be
+        read_folder(source, replace(WANT, sizes=frozenset({4})))
+    assert caught.value.__traceback__ is not None  # its frames still exist, its threads must not
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
@@ -236,19 +236,19 @@ def test_a_missing_test_part_is_refused_before_decoding(
 
 
 def test_circular_links_end(tmp_path: Path) -> None:
-    place = write(tmp_path, FILES, "directory")
-    (place / "train" / "a" / "loop").symlink_to(place / "train" / "a")
+    source = write(tmp_path, FILES, "directory")
+    (source / "train" / "a" / "loop").symlink_to(source / "train" / "a")
     with pytest.raises(InputError, match="not in a class folder"):
-        read_folder(place, WANT)
+        read_folder(source, WANT)
 
 
 def test_broken_links_are_unreadable(tmp_path: Path) -> None:
-    place = write(tmp_path, FILES, "directory")
-    (place / "train" / "a" / "0.png").symlink_to(place / "gone.png")
+    source = write(tmp_path, FILES, "directory")
+    (source / "train" / "a" / "0.png").symlink_to(source / "gone.png")
     with pytest.raises(
         InputError, match=r"1 unreadable images in .* \S*train/a/0\.png .*missing file"
     ):
-        read_folder(place, WANT)
+        read_folder(source, WANT)
 
 
 QUICK = settings(
@@ -259,15 +259,15 @@ QUICK = settings(
 @QUICK
 @given(form=st.sampled_from(["tar", "tar.gz"]), where=st.floats(0, 0.9999), bit=st.integers(0, 7))
 def test_damage_changes_no_label(tmp_path: Path, form: str, where: float, bit: int) -> None:
-    place = write(tmp_path, FILES, "tar")
-    good = place.read_bytes() if form == "tar" else gzip.compress(place.read_bytes())
-    place = tmp_path / f"x.{form}"
+    source = write(tmp_path, FILES, "tar")
+    good = source.read_bytes() if form == "tar" else gzip.compress(source.read_bytes())
+    source = tmp_path / f"x.{form}"
     at = int(where * len(good))
     flipped = good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :]
     for data in (good[:at], flipped):
-        place.write_bytes(data)
+        source.write_bytes(data)
         try:
-            found, names = read_folder(place, WANT), listed(place).class_names
+            found, names = read_folder(source, WANT), listed(source).class_names
         except InputError:
             continue
         assert names == ("a", "b") and len(found.train) == 4

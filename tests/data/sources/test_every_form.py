@@ -138,7 +138,7 @@ def test_memory_and_records_agree(tmp_path, images, run, name, make, fit):
 
 
 def test_every_source_of_the_registry_is_tried(tmp_path, images):
-    """A form that is added must be added above."""
+    """A new form must be added to the cases above."""
     found = set()
     for name, make in FORMS.items():
         if name != "records":  # it needs TensorFlow
@@ -149,7 +149,7 @@ def test_every_source_of_the_registry_is_tried(tmp_path, images):
 
 
 def test_two_published_sets_at_one_path(tmp_path, images):
-    """As torchvision leaves them: the name says which is meant, without it both are refused."""
+    """As torchvision stores them: with a name one is read, without it both are refused."""
     cifar(tmp_path / "cifar-10-batches-bin", images)
     cifar100(tmp_path / "cifar-100-binary", images)
     for name in ("cifar10", "cifar100"):

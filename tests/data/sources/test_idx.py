@@ -92,7 +92,7 @@ def test_bad_files(tmp_path: Path, data: bytes, message: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_lying_header_allocates_nothing(tmp_path: Path) -> None:
+def test_a_wrong_header_allocates_nothing(tmp_path: Path) -> None:
     path = tmp_path / "images"
     path.write_bytes(b"\0\0\x08\x03" + b"\xff" * 12 + b"abc")  # claims 8e28 bytes
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The ILSVRC archives and all that may be wrong with them."""
+"""The ILSVRC archives, intact and damaged."""
 
 import gzip
 import io
@@ -109,7 +109,7 @@ def test_training_images_only(archives):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({}, "has no classes: no ground truth"),
         ({TRUTH: b"2\n1\n3\n2\n"}, "devkit's own order"),
@@ -128,20 +128,20 @@ def test_training_images_only(archives):
         ({"imagenet_2012_validation_synset_labels.txt": b"n99999999\n" * 4}, "class n99999999"),
     ],
 )
-def test_ground_truths_that_do_not_fit(archives, files, told):
-    with pytest.raises(InputError, match=told):
+def test_ground_truths_that_do_not_fit(archives, files, message):
+    with pytest.raises(InputError, match=message):
         archives(files)
 
 
-def test_training_archives_that_are_none(archives, images):
-    for train, told in (
+def test_invalid_training_archives(archives, images):
+    for train, message in (
         ({}, "is empty"),
         ({"n01440764.tar": b""}, "n01440764|cannot be read|cut off"),
         ({"x.JPEG": images.encoded(0)}, "one tar per class"),
         ({"n01440764.tar": images.tar_of({"n_1.JPEG": images.encoded(0)})[:700]}, "read|cut off"),
         ({f"{w}.tar": images.tar_of({}) for w in images.wnids}, "train part of .* is empty"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             archives(train=train, val=())
 
 
@@ -150,7 +150,7 @@ def test_training_archives_that_are_none(archives, images):
 )
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
-    """Damaged in any way: refused, or no image has the bytes of one of another class."""
+    """Damage is refused, or no image has the bytes of an image of another class."""
     inner, originals = {}, {}
     for number, wnid in enumerate(images.wnids):
         files = {f"{wnid}_{i}.JPEG": images.encoded(10 * number + i, "PNG") for i in range(2)}
@@ -158,9 +158,9 @@ def test_damage_changes_no_label(tmp_path, images, data):
         originals |= {f"{wnid}/{name}": content for name, content in files.items()}
     kinds = ("cut", "flip", "blocks", "exchange")
     bad = images.damaged(data, images.tar_of(inner), kinds)
-    place = images.write(tmp_path / "f", {"ILSVRC2012_img_train.tar": bad})
+    source = images.write(tmp_path / "f", {"ILSVRC2012_img_train.tar": bad})
     try:
-        listing = list_source(place)
+        listing = list_source(source)
     except InputError:
         return
     assert not images.misplaced(listing, originals) and len(listing.train) <= 6
@@ -228,11 +228,11 @@ def test_long_names_move_no_image(tmp_path, images, form):
 def test_compressed_archives_have_no_random_access(archives, images, tmp_path):
     archives(val=())
     for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
-        place = tmp_path / name
+        source = tmp_path / name
         train = (tmp_path / "a" / "ILSVRC2012_img_train.tar").read_bytes()
         files = {"ILSVRC2012_img_train.tar": train, name: gzip.compress(train)}
         with pytest.raises(InputError, match=f"{name} is compressed"):
-            list_source(images.write(place, files))
+            list_source(images.write(source, files))
 
 
 def test_images_of_another_class_are_refused(archives, images):

@@ -37,7 +37,7 @@ def test_class_folders(top: str, part: str) -> None:
     assert got.test == [(f"{top}{part}/a/1.png", 0), (f"{top}{part}/b/1.png", 1)]
 
 
-def test_test_goes_before_val_and_unlabelled_parts_are_passed_over() -> None:
+def test_test_goes_before_val_and_unlabelled_parts_are_skipped() -> None:
     assert layout([*GOOD, "val/a/9.png"]).test == [("test/a/1.png", 0), ("test/b/1.png", 1)]
     labelled = [p.replace("test/", "val/") for p in GOOD]
     for unlabelled in ("test/1.png", "test/images/1.png"):
@@ -60,7 +60,7 @@ def test_tiny_imagenet() -> None:
     assert got.test == [("val/images/a.JPEG", 1), ("val/images/b.JPEG", 0)]
 
 
-def test_equal_words_are_told_apart() -> None:
+def test_equal_words_are_made_distinct() -> None:
     assert layout(GOOD, words="a\tcrane\nb\tcrane, bird\n").class_names == (
         "crane (a)",
         "crane (b)",

@@ -111,13 +111,13 @@ def raw_npz(path: Path, header: str, body: bytes, version: bytes = b"\x01\x00") 
         ("(2, 2, 1)", b"\x09\x00"),
     ],
 )
-def test_a_lying_header(tmp_path: Path, shape: str, version: bytes) -> None:
+def test_a_wrong_header(tmp_path: Path, shape: str, version: bytes) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}"
     with pytest.raises(InputError, match=r"x\.npz.*x_train"):
         read_npz(raw_npz(tmp_path / "x.npz", header, b"abcd", version))
 
 
-def test_a_lying_size_is_refused_before_reading(tmp_path: Path) -> None:
+def test_a_wrong_size_is_refused_before_reading(tmp_path: Path) -> None:
     path = save(tmp_path / "x.npz")
     data = bytearray(path.read_bytes())
     at = data.find(b"PK\x01\x02") + 24  # uncompressed size of the first entry in the directory

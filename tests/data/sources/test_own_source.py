@@ -1,4 +1,4 @@
-"""A source class of a user's own, from the how-to page, in a recipe and in prepare."""
+"""A user's source class, from the how-to page, in a recipe and in prepare."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ from frepo_scale.ops.preemption import Preempted
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/how-to/data-source.md"
 CLASS = "csv_source.CsvImages"
-KNOB = "DATA_SOURCE"
+SETTING = "DATA_SOURCE"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def sorted_rows(part):
 
 def test_it_works_from_a_recipe_and_in_prepare(photos, tmp_path, capsys):
     given = ["--gin.DATASET=folder", f"--gin.DATA_DIR={photos}", "--gin.BATCH=4"]
-    command = ["distill", "digits_ipc1", "--dry-run", *given, f"--gin.{KNOB}={CLASS}"]
+    command = ["distill", "digits_ipc1", "--dry-run", *given, f"--gin.{SETTING}={CLASS}"]
     assert main(command) == 0
     assert "18 target, 0 held-out, 8 test images of (8, 8, 3), 2 classes" in capsys.readouterr().out
     own = load_dataset(DataConfig("folder", str(photos), batch=4, images=CLASS))

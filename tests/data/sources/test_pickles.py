@@ -92,7 +92,7 @@ def test_what_no_batch_holds_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        PYTHON2.replace(b"K\x03K\x04\x86", b"K\x05K\x04\x86"),  # shape says more than there is
+        PYTHON2.replace(b"K\x03K\x04\x86", b"K\x05K\x04\x86"),  # shape larger than the data
         PYTHON2.replace(b"K\x03K\x04\x86", b"J\xff\xff\xff\xffK\x04\x86"),
         UNTYPED,
         PYTHON2.replace(b"_reconstruct", b"_reconstrukt"),

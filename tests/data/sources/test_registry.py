@@ -1,4 +1,4 @@
-"""Every form of source is listed alike, and gives the same records."""
+"""Every form of source has the same listing and gives the same records."""
 
 import gzip
 import os
@@ -32,7 +32,7 @@ def test_folder_tar_and_archives_hold_the_same(tmp_path, images):
         f"{w}.tar": images.tar_of(
             {name.split("/")[2]: d for name, d in files.items() if name.startswith(f"train/{w}")}
         )
-        for w in reversed(images.wnids)  # classes are sorted, whatever was stored first
+        for w in reversed(images.wnids)  # classes are sorted, in any order of storage
     }
     archives = images.write(
         tmp_path / "a",
@@ -43,7 +43,7 @@ def test_folder_tar_and_archives_hold_the_same(tmp_path, images):
             ),
         },
     )
-    listed = [list_source(place) for place in (folder, tar, archives)]
+    listed = [list_source(source) for source in (folder, tar, archives)]
     for listing in listed:
         assert listing.wnids == listing.class_names == images.wnids
         for part, label_of in ((listing.train, "train"), (listing.test, "test")):
@@ -97,7 +97,7 @@ def test_compressed_tar_and_npz_are_copied(tmp_path, images, run):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda p, i: p / "gone", "does not exist"),
         (lambda p, i: i.write(p / "e", {"x.txt": b"x"}), "no known form"),
@@ -110,36 +110,36 @@ def test_compressed_tar_and_npz_are_copied(tmp_path, images, run):
         ),
     ],
 )
-def test_what_is_no_source(tmp_path, images, make, told):
-    with pytest.raises(InputError, match=told):
+def test_what_is_no_source(tmp_path, images, make, message):
+    with pytest.raises(InputError, match=message):
         list_source(make(tmp_path, images))
 
 
 def test_an_empty_class(tmp_path, images):
-    place = images.write(tmp_path / "f", images.pictures(1, 1))
-    (place / "train" / "zzz").mkdir()
+    source = images.write(tmp_path / "f", images.pictures(1, 1))
+    (source / "train" / "zzz").mkdir()
     with pytest.raises(InputError, match=r"zzz .* holds no image"):
-        list_source(place)
+        list_source(source)
 
 
 def test_labels_of_an_npz(tmp_path):
     x = np.zeros((4, 2, 2, 3), np.uint8)
-    for labels, told in (
+    for labels, message in (
         ([0, 1, -1, 1], "label -1"),
         ([0, 2, 2, 0], "class 1 has no training image"),
         ([0, 1, 2**40, 1], "largest label"),
     ):
         y = np.array(labels)
         np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             list_source(tmp_path / "x.npz")
 
 
 def test_names_that_are_no_utf8(tmp_path, images):
     files = {f"train/{name}/{i}.JPEG": images.encoded(i) for name in "äb" for i in range(2)}
-    place = images.write(tmp_path / "f", files)
-    os.rename(place / "train/ä/0.JPEG", os.fsencode(place / "train/ä") + b"/\xff.JPEG")
-    listing = list_source(place)
+    source = images.write(tmp_path / "f", files)
+    os.rename(source / "train/ä/0.JPEG", os.fsencode(source / "train/ä") + b"/\xff.JPEG")
+    listing = list_source(source)
     assert listing.class_names == ("b", "ä") and len(listing.fingerprint()) == 64
     assert "ä/\udcff.JPEG" in listing.train.shuffled().names
 
@@ -149,16 +149,16 @@ def test_names_that_are_no_utf8(tmp_path, images):
 )
 @given(data=st.data())
 def test_damage_to_a_tar_of_class_folders_changes_no_label(tmp_path, images, data):
-    """Refused, or no image has the bytes of one of another class."""
+    """Damage is refused, or no image has the bytes of an image of another class."""
     files = {
         f"train/{w}/{i}.JPEG": images.encoded(10 * k + i, "PNG")
         for k, w in enumerate("abc")
         for i in range(2)
     }
-    place = tmp_path / "x.tar"
-    place.write_bytes(images.damaged(data, images.tar_of(files), ("cut", "flip", "exchange")))
+    source = tmp_path / "x.tar"
+    source.write_bytes(images.damaged(data, images.tar_of(files), ("cut", "flip", "exchange")))
     try:
-        listing = list_source(place)
+        listing = list_source(source)
     except InputError:
         return
     originals = {name.removeprefix("train/"): content for name, content in files.items()}

@@ -17,8 +17,8 @@ def files(tmp_path, *names):
 @pytest.mark.parametrize("form", ["x-{}.tfrecord-{}", "{}-{}", "x-{}.tfrecords-{}"])
 def test_files_by_split(tmp_path, form):
     names = [form.format("train", f"0000{i}-of-00002") for i in range(2)]
-    place = files(tmp_path, *names, form.format("validation", "00000-of-00001"), "note.txt")
-    found = record_files(place)
+    source = files(tmp_path, *names, form.format("validation", "00000-of-00001"), "note.txt")
+    found = record_files(source)
     assert [path.name for path in found["train"]] == names and len(found["validation"]) == 1
     assert build_folder(tmp_path) == tmp_path
     assert set(read_build(tmp_path).splits) == {"train", "validation"}
@@ -54,17 +54,17 @@ def test_files_that_are_not_one_whole_split(tmp_path, names):
     ],
 )
 def test_a_malformed_description(tmp_path, splits):
-    place = files(tmp_path, "x-train.tfrecord-00000-of-00001")
-    (place / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
+    source = files(tmp_path, "x-train.tfrecord-00000-of-00001")
+    (source / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
     with pytest.raises(InputError, match=rf"{INFO} does not say how many records"):
-        read_build(place)
+        read_build(source)
 
 
 @pytest.mark.parametrize("splits", [None, [], [{"name": "train"}], [{"name": "other"}]])
 def test_a_description_without_lengths(tmp_path, splits):
-    place = files(tmp_path, "x-train.tfrecord-00000-of-00001")
-    (place / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
-    assert read_build(place).lengths == {}
+    source = files(tmp_path, "x-train.tfrecord-00000-of-00001")
+    (source / INFO).write_text(json.dumps({"name": "x", "splits": splits}))
+    assert read_build(source).lengths == {}
 
 
 def test_none(tmp_path):

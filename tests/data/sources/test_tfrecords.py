@@ -1,4 +1,4 @@
-"""TFRecords: the labels of every layout, mapped where they have to be."""
+"""TFRecords: the labels of every layout, mapped where necessary."""
 
 import json
 import sys
@@ -113,14 +113,14 @@ def test_resized_imagenet_without_names(build):
     assert labels(listing.train) == {f"train{i}.JPEG": 2 - i % 3 for i in range(6)}
 
 
-def test_squares_of_the_makers_are_recorded_as_squashed(build, images, run, tmp_path, capsys):
+def test_published_squares_are_recorded_as_squashed(build, images, run, tmp_path, capsys):
     names = images.wnids[::-1]
     folder = build("imagenet_resized", names=names)
     run(folder, tmp_path / "out")
     assert PreparedSet.open(tmp_path / "out").description.fit == "squash"
-    told = capsys.readouterr().out
-    assert "TFRecords: the images were squashed to squares" in told
-    run(folder, tmp_path / "out")  # that it was asked for with --fit crop makes it no other set
+    output = capsys.readouterr().out
+    assert "TFRecords: the images were squashed to squares" in output
+    run(folder, tmp_path / "out")  # --fit crop does not make it another set
     assert "already prepared" in capsys.readouterr().out
 
 
@@ -179,7 +179,7 @@ def test_a_wordnet_id_that_is_no_text(tmp_path, images):
         list_source(tmp_path / "r")
 
 
-def test_an_unlabelled_test_part_is_passed_over(build, images, tmp_path):
+def test_an_unlabelled_test_part_is_skipped(build, images, tmp_path):
     folder = build(names=images.wnids)
     records(
         folder / "imagenet2012-test.tfrecord-00000-of-00001",
@@ -227,12 +227,12 @@ def test_without_tensorflow(build, images, monkeypatch):
 )
 @given(data=st.data())
 def test_damage_changes_no_label(tmp_path, images, data):
-    """Refused, or every image there is as it was; classes by label or by WordNet id."""
-    place = tmp_path / "r" / "train.tfrecord"
+    """Damage is refused, or every image found is unchanged; classes by label or WordNet id."""
+    source = tmp_path / "r" / "train.tfrecord"
     wnids = data.draw(st.booleans())
     originals = [images.encoded(i, "PNG") for i in range(4)]
     records(
-        place,
+        source,
         [
             example(
                 image=content,
@@ -243,13 +243,13 @@ def test_damage_changes_no_label(tmp_path, images, data):
             for i, content in enumerate(originals)
         ],
     )
-    place.write_bytes(images.damaged(data, place.read_bytes(), ("cut", "flip", "exchange")))
+    source.write_bytes(images.damaged(data, source.read_bytes(), ("cut", "flip", "exchange")))
     try:
         listing = list_source(tmp_path / "r")
     except InputError:
         return
-    # Cut between two records, nothing says that there were more; no other damage is passed over.
-    part, content = listing.train, place.read_bytes()
+    # Cut between two records, nothing says that there were more; all other damage is detected.
+    part, content = listing.train, source.read_bytes()
     assert labels(part) == {f"{i}.PNG": i % 2 for i in range(len(part))}
     rows = zip(part.offsets, part.sizes, strict=True)
     assert [content[at : at + size] for at, size in rows] == originals[: len(part)]
@@ -258,8 +258,8 @@ def test_damage_changes_no_label(tmp_path, images, data):
 def test_a_byte_order_mark_hides_no_wordnet_id(build, images):
     names = "\r\n".join(["n02119789", "n01443537", "n01440764"])
     want = list_source(build(names=names.split())).train
-    place = build(files={"label.labels.txt": "\ufeff" + names})
-    assert labels(list_source(place).train) == labels(want)
-    place = build(files={"label.labels.txt": "n02119789\nn01443537\ntench"})
+    source = build(files={"label.labels.txt": "\ufeff" + names})
+    assert labels(list_source(source).train) == labels(want)
+    source = build(files={"label.labels.txt": "n02119789\nn01443537\ntench"})
     with pytest.raises(InputError, match="2 WordNet ids in 3 lines"):
-        list_source(place)
+        list_source(source)
