@@ -90,9 +90,9 @@ def adjoint(
     problem: RidgeProblem, solution: Solution, dw_dK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The same system with the existing factor. Arguments and results as `direct.adjoint`."""
-    rho, w_dK, no_labels = solution.rho, solution.w_dK, jnp.zeros_like(solution.y_rK)
+    rho, w_dK = solution.rho, solution.w_dK
     b, u_dK, error = _augmented(
-        problem, solution.factor, rho, solution.shift, no_labels, dw_dK, 2 * LONGEST
+        problem, solution.factor, rho, solution.shift, None, dw_dK, 2 * LONGEST
     )
     b_rK, alpha_rK = b, solution.alpha
     if problem.dual:
@@ -107,16 +107,19 @@ def _augmented(
     factor: jax.Array,
     rho: jax.Array,
     shift: jax.Array,
-    p_rK: jax.Array,
+    p_rK: jax.Array | None,
     q_dK: jax.Array,
     longest: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The solution (a, u) of `rho a + F u = p, Fᵀa - u = q`, and its error bound.
 
-    `a` is complete (R, K) in the dual form, this device's rows (r, K) in the primal form.
+    `a` is complete (R, K) in the dual form, this device's rows (r, K) in the primal form. `p_rK` is
+    None for zeros, which then need not be gathered.
     """
     f_rd, system, rows = problem.f_rd, problem.system, problem.rows
     # Squares of small gradients would underflow.
+    classes, zeros = q_dK.shape[1], p_rK is None
+    p_rK = jnp.zeros((len(f_rd), classes), q_dK.dtype) if p_rK is None else p_rK
     largest = jnp.maximum(jnp.max(jnp.abs(p_rK)), jnp.max(jnp.abs(q_dK)))
     scale = rows.largest(largest) + jnp.finfo(q_dK.dtype).tiny
     p_rK, q_dK = p_rK / scale, q_dK / scale
@@ -132,7 +135,8 @@ def _augmented(
             squares=lambda v_dK: jnp.sum(jnp.square(v_dK), 0),
             agree=rows.largest,
         )
-        found = minimise(products, rows.gather(p_rK), q_dK, rho, shift, longest)
+        e_RK = jnp.zeros((system.unknowns, classes), q_dK.dtype) if zeros else rows.gather(p_rK)
+        found = minimise(products, e_RK, q_dK, rho, shift, longest)
         return scale * found.x_nK, scale * found.v_mK, found.error
     products = Products(  # G = F, x = u, G x - c = -rho a
         forward=lambda x_dK: f_rd @ x_dK,
