@@ -1,4 +1,4 @@
-"""Imports point down only, and heavy packages stay in their few modules (docs/architecture.md)."""
+"""Imports point down only, heavy packages stay in few modules, modules and functions are short."""
 
 import ast
 from pathlib import Path
@@ -85,3 +85,20 @@ def test_the_check_itself():
 
 def test_gin_folder_is_not_a_package():
     assert not (PACKAGE.parent / "gin" / "__init__.py").exists()
+
+
+def too_long(name, source):
+    """Modules of more than 350 lines and functions of more than 60."""
+    found = [name] if source.count("\n") > 350 else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if lines > 60:
+                found.append(f"{name}.{node.name}: {lines} lines")
+    return found
+
+
+def test_modules_and_functions_are_short():
+    assert not [line for name, source in modules() for line in too_long(name, source)]
+    assert too_long("m", "x = 1\n" * 351) == ["m"]
+    assert too_long("m", "def f():\n" + "    x = 1\n" * 60) == ["m.f: 61 lines"]

@@ -65,8 +65,7 @@ def train(
     """Runs from `start` to `steps` outer steps done, or until a stop is requested.
 
     Args:
-      state: donated to the first step.
-      step: one jitted step.
+      state, step: the state, donated to the first step; one jitted step.
       batches: the next one is batch `start`.
       hooks: what else happens.
       start, steps: outer steps already done, and to reach.
