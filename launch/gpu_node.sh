@@ -7,15 +7,19 @@ usage() {
 usage: launch/gpu_node.sh [options] RECIPE.gin [args...]
 
 Runs a distillation with RECIPE.gin on all GPUs of this machine, in one process, under
-launch/supervise.sh, which restarts it after a SIGTERM or a crash. The args are passed to
-`frepo-scale distill`.
+launch/supervise.sh, which restarts it if it ends with 42 (stopped and saved) or by a signal. SIGTERM
+and Ctrl-C to this command save the run and end it. The options precede RECIPE.gin; the args after it
+are passed to `frepo-scale distill`.
   launch/gpu_node.sh cifar10_ipc10.gin --workdir runs/a
 Requires JAX with CUDA in .venv; install it once: .venv/bin/pip install "jax[cuda13]"
 
 options:
-  --per-gpu       one process for each GPU; their output is in WORKDIR/logs/process-P.log
-  --gpus N        the number of GPUs (default: from CUDA_VISIBLE_DEVICES or nvidia-smi)
-  --grace SECONDS --attempts N --pause SECONDS    as in launch/processes.sh and supervise.sh
+  --per-gpu       one process for each GPU; their output is in WORKDIR/logs/process-P.log, for a WORKDIR
+                  gs://... in runs/NAME/logs, where NAME is the last part of WORKDIR
+  --gpus N        the number of processes with --per-gpu (default: the number of GPUs, from
+                  CUDA_VISIBLE_DEVICES or nvidia-smi). Without --per-gpu all visible GPUs are used.
+  --grace SECONDS as in launch/processes.sh; only with --per-gpu
+  --attempts N --pause SECONDS    as in launch/supervise.sh
   --dry-run       print the command without running it
 END
 }

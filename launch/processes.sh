@@ -11,14 +11,16 @@ FREPO_PROCESSES and FREPO_PROCESS. If one process fails, the others get SIGTERM 
 period, SIGKILL. SIGTERM and SIGINT are forwarded to all processes. launch/gpu_node.sh runs this script
 under launch/supervise.sh.
 
-The exit code is 42 if a process ended with 42 or by a signal and no process failed otherwise. If a
-process failed, it is the largest exit code of a failure.
+The exit code is 0 if all processes ended with 0. If a process failed (1, 2, ...), it is the largest
+exit code of a failure; otherwise 130 if a process was stopped by Ctrl-C; otherwise 42, if a process
+ended with 42 or by a signal.
 
 options:
   --gpu-each       process p uses only the p-th GPU (the p-th of CUDA_VISIBLE_DEVICES, if set)
   --logs FOLDER    write output to FOLDER/process-P.log, and the output of process 0 also here
                    (default: all output here)
-  --grace SECONDS  from SIGTERM to SIGKILL, after the first process ended (default: 120)
+  --grace SECONDS  time for the other processes from the first end with a code other than 0, when
+                   they get SIGTERM, to SIGKILL (default: 120)
   --port PORT      port of the coordinator (default: a free port)
   --dry-run        print the commands without running them
 END

@@ -20,8 +20,8 @@ options:
   --attempts N        attempts in a row without progress before giving up (default: 3)
   --pause SECONDS     pause before a restart (default: 5); 12 and 23 times as long after attempts
                       without progress, so that a file server or store can recover
-  --saved-in WORKDIR  the folder with the checkpoints (default: the --workdir in COMMAND, otherwise
-                      runs/RECIPE of `distill RECIPE`)
+  --saved-in WORKDIR  the workdir in which checkpoints count as progress (default: the --workdir in
+                      COMMAND, otherwise runs/RECIPE of `distill RECIPE`)
   --dry-run           print the command without running it
 END
 }

@@ -11,10 +11,14 @@ run     copies the code of this repository to every worker, installs missing pac
         program on all workers, detached from this machine, and prints worker 0's log. If all workers
         end with 42 or by a signal, all are restarted. After three attempts in a row without a new
         checkpoint or another finished net of the final evaluation, the command gives up. If one
-        worker ends with 1 or 2, all are stopped. The args are passed to `frepo-scale distill`.
-        Exit codes: 0 done, 42 stopped and saved, 1 failed, 2 wrong input.
+        worker ends with 1 or 2, all are stopped. The options, also --dry-run, precede RECIPE; the args
+        after it are passed to `frepo-scale distill`.
+        Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after a preemption without
+        --recreate), 1 failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143
+        SIGTERM, or given up after preemptions.
 create  requests the machines (a queued resource) and waits for them
-status  prints the state of the request, machines and workers, exit codes and the saved step
+status  prints the state of the request, machines and workers, exit codes (200: its --setup script
+        failed) and, with --workdir, the saved step
 logs    prints worker 0's log (--worker N: another worker's) and follows it
 stop    sends SIGTERM to the program on every worker and waits until it has saved and ended
 delete  deletes the request and the machines
@@ -35,7 +39,7 @@ options:
   --env NAME=VALUE      run: an environment variable for the installation, SCRIPT and the program on
                         every worker; may be repeated. Not for secrets: it is in the command lines.
   --create              run: request the machines if they do not exist
-  --recreate            run: delete and request them again whenever they are preempted; implies --create
+  --recreate            run: like --create, and delete and request them again after every preemption
   --provision KIND      spot, on-demand, or flex-start, which needs --max-hours (default: spot)
   --wait-hours N        how long a request stays open (default: 6)
   --max-hours N         stop the run (it saves) N hours after the machines are ready. This machine
@@ -47,8 +51,9 @@ options:
   --grace SECONDS       time for the other workers after one ended, and for stop (default: 150)
   --attempts N          attempts in a row without progress before giving up (default: 3)
   --dry-run             print every gcloud command without running it
-Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C ends only this
-command: the program continues, unless --delete-when-done was given.
+Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C, or closing the
+terminal, ends only this command: the program continues, unless --delete-when-done was given, but
+nothing restarts it.
 END
 }
 
