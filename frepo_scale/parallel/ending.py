@@ -1,10 +1,10 @@
 """How the program ends; every exit code is decided in `exit_code`.
 
 0    done
-1    a bug, or the run diverged: a restart would only repeat it
+1    a bug, or the run failed (it diverged, a save failed): a restart would only repeat it
 2    wrong input; one line says what, what was expected, and how to correct it
 42   stopped and saved, or a disk, store or other process failed for a moment: start it again
-130  stopped by Ctrl-C and saved
+130  stopped by Ctrl-C; what the command saves is saved
 """
 
 import contextlib
