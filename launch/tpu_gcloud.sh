@@ -112,6 +112,20 @@ read_states() {
   done <"$scratch/out"
 }
 
+# Stops the program on every worker; $1: seconds for saving. Asked again if no worker answered.
+stop_all() {
+  local tries=1
+  until worker all stop "$1"; do
+    read_states
+    if ((answered > 0 || tries++ >= 3)); then
+      say "some workers did not answer"
+      break
+    fi
+    pause_for "$poll"
+  done
+  read_states
+}
+
 # Requests the machines. `--valid-until-duration`: an abandoned request must not be granted, and cost
 # money, hours later. `--max-run-duration` is in gcloud alpha and for flex-start only.
 create_pod() {

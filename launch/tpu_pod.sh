@@ -234,11 +234,6 @@ show_log() { # of worker $1, from byte `offset`
   fi
 }
 
-stop_all() { # $1: seconds for saving
-  worker all stop "$1" || say "some workers did not answer"
-  read_states
-}
-
 print_states() {
   local number
   for number in "${!states[@]}"; do say "worker $number: ${states[number]}"; done

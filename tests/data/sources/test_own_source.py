@@ -46,7 +46,8 @@ def sorted_rows(part):
 
 def test_it_works_from_a_recipe_and_in_prepare(photos, tmp_path, capsys):
     given = ["--gin.DATASET=folder", f"--gin.DATA_DIR={photos}", "--gin.BATCH=4"]
-    command = ["distill", "digits_ipc1", "--dry-run", *given, f"--gin.{SETTING}={CLASS}"]
+    command = ["distill", "digits_ipc1", "--dry-run", "--workdir", str(tmp_path / "w"), *given]
+    command += [f"--gin.{SETTING}={CLASS}"]
     assert main(command) == 0
     assert "18 target, 0 held-out, 8 test images of (8, 8, 3), 2 classes" in capsys.readouterr().out
     own = load_dataset(DataConfig("folder", str(photos), batch=4, images=CLASS))
