@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from frepo_scale.core.dotted import import_class
-from frepo_scale.core.errors import InputError, RunError
+from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.archive import ARCHIVES, damage
 from frepo_scale.data.sources.cifar import CifarFiles
@@ -14,7 +14,6 @@ from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
 from frepo_scale.data.sources.listing import Listing, Poll, Source, checked
 from frepo_scale.data.sources.npz import NpzArrays
 from frepo_scale.data.sources.tfrecords import TfRecords
-from frepo_scale.ops.preemption import Preempted
 
 # In this order. A new form is a module in this package and a line here.
 SOURCES: tuple[Source, ...] = (
