@@ -7,6 +7,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import class_name
 from frepo_scale.data.dataset import DataConfig
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.registry import AlgorithmConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig
@@ -29,6 +30,7 @@ class RunConfig:
     loop: LoopConfig
     evaluation: EvaluationConfig
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
 
     def __post_init__(self) -> None:
         """Raises InputError for a part of another class."""
