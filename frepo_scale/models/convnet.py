@@ -9,6 +9,7 @@ import jax
 from frepo_scale.models.norm import BatchNorm
 
 NORMS = ("batch", "layer", "group", "instance", "none")
+ACTIVATIONS = ("relu", "softplus")
 _GROUPS = 32
 
 
@@ -21,12 +22,16 @@ class ConvNet(nn.Module):
       depth: number of blocks.
       norm: one of `NORMS`. "layer" normalises over (H, W, C), "instance" over (H, W) per channel,
         "group" over (H, W) and the channels of one of up to 32 groups.
+      activation: one of `ACTIVATIONS`. "softplus" is `log(1 + exp(beta x)) / beta`, a smooth ReLU.
+      softplus_beta: beta.
     """
 
     num_classes: int
     width: int = 128
     depth: int = 3
     norm: str = "batch"
+    activation: str = "relu"
+    softplus_beta: float = 60.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -44,10 +49,15 @@ class ConvNet(nn.Module):
                 param_dtype=x.dtype,
                 name=f"conv{block}",
             )(x)
-            x = nn.avg_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            x = nn.avg_pool(self._activate(x), (2, 2), strides=(2, 2))
         features = x.reshape(x.shape[0], -1)
         logits = nn.Dense(self.num_classes, param_dtype=x.dtype, name="head")(features)
         return logits, features
+
+    def _activate(self, x: jax.Array) -> jax.Array:
+        if self.activation == "softplus":
+            return nn.softplus(self.softplus_beta * x) / self.softplus_beta
+        return nn.relu(x)
 
     def _normalise(self, x: jax.Array, block: int, train: bool) -> jax.Array:
         name = f"norm{block}"

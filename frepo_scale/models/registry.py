@@ -20,12 +20,19 @@ from flax.core import FrozenDict
 from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import check_settings, setting
-from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
+from frepo_scale.models.convnet import ACTIVATIONS, NORMS, ConvNet, smallest_map
 from frepo_scale.models.norm import BatchNorm
 
 NETS: dict[str, type[nn.Module]] = {"convnet": ConvNet}
 # Fields that have a setting of their own.
-_SETTINGS = {"num_classes": "DATASET", "width": "WIDTH", "depth": "DEPTH", "norm": "NORM"}
+_SETTINGS = {
+    "num_classes": "DATASET",
+    "width": "WIDTH",
+    "depth": "DEPTH",
+    "norm": "NORM",
+    "activation": "POOL_ACTIVATION",
+    "softplus_beta": "SOFTPLUS_BETA",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class NetConfig:
     args: dict[str, Any] = setting(
         {}, "NET_ARGS", "further fields of a net of your own, such as {'heads': 4}"
     )
+    activation: str = setting(
+        "relu",
+        "POOL_ACTIVATION",
+        "relu | softplus: of the nets of the pool; evaluation nets have relu",
+        choices=ACTIVATIONS,
+    )
+    softplus_beta: float = setting(
+        60.0, "SOFTPLUS_BETA", "softplus is log(1 + exp(beta x)) / beta", above=0
+    )
 
     def __post_init__(self) -> None:
         """Raises InputError for values from which no net can be built."""
@@ -64,8 +80,8 @@ class NetConfig:
         object.__setattr__(self, "args", _checked_args(self.args))
 
     def for_evaluation(self) -> "NetConfig":
-        """The net of fresh evaluation nets: without norm where the pool nets have BatchNorm."""
-        return replace(self, norm="none") if self.norm == "batch" else self
+        """The net of fresh evaluation nets: ReLU, and no norm in place of BatchNorm."""
+        return replace(self, norm="none" if self.norm == "batch" else self.norm, activation="relu")
 
 
 def _checked_args(args: Any) -> dict[str, Any]:
@@ -138,10 +154,18 @@ def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.
         "width": config.width,
         "depth": config.depth,
         "norm": config.norm,
+        "activation": config.activation,
+        "softplus_beta": config.softplus_beta,
     }
     # Flax adds `parent` and `name` to the fields of every module.
     known = [name for name in inspect.signature(cls).parameters if name not in ("parent", "name")]
     own = [name for name in known if name not in given]
+    if "activation" not in known and config.activation != "relu":
+        raise InputError(
+            f"POOL_ACTIVATION = {config.activation!r}: NET = {config.name!r} has no such field",
+            "'relu', or a net with a field 'activation'",
+            "use --gin.POOL_ACTIVATION=relu",
+        )
     for name, value in config.args.items():
         if name not in own:
             raise InputError(

@@ -27,6 +27,7 @@ WRONG = {
             "MESH_POOL",
             "CHUNK",
             "PROBE_STEPS",
+            "ONLINE_STEPS",
         ]
     },
     **{
@@ -46,12 +47,24 @@ WRONG = {
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
     "RIDGE": NO_FLOATS,
+    "CLIP": NO_FLOATS,
+    "LABEL_MARGIN": NO_FLOATS,
+    "AVERAGE": [*NO_FLOATS, "1.0"],
+    "ONLINE_LEARNING_RATE": [*NO_FLOATS, "0"],
+    "SOFTPLUS_BETA": [*NO_FLOATS, "0"],
     "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{
-        name: NO_BOOLS for name in ["REGRESSION_FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
+        name: NO_BOOLS
+        for name in [
+            "REGRESSION_FLIP",
+            "LEARN_LABELS",
+            "FULL_DATA",
+            "DETERMINISTIC",
+            "DRAW_ONLINE_STEPS",
+        ]
     },
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
@@ -67,6 +80,13 @@ WRONG = {
             "DATA_SOURCE",
             "DATA_PLACEMENT",
             "ALGORITHM",
+            "OUTER_LOSS",
+            "OPTIMISER",
+            "SCHEDULE",
+            "LABEL_SCALE",
+            "RIDGE_SCALE",
+            "POOL_ACTIVATION",
+            "POOL_AGES",
         ]
     },
     "ALGORITHM": NO_NAMES,
@@ -94,7 +114,6 @@ def test_wrong_types_and_ranges(name, distill):
     ("binding", "value"),
     [
         ("Pool.batch", "0"),
-        ("Pool.learning_rate", "-1"),
         ("Evaluation.batch", "1.5"),
         ("Ridge.form", "prime"),
         ("Ridge.precision", "float16"),
@@ -126,6 +145,7 @@ def test_a_seed_has_31_bits(distill):
         ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
         ("NORM=btch", ["'btch'", "did you mean batch?"]),
         ("ALGORITHM_ARGS={'rate': 1}", ["'rate'", "ALGORITHM_ARGS={}"]),
+        ("ALGORITHM=rcig", ["RIDGE_SCALE = 'relative'", "--gin.RIDGE_SCALE=absolute"]),
         ("EVALUATIONS=['no.Such']", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=no.Such", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=pathlib.Path", ["pathlib.Path", "frepo_scale.distill.algorithm.Algorithm"]),
