@@ -53,6 +53,7 @@ WRONG = {
     **{
         name: NO_BOOLS for name in ["REGRESSION_FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
     },
+    "EVAL_NORM": [value for value in NO_NAMES if value],  # "": as in the paper
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
         name: NO_NAMES
