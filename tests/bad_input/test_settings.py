@@ -42,6 +42,8 @@ WRONG = {
             "KEEP_EVERY",
             "CHANCE_PROBES",
             "PROFILE_AT",
+            "CROSS_RUNS",
+            "ROBUSTNESS_IMAGES",
         ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
@@ -51,7 +53,14 @@ WRONG = {
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{
-        name: NO_BOOLS for name in ["REGRESSION_FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
+        name: NO_BOOLS
+        for name in [
+            "REGRESSION_FLIP",
+            "LEARN_LABELS",
+            "FULL_DATA",
+            "SOFT_RANDOM",
+            "DETERMINISTIC",
+        ]
     },
     "EVAL_NORM": [value for value in NO_NAMES if value],  # "": as in the paper
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
@@ -76,6 +85,10 @@ WRONG = {
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
     "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
+    "CROSS_NETS": [
+        *("convnet", "[]", "5", "None", "", "[3]", "['convnett']", "['convnet/bach']"),
+        *("['convnet', 'convnet']", "[{'nam': 'mlp'}]", "[{'name': 'mlp', 'depth': 0}]"),
+    ],
 }
 
 
