@@ -10,7 +10,8 @@ Legend: N distilled images, H W height and width in pixels, C channels, K classe
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import DistilledSet
@@ -54,11 +55,16 @@ class Measurement(NamedTuple):
       key: names the row in `result.json`, such as "random_real"; unique within its evaluation.
       label: names it in the table and the report, such as "random real images".
       score: what was measured.
+      facts: further entries of the row in `result.json`, such as a chosen learning rate. "row" and
+        "column" arrange the rows of an evaluation that all have them as a table with two axes,
+        in the report as a heat map. "unit" is "%" unless given: the score is a fraction; with
+        "" it is shown as it is.
     """
 
     key: str
     label: str
     score: Score
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,17 @@ class EvaluationContext:
     def named(self, evaluation: str) -> "EvaluationContext":
         """The same context, whose stored accuracies belong to `evaluation`."""
         return replace(self, _prefix=f"{evaluation}/")
+
+    def shared(self, version: str) -> "EvaluationContext":
+        """The same context for measurements that several evaluations make alike.
+
+        A net with such a key is trained once. The same key must always be given the same
+        arguments.
+
+        Args:
+          version: of the code that makes them; stored values of another one are not used.
+        """
+        return replace(self, _prefix=f"shared@{version}/", _used=set())
 
     @property
     def distilled(self) -> DistilledSet:

@@ -19,7 +19,8 @@ def evaluate_sets(
 
     Returns:
       "evaluations": a list of {"name", "title", "rows"}; a row is {"key", "label", "mean", "std",
-      "n"}, with "top5_mean" and "top5_std" where there are 100 classes or more. The scores of
+      "n"}, with "top5_mean" and "top5_std" where there are 100 classes or more, and with the facts
+      that the evaluation gives (see `Measurement`). The scores of
       `accuracy` are also found under their keys alone ("distilled", "distilled_last",
       "random_real", ...).
 
@@ -31,10 +32,11 @@ def evaluate_sets(
     results = []
     for name, evaluation in evaluations.items():
         rows: dict[str, dict[str, Any]] = {}
-        for key, label, score in evaluation.run(context.named(f"{name}@{version_of(evaluation)}")):
+        named = context.named(f"{name}@{version_of(evaluation)}")
+        for key, label, score, facts in evaluation.run(named):
             if key in rows:
                 raise RunError(f"evaluation {name!r} yielded two rows with the key {key!r}")
-            rows[key] = {"key": key, "label": label, **score.as_dict()}
+            rows[key] = {"key": key, "label": label, **score.as_dict(), **facts}
             if name == "accuracy":
                 found[key] = score.as_dict()
         results.append({"name": name, "title": evaluation.title, "rows": list(rows.values())})

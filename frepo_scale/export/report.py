@@ -13,6 +13,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve
+from frepo_scale.export.evaluation_figures import figure, grid_of, text_grid
 from frepo_scale.export.page import fill_page
 
 _MOST_SNAPSHOTS = 8
@@ -34,17 +35,24 @@ class ResultRow:
       label: what was measured.
       mean: over the nets, in [0, 1].
       std: over the nets; None where it is not known or there is one net.
+      row: its row in a table with two axes; "" if there is none.
+      column: its column there.
+      unit: "%" for fractions; "" for numbers that are shown as they are.
     """
 
     key: str
     label: str
     mean: float
     std: float | None
+    row: str = ""
+    column: str = ""
+    unit: str = "%"
 
     def text(self) -> str:
-        """Such as "87.1 ± 0.8 %"."""
-        spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
-        return f"{100 * self.mean:.1f}{spread} %"
+        """Such as "87.1 ± 0.8 %", or "0.412 ± 0.013" without a unit."""
+        factor, digits = (100, 1) if self.unit == "%" else (1, 3)
+        spread = "" if self.std is None else f" ± {factor * self.std:.{digits}f}"
+        return f"{factor * self.mean:.{digits}f}{spread} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,10 @@ def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
 def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> ResultRow:
     std = part.get(f"{prefix}std")
     known = std is not None and math.isfinite(std) and part.get("n") != 1
-    return ResultRow(key, label, part[f"{prefix}mean"], std if known else None)
+    position = {name: part[name] for name in ("row", "column", "unit") if name in part}
+    if prefix and "row" in position:
+        position["row"] += ", top 5"
+    return ResultRow(key, label, part[f"{prefix}mean"], std if known else None, **position)
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -108,6 +119,10 @@ def format_table(result: dict[str, Any]) -> str:
 
 
 def _aligned(table: ResultTable) -> str:
+    grid = grid_of(table.rows)
+    if grid is not None:
+        head = ", ".join(part for part in (table.title, table.networks, "in %") if part)
+        return f"{head}\n{text_grid(grid)}"
     labels = max(len(row.label) for row in table.rows)
     values = max(len(row.text()) for row in table.rows)
     head = table.title + (f", {table.networks}" if table.networks else "")
@@ -125,6 +140,7 @@ def write_report(
     times: dict[str, str],
     operative_config: str,
     paths: dict[str, str],
+    evaluated: dict[str, Any] | None = None,
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
@@ -140,6 +156,7 @@ def write_report(
       times: how its time was spent, see `export.account`.
       operative_config: the configuration the run used, shown as it is.
       paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
+      evaluated: what `evaluation.json` holds, the scores of `frepo-scale evaluate`.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
@@ -151,6 +168,7 @@ def write_report(
         headline=_headline(result, metrics),
         sections=[
             *_result_sections(result),
+            *_sections(result_tables(evaluated or {}), " (frepo-scale evaluate)"),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
@@ -198,38 +216,17 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
 
 
 def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
-    facts, tables = _facts(result), result_tables(result)
-    if not tables:
+    facts, sections = _facts(result), _sections(result_tables(result))
+    if not sections:
         return [("Result", facts)]
-    sections = [(table.title[:1].upper() + table.title[1:], _bars(table)) for table in tables]
     return [(sections[0][0], sections[0][1] + facts), *sections[1:]]
 
 
-def _bars(table: ResultTable) -> str:
-    scores = table.rows
-    # Bars start at 0 and the longest is the best score, so lengths are proportional.
-    full = max(max(score.mean + (score.std or 0) for score in scores), 1e-9)
-    rows = []
-    for score in scores:
-        low, high = score.mean - (score.std or 0), score.mean + (score.std or 0)
-        spread = (
-            f'<i class="std" style="left:{_percent(low / full)};'
-            f'width:{_percent((high - low) / full)}"></i>'
-            if score.std
-            else ""
-        )
-        kind = "ours" if score.key.startswith("distilled") else "other"
-        rows.append(
-            f'<tr class="{kind}"><th scope="row">{escape(score.label)}</th><td class="bar"><div>'
-            f'<i class="mean" style="width:{_percent(score.mean / full)}"></i>{spread}</div></td>'
-            f'<td class="value">{score.text()}</td></tr>'
-        )
-    caption = f"<caption>{escape(table.networks)}</caption>" if table.networks else ""
-    return f'<table class="result">{caption}<tbody>{"".join(rows)}</tbody></table>'
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
+def _sections(tables: list[ResultTable], suffix: str = "") -> list[tuple[str, str]]:
+    """A heading and a figure for each evaluation."""
+    return [
+        (t.title[:1].upper() + t.title[1:] + suffix, figure(t.rows, t.networks)) for t in tables
+    ]
 
 
 def _facts(result: dict[str, Any]) -> str:

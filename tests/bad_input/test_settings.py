@@ -43,6 +43,8 @@ WRONG = {
             "KEEP_EVERY",
             "CHANCE_PROBES",
             "PROFILE_AT",
+            "CROSS_RUNS",
+            "ROBUSTNESS_IMAGES",
         ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
@@ -62,10 +64,12 @@ WRONG = {
             "REGRESSION_FLIP",
             "LEARN_LABELS",
             "FULL_DATA",
+            "SOFT_RANDOM",
             "DETERMINISTIC",
             "DRAW_ONLINE_STEPS",
         ]
     },
+    "EVAL_NORM": [value for value in NO_NAMES if value],  # "": as in the paper
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
         name: NO_NAMES
@@ -95,6 +99,10 @@ WRONG = {
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
     "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
+    "CROSS_NETS": [
+        *("convnet", "[]", "5", "None", "", "[3]", "['convnett']", "['convnet/bach']"),
+        *("['convnet', 'convnet']", "[{'nam': 'mlp'}]", "[{'name': 'mlp', 'depth': 0}]"),
+    ],
 }
 
 

@@ -183,12 +183,19 @@ def test_evaluation_nets_have_no_batch_norm_and_keep_other_norms():
     assert NetConfig(norm="group").for_evaluation() == NetConfig(norm="group")
 
 
+def test_the_norm_of_evaluation_nets_may_be_named():
+    chosen = NetConfig(norm="batch", evaluation_norm="batch")
+    assert chosen.for_evaluation().norm == chosen.for_evaluation().for_evaluation().norm == "batch"
+    assert NetConfig(norm="none", evaluation_norm="layer").for_evaluation().norm == "layer"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"width": 0},
         {"depth": 0},
         {"norm": "bach"},
+        {"evaluation_norm": "bach"},
         {"name": 3},
         {"args": "heads"},
         {"args": {3: 4}},
