@@ -71,6 +71,7 @@ def rows(count, *shape):
 
 def npz(path, images, strays):
     """In a folder, as the only archive there."""
+    path.mkdir()
     images.write(path, {name: b"x" for level, name in strays if not level})
     y = np.arange(12) % 3
     extra = {name: np.zeros(1) for level, name in strays if level}
