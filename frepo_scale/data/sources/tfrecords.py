@@ -1,10 +1,12 @@
-"""The examples of TFRecords with their labels in our order of classes."""
+"""The examples of TFRecords and ArrayRecords with their labels in our order of classes."""
 
 from pathlib import Path
 
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import is_gzip
+from frepo_scale.data.sources.array_record_files import ArrayRecordImages, is_array_record
 from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBuilder, Poll
 from frepo_scale.data.sources.tfrecord_files import (
     LABELS,
@@ -31,9 +33,12 @@ _RESIZED = "imagenet_resized"  # ImageNet in small squares, with labels in the d
 
 
 class TfRecords:
-    """A folder of TFRecord files, or of a build of tensorflow-datasets."""
+    """A folder of TFRecord files, or of a build of tensorflow-datasets in either format."""
 
-    form = "TFRecords (a build of tensorflow-datasets, or train-00000-of-...) in a folder"
+    form = (
+        "TFRecords (a build of tensorflow-datasets, or train-00000-of-..., also in train/ and"
+        " validation/) in a folder"
+    )
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""
@@ -169,4 +174,8 @@ def _part(
             label = int(target[stored]) if 0 <= stored < len(target) else -1
         folder = names[label] if label >= 0 else "?"
         builder.add(f"{folder}/{record.name}", label, path, record.offset, record.size)
-    return builder.part()
+    files = {Path(path) for path, _ in records}
+    return builder.part(
+        compressed=any(map(is_gzip, files)),
+        opener=ArrayRecordImages if any(map(is_array_record, files)) else None,
+    )
