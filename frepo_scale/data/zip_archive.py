@@ -2,6 +2,10 @@
 
 Nothing is unpacked to disk. An archive that was made to fill the memory is refused: deflate expands
 by a factor of 1032 at most, and entries must not overlap.
+
+An entry is found by `header << 22 | check`: where its local header begins, and bits of the checksum
+of its name. The table of contents, where the name and so the class comes from, has no checksum; the
+name is there a second time, in the local header.
 """
 
 import stat
@@ -20,11 +24,14 @@ _SIGNATURE = b"PK\x03\x04"
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 99: "AES"}
 _EXPANSION = 1032  # the most that deflate expands by
+_CHECK_BITS = 22
+_CHECK = (1 << _CHECK_BITS) - 1
+_UTF8 = 0x800
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
 _UNPACK = "unpack it and give the folder"
 _NESTED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 # What `zipfile` raises for a damaged archive beside `archive.DAMAGE`.
-_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, AssertionError)
+ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Entry:
       name: its path, "/" between components.
       kind: "file", "folder" or "other" (links).
       size: bytes of a file.
-      offset: where its local header begins: what `ZipImages` reads by.
+      offset: by which `ZipImages` finds it.
     """
 
     name: str
@@ -54,12 +61,12 @@ def entries(path: Path) -> list[Entry]:
     try:
         with damage(path), zipfile.ZipFile(path) as archive:
             found = sorted(archive.infolist(), key=lambda info: info.header_offset)
-    except _DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise truncated(path, f"as a zip: {error}") from error
     listed = []
     names: set[str] = set()
     for number, info in enumerate(found):
-        name = "/".join(part for part in info.filename.replace("\\", "/").split("/") if part)
+        name = entry_name(info)
         _check(path, info, name)
         end = info.header_offset + _HEADER.size + info.compress_size
         if number + 1 < len(found) and end > found[number + 1].header_offset:
@@ -69,8 +76,16 @@ def entries(path: Path) -> list[Entry]:
         names.add(name)
         kind = "other" if stat.S_ISLNK(info.external_attr >> 16) else "file"
         kind = "folder" if info.is_dir() or info.filename.endswith("\\") else kind
-        listed.append(Entry(name, kind, info.file_size, info.header_offset))
+        stored = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+        offset = info.header_offset << _CHECK_BITS | zlib.crc32(stored) & _CHECK
+        listed.append(Entry(name, kind, info.file_size, offset))
     return listed
+
+
+def entry_name(info: zipfile.ZipInfo) -> str:
+    """The path of an entry; archives made on Windows may have backslashes."""
+    parts = info.filename.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def _check(path: Path, info: zipfile.ZipInfo, name: str) -> None:
@@ -91,7 +106,7 @@ def _check(path: Path, info: zipfile.ZipInfo, name: str) -> None:
 
 
 class ZipImages:
-    """An open zip; see `RangeFile`. The offset of an entry is that of its local header."""
+    """An open zip; see `RangeFile`."""
 
     def __init__(self, path: str) -> None:
         """Opens the archive; its table of contents is not read."""
@@ -103,30 +118,34 @@ class ZipImages:
         Raises:
           UnreadableImage: the entry is damaged.
         """
-        self._file.seek(offset)
+        self._file.seek(offset >> _CHECK_BITS)
         head = self._file.read(_HEADER.size)
         if len(head) < _HEADER.size or head[:4] != _SIGNATURE:
             raise UnreadableImage("", "there is no entry of the zip at its position")
-        _, _, flags, method, _, _, checksum, packed, _, name, extra = _HEADER.unpack(head)
-        self._file.seek(name + extra, 1)
+        _, _, flags, method, _, _, checksum, _, _, name, extra = _HEADER.unpack(head)
+        if zlib.crc32(self._file.read(name)) & _CHECK != offset & _CHECK:
+            raise UnreadableImage("", "the zip has another name for it in its header")
+        self._file.seek(extra, 1)
         if method == _STORED:
-            data = self._file.read(size)
+            data, after = self._file.read(size), b""
         elif method == _DEFLATED:
-            data, checksum = self._inflate(size, checksum, flags & _SIZES_FOLLOW)
+            data, after = self._inflate(size)
         else:
             raise UnreadableImage("", f"compression method {method}")
         if len(data) != size:
-            raise UnreadableImage("", f"the zip holds {len(data)} of its {size} bytes")
-        unknown = method == _STORED and flags & _SIZES_FOLLOW
-        if not unknown and zlib.crc32(data) != checksum:
+            raise UnreadableImage("", f"the zip does not hold the {size} bytes it should")
+        if flags & _SIZES_FOLLOW:
+            after += self._file.read(max(8 - len(after), 0))
+            found = after[4:8] if after[:4] == b"PK\x07\x08" else after[:4]
+            checksum = int.from_bytes(found, "little")
+        if zlib.crc32(data) != checksum:
             raise UnreadableImage("", "the checksum of the zip differs")
         return data
 
-    def _inflate(self, size: int, checksum: int, follows: int) -> tuple[bytes, int]:
-        """At most `size` + 1 bytes of a deflated entry, and its checksum."""
+    def _inflate(self, size: int) -> tuple[bytes, bytes]:
+        """At most `size` + 1 bytes of a deflated entry, and bytes read after its end."""
         stream = zlib.decompressobj(-15)
         data = bytearray()
-        piece = b""
         while not stream.eof and len(data) <= size:
             piece = stream.unconsumed_tail or self._file.read(1 << 16)
             if not piece:
@@ -135,12 +154,7 @@ class ZipImages:
                 data += stream.decompress(piece, size + 1 - len(data))
             except zlib.error as error:
                 raise UnreadableImage("", f"damaged in the zip: {error}") from error
-        if follows and stream.eof:
-            after = stream.unused_data
-            after += self._file.read(max(8 - len(after), 0))
-            after = after[4:8] if after[:4] == b"PK\x07\x08" else after[:4]
-            checksum = int.from_bytes(after, "little")
-        return bytes(data), checksum
+        return bytes(data), stream.unused_data
 
     def close(self) -> None:
         """See `RangeFile`."""

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.sources.census import Census
 
 NAME_ERRORS = "surrogateescape"  # file names may be any bytes
 NO_TEST_PART = "no test part with classes: the set has training images only"
@@ -184,6 +185,7 @@ class Listing:
       name: the name of the data set where the source gives one.
       notes: decisions made while listing, one line each.
       fit: how the images were made square before they were stored; None: they were not.
+      census: what became of every entry of the source.
     """
 
     form: str
@@ -194,6 +196,7 @@ class Listing:
     name: str | None = None
     notes: tuple[str, ...] = ()
     fit: str | None = None
+    census: Census | None = None
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -6,7 +6,10 @@ holds is refused before anything of that size is allocated. Objects (pickles) ar
 
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 
@@ -18,10 +21,28 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _DEFLATE_LIMIT = 1100  # deflate cannot expand by more than 1032
 _ROWS = 4096
 _NUMBERS = "biuf"
+OpenArray = tuple[IO[bytes], tuple[int, ...], np.dtype, bool]
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """One array of the archive, any dtype but objects."""
+@contextmanager
+def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; `InputError` where it is none."""
+    try:
+        with damage(path):
+            archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise truncated(path, f"not a zip archive: {error}") from error
+    with archive:
+        yield archive
+
+
+@contextmanager
+def open_array(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[OpenArray]:
+    """One array of the archive: the stream of its bytes, shape, dtype, whether in Fortran order.
+
+    Raises:
+      InputError: there is none, or it is damaged; also where reading the stream shows it.
+    """
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -45,11 +66,17 @@ def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
             else:
                 raise ValueError(f"array {name} has format version {version}")
-            values = None
-            if dtype.kind in _NUMBERS:
-                values = read_up_to(stream, info.file_size + 1)  # to the end: zip checks its CRC
+            yield cast(IO[bytes], stream), shape, dtype, fortran
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, TypeError) as error:
         raise truncated(path, f"array {name}: {error}") from error
+
+
+def read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """One array of the archive, any dtype but objects."""
+    with open_array(archive, name, path) as (stream, shape, dtype, fortran):
+        values = None
+        if dtype.kind in _NUMBERS:  # to the end: zip checks its CRC
+            values = read_up_to(stream, archive.getinfo(f"{name}.npy").file_size + 1)
     if values is None:
         raise InputError(
             f"array {name} in {path} holds {dtype} values",
@@ -96,7 +123,7 @@ def _pixels(array: np.ndarray, name: str, path: Path) -> np.ndarray:
     return pixels
 
 
-def _labels(array: np.ndarray, name: str, count: int, path: Path) -> np.ndarray:
+def _labels(array: np.ndarray, name: str, images: str, count: int, path: Path) -> np.ndarray:
     """Labels as (n,) integers, n = `count`."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -109,7 +136,7 @@ def _labels(array: np.ndarray, name: str, count: int, path: Path) -> np.ndarray:
     if len(array) != count:
         raise InputError(
             f"array {name} in {path} has {len(array)} labels",
-            f"{count}, as many as images in x{name[1:]}",
+            f"{count}, as many as images in {images}",
             "save images and labels of the same rows",
         )
     return array
@@ -130,18 +157,18 @@ class NpzArrays:
 
     def listing(self, path: Path, poll: Poll) -> Listing:
         """See `Source`."""
-        try:
-            with damage(path):
-                archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise truncated(path, f"not a zip archive: {error}") from error
-        with archive:
+        with open_npz(path) as archive:
             train, test = (_read_part(archive, part, path) for part in ("train", "test"))
         return Listing(form="npz", train=train, test=test)
 
 
 def _read_part(archive: zipfile.ZipFile, part: str, path: Path) -> Part:
     """The images and labels of one part."""
-    images = _pixels(_read_array(archive, f"x_{part}", path), f"x_{part}", path)
-    labels = _read_array(archive, f"y_{part}", path)
-    return Part.of_arrays(images, _labels(labels, f"y_{part}", len(images), path), part)
+    return read_pair(archive, f"x_{part}", f"y_{part}", path, part)
+
+
+def read_pair(archive: zipfile.ZipFile, images: str, labels: str, path: Path, part: str) -> Part:
+    """The part whose images and labels are in the arrays of these names."""
+    pixels = _pixels(read_array(archive, images, path), images, path)
+    values = read_array(archive, labels, path)
+    return Part.of_arrays(pixels, _labels(values, labels, images, len(pixels), path), part)

@@ -6,22 +6,36 @@ from pathlib import Path
 from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.paths import looks_like_url
-from frepo_scale.data.archive import ARCHIVES, damage
+from frepo_scale.data.archive import ARCHIVES, TARS, damage
 from frepo_scale.data.sources.cifar import CifarFiles
 from frepo_scale.data.sources.class_folders import ClassFolders
+from frepo_scale.data.sources.cub200 import Cub200
 from frepo_scale.data.sources.idx import IdxFiles
 from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
+from frepo_scale.data.sources.imagenet_batches import ImagenetBatches
 from frepo_scale.data.sources.listing import Listing, Poll, Source, checked
+from frepo_scale.data.sources.medmnist import MedMnist
 from frepo_scale.data.sources.npz import NpzArrays
+from frepo_scale.data.sources.parquet import ParquetShards
 from frepo_scale.data.sources.tfrecords import TfRecords
+from frepo_scale.data.sources.torchvision import TorchvisionIdx
+from frepo_scale.data.sources.unsupported import refuse_unsupported
+from frepo_scale.data.sources.webdataset import WebDataset
 
 # In this order. A new form is a module in this package and a line here.
 SOURCES: tuple[Source, ...] = (
     IlsvrcArchives(),
     TfRecords(),
+    ImagenetBatches(),
+    ParquetShards(),
+    WebDataset(),
     IdxFiles(),
+    TorchvisionIdx("mnist"),
+    TorchvisionIdx("fashion_mnist"),
     CifarFiles("cifar10"),
     CifarFiles("cifar100"),
+    Cub200(),
+    MedMnist(),
     NpzArrays(),
     ClassFolders(),
 )
@@ -41,6 +55,8 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
       InputError: several data sets are at the path.
     """
     found = []
+    if path.is_file() and path.name.endswith(TARS):
+        refuse_unsupported(path)
     for source in SOURCES:
         own = getattr(source, "dataset", None)
         if (own is None or dataset in (None, own)) and source.matches(path):
@@ -57,6 +73,8 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
     if found:
         return found[0][0], path
     archives = _archives(path) if path.is_dir() else []
+    if len(archives) != 1:
+        refuse_unsupported(path)
     if len(archives) > 1:
         raise InputError(
             f"{path} holds several archives: {', '.join(archive.name for archive in archives)}",

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import source_forms
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.memory import Wanted, load_images
@@ -81,6 +82,21 @@ def cifar100(path, images):
     return images.write(path, files)
 
 
+def torchvision(folder, seed):
+    return lambda path, images: (
+        images.write(path / folder / "raw", source_forms.idx_files(seed)) and path
+    )
+
+
+def parquet(path, images):
+    pytest.importorskip("pyarrow")
+    return source_forms.parquet(path, images)
+
+
+def cub200(path, images):
+    return images.write(path, source_forms.cub_files(images))
+
+
 def records(path, images):
     tf = pytest.importorskip("tensorflow")
 
@@ -107,6 +123,14 @@ FORMS = {
     "idx": idx,
     "cifar10": cifar,
     "cifar100": cifar100,
+    "webdataset": source_forms.webdataset,
+    "batches": lambda path, images: source_forms.batches(path, images)[0],
+    "packed batches": lambda path, images: source_forms.batches(path, images, "packed")[0],
+    "parquet": parquet,
+    "mnist": torchvision("MNIST", 0),
+    "fashion_mnist": torchvision("FashionMNIST", 1),
+    "cub200": cub200,
+    "medmnist.npz": lambda path, images: source_forms.medmnist(path),
     "records": pytest.param(records, marks=pytest.mark.slow),
 }
 

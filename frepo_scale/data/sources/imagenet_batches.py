@@ -1,0 +1,107 @@
+"""The downsampled ImageNet of image-net.org: train_data_batch_1, ... and val_data, .npz or pickles.
+
+Labels count from 1 in the order of the ILSVRC devkit.
+"""
+
+import re
+from pathlib import Path
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import damage, truncated
+from frepo_scale.data.sources.census import Census, is_leftover
+from frepo_scale.data.sources.imagenet_batch_files import Batch, ChannelsFirst, read_batch
+from frepo_scale.data.sources.label_names import LabelNames, label_names
+from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBuilder, Poll
+from frepo_scale.data.sources.wordnet import ORDER_FILES, ilsvrc_order
+
+_TRAIN = re.compile(r"train_data_batch_(\d+)(?:\.npz)?")
+_TEST = ("val_data.npz", "val_data")
+_PUBLISHED = "10 batches with 1,281,167 images"
+_IMAGENET = 1000
+
+
+class ImagenetBatches:
+    """A folder with the batches, or with folders of them."""
+
+    form = (
+        "train_data_batch_1[.npz], ... and val_data[.npz] of the downsampled ImageNet in a folder"
+    )
+
+    def matches(self, path: Path) -> bool:
+        """See `Source`."""
+        return path.is_dir() and bool(_find(path)[0])
+
+    def listing(self, path: Path, poll: Poll) -> Listing:
+        """See `Source`; classes are sorted by WordNet id."""
+        train, test, folders = _find(path)
+        numbers = sorted(int(_number(file)) for file in train)
+        if numbers != list(range(1, len(train) + 1)):
+            raise InputError(
+                f"{path} has the training batches {', '.join(map(str, numbers))}",
+                "every batch once, numbered from 1",
+                "download the missing ones, or keep one form of each",
+            )
+        order = next((o for o in map(ilsvrc_order, [path, *folders]) if o is not None), None)
+        if order is None:
+            raise InputError(
+                f"the batches in {path} number the classes in the devkit's own order",
+                f"a file with that order: {ORDER_FILES}",
+                f"put one of them into {path}",
+            )
+        labels = label_names(order, "the devkit's table")
+        parts = [_part([read_batch(f, poll) for f in files], labels) for files in (train, test)]
+        census = Census(sum(map(len, parts)))
+        for folder in {path, *folders}:
+            held = {file.name for file in (*train, *test) if file.parent == folder}
+            census.folder(folder, held, {f.name for f in folders if folder == path != f})
+        whole = f"{len(train)} batches with {len(parts[0]):,} training images"
+        return Listing(
+            form="batches of the downsampled ImageNet",
+            train=parts[0],
+            test=parts[1],
+            class_names=labels.names,
+            wnids=labels.wnids,
+            name="imagenet1k" if len(order) == _IMAGENET else None,
+            notes=(
+                f"{whole} (published: {_PUBLISHED})",
+                labels.note,
+                "the images were squashed to squares before they were stored",
+                *(() if test else (NO_TEST_PART,)),
+            ),
+            fit="squash",
+            census=census,
+        )
+
+
+def _number(file: Path) -> str:
+    match = _TRAIN.fullmatch(file.name)
+    return match[1] if match else ""
+
+
+def _find(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The training batches, the validation batch, and the folders they are in."""
+    with damage(path):
+        below = [f for f in path.iterdir() if f.is_dir() and not is_leftover(f.name)]
+        files = [f for folder in (path, *sorted(below)) for f in folder.iterdir()]
+    train = sorted((f for f in files if _number(f) and f.is_file()), key=lambda f: int(_number(f)))
+    test = [f for f in files if f.name in _TEST and f.is_file()]
+    if len(test) > 1:
+        raise InputError(f"{path} has {test[0]} and {test[1]}", "one of them", "remove one")
+    return train, test, sorted({file.parent for file in (*train, *test)})
+
+
+def _part(batches: list[Batch], labels: LabelNames) -> Part:
+    """The images of a split."""
+    builder = PartBuilder()
+    side = batches[0].side if batches else 0
+    for batch in batches:
+        if batch.side != side:
+            raise truncated(batch.path, f"its images have side {batch.side}, others {side}")
+        size = 3 * side * side
+        for row, stored in enumerate(batch.labels.tolist()):
+            label = labels.ours(stored - 1)
+            name = f"{labels.folder(label)}/{batch.path.name.removesuffix('.npz')}#{row:07}"
+            builder.add(name, label, str(batch.path), batch.start + row * size, size)
+    packed = any(batch.packed for batch in batches)
+    shape = (side, side, 3) if batches else None
+    return builder.part(packed, ChannelsFirst, shape)
