@@ -90,6 +90,8 @@ def entry_name(info: zipfile.ZipInfo) -> str:
 
 def _check(path: Path, info: zipfile.ZipInfo, name: str) -> None:
     """Refuses an entry that cannot be read in place."""
+    if info.header_offset < 0:  # `zipfile` subtracts what precedes a self-extracting archive
+        raise truncated(path, f"{name} begins before the file")
     if info.flag_bits & _ENCRYPTED:
         raise InputError(f"{name} in {path} is encrypted", "a zip without password", _UNPACK)
     if info.compress_type not in (_STORED, _DEFLATED):

@@ -42,5 +42,5 @@ def test_the_remedy_makes_the_file_readable():
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match="gone.txt"):
+    with pytest.raises(InputError, match=r"gone\.txt"):
         read_text(tmp_path / "gone.txt")

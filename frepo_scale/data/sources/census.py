@@ -61,9 +61,9 @@ def is_text(name: str) -> bool:
 
 
 def looks_like_test(name: str) -> bool:
-    """Whether a file or a folder (name with "/") beside the training part may be a test part."""
-    lower = name.lower()
-    if is_leftover(lower.rstrip("/")) or is_text(lower):
+    """Whether a file or a folder ("name/") beside the training part may be a test part."""
+    lower = name.lower().removesuffix("/").rsplit("/", 1)[-1]
+    if is_leftover(lower) or (is_text(lower) and not name.endswith("/")):
         return False
     letters = "".join(c if "a" <= c <= "z" else " " for c in lower)
     return not _TEST_WORDS.isdisjoint(letters.split())

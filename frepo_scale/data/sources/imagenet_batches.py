@@ -8,11 +8,18 @@ from pathlib import Path
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import damage, truncated
-from frepo_scale.data.sources.census import Census, is_leftover
+from frepo_scale.data.sources.census import Census, is_leftover, looks_like_test
 from frepo_scale.data.sources.imagenet_batch_files import Batch, ChannelsFirst, read_batch
 from frepo_scale.data.sources.label_names import LabelNames, label_names
-from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBuilder, Poll
-from frepo_scale.data.sources.wordnet import ORDER_FILES, ilsvrc_order
+from frepo_scale.data.sources.listing import (
+    NO_TEST_PART,
+    Listing,
+    Part,
+    PartBuilder,
+    Poll,
+    TestLike,
+)
+from frepo_scale.data.sources.wordnet import DEVKIT_FILES, ORDER_FILES, ilsvrc_order
 
 _TRAIN = re.compile(r"train_data_batch_(\d+)(?:\.npz)?")
 _TEST = ("val_data.npz", "val_data")
@@ -51,9 +58,12 @@ class ImagenetBatches:
         labels = label_names(order, "the devkit's table")
         parts = [_part([read_batch(f, poll) for f in files], labels) for files in (train, test)]
         census = Census(sum(map(len, parts)))
+        beside: list[str] = []
         for folder in {path, *folders}:
             held = {file.name for file in (*train, *test) if file.parent == folder}
-            census.folder(folder, held, {f.name for f in folders if folder == path != f})
+            held |= set(DEVKIT_FILES)
+            beside += census.folder(folder, held, {f.name for f in folders if folder == path != f})
+        like = next(filter(looks_like_test, sorted(beside)), None)
         whole = f"{len(train)} batches with {len(parts[0]):,} training images"
         return Listing(
             form="batches of the downsampled ImageNet",
@@ -70,6 +80,11 @@ class ImagenetBatches:
             ),
             fit="squash",
             census=census,
+            test_like=None
+            if test or like is None
+            else TestLike(
+                f"{like} looks like a test part", f"unpack it: {_TEST[0]} or {_TEST[1]} is read"
+            ),
         )
 
 

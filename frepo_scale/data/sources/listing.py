@@ -9,10 +9,10 @@ Legend: n images of a part, H W height and width, C channels, K classes.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from frepo_scale.data.sources.census import Census
 
 NAME_ERRORS = "surrogateescape"  # file names may be any bytes
 NO_TEST_PART = "no test part with classes: the set has training images only"
+_NAMED = 10  # classes named in a note
 Poll = Callable[[], None]
 
 
@@ -172,6 +173,13 @@ class PartBuilder:
         )
 
 
+class TestLike(NamedTuple):
+    """Something that looks like a test part but is not read: what it is, and how to mend that."""
+
+    what: str
+    fix: str
+
+
 @dataclass(frozen=True)
 class Listing:
     """All images of a source.
@@ -185,7 +193,8 @@ class Listing:
       name: the name of the data set where the source gives one.
       notes: decisions made while listing, one line each.
       fit: how the images were made square before they were stored; None: they were not.
-      census: what became of every entry of the source.
+      census: all entries of the source; None: it is a source of the user's own without one.
+      test_like: what looks like a test part, where `test` is empty; None: nothing does.
     """
 
     form: str
@@ -197,6 +206,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     fit: str | None = None
     census: Census | None = None
+    test_like: TestLike | None = None
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -207,6 +217,11 @@ class Listing:
     def channels(self) -> int | None:
         """C of arrays; None where images are files, which may be grey or in colour."""
         return None if self.train.shape is None else self.train.shape[2]
+
+    def count(self, skipped: Sequence[tuple[str, str]] = ()) -> str:
+        """What became of every entry, in one line; `skipped` are names and reasons of images."""
+        images = len(self.train) + len(self.test)
+        return (self.census or Census(images)).line(images, skipped)
 
     def fingerprint(self) -> str:
         """sha256 of the names, labels and sizes of all images; not of their content."""
@@ -250,10 +265,14 @@ def checked(listing: Listing, origin: str, num_classes: int | None) -> Listing:
       origin: its path, for messages.
       num_classes: K the data set must have; None: any from 2 on.
 
+    A class without a test image is noted.
+
     Raises:
       InputError: no training image, a wrong number of classes, a label out of range, a class
         without a training image, or parts that differ in channels.
     """
+    if listing.census is not None:
+        listing.census.check(len(listing.train) + len(listing.test))
     if not len(listing.train):
         raise InputError(f"the train part of {origin} is empty", "images", "add some")
     if listing.class_names is None:
@@ -283,7 +302,7 @@ def checked(listing: Listing, origin: str, num_classes: int | None) -> Listing:
             "save both grey or both in colour",
         )
     check_classes(listing.train.labels, names, origin)
-    return listing
+    return replace(listing, notes=(*listing.notes, *_untested(listing.test.labels, names)))
 
 
 def _numbers(train: Part, origin: str, num_classes: int | None) -> tuple[str, ...]:
@@ -296,6 +315,17 @@ def _numbers(train: Part, origin: str, num_classes: int | None) -> tuple[str, ..
             "number them so",
         )
     return tuple(map(str, range(count)))
+
+
+def _untested(labels: np.ndarray, names: tuple[str, ...]) -> list[str]:
+    """A note on the classes that do not occur in test labels (n,), where there are any."""
+    if not len(labels):
+        return []
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
+    listed = ", ".join(names[row] for row in empty[:_NAMED]) + (", ..." * (len(empty) > _NAMED))
+    one = len(empty) == 1
+    what = f"class {listed} has" if one else f"{len(empty)} classes ({listed}) have"
+    return [f"{what} no test image"] if len(empty) else []
 
 
 def check_classes(labels: np.ndarray, class_names: tuple[str, ...], origin: str) -> None:

@@ -48,7 +48,7 @@ class ParquetShards:
         read = ("train", test) if test else ("train",)
         parts = [_part(shards.splits[split], labels, poll) for split in read]
         census.see(sum(map(len, parts)))
-        shards.count(census, read, ())
+        like = shards.count(census, read, ())
         return Listing(
             form="Parquet",
             train=parts[0],
@@ -57,6 +57,7 @@ class ParquetShards:
             wnids=labels.wnids,
             notes=(labels.note,) if test else (labels.note, NO_TEST_PART),
             census=census,
+            test_like=like,
         )
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import damage
-from frepo_scale.data.sources.census import OTHER_TEST, UNLABELLED, Census, is_leftover
+from frepo_scale.data.sources.census import (
+    OTHER_TEST,
+    UNLABELLED,
+    Census,
+    is_leftover,
+    looks_like_test,
+)
+from frepo_scale.data.sources.listing import TestLike
 
 SPLITS = ("train", "test", "validation", "valid", "val")
 TEST_SPLITS = SPLITS[1:]  # the first whose images have classes is the test part
@@ -52,8 +59,14 @@ class Shards:
                 "download the missing ones, or move those of other data sets away",
             )
 
-    def count(self, census: Census, read: tuple[str, ...], also_held: tuple[str, ...]) -> None:
-        """Counts the files: those of the splits `read` and the tables `also_held` are held."""
+    def count(
+        self, census: Census, read: tuple[str, ...], also_held: tuple[str, ...]
+    ) -> TestLike | None:
+        """Counts the files: those of the splits `read` and the tables `also_held` are held.
+
+        Returns:
+          What looks like a test part and is not read, where `read` has none.
+        """
         used = [file for split in read for file in self.splits.get(split, [])]
         others = [file for s, files in self.splits.items() if s not in read for file in files]
         below = {file.parent for file in [*used, *others]} - {self.folder}
@@ -61,10 +74,27 @@ class Shards:
         for folder in below:
             names = {file.name for file in [*used, *others] if file.parent == folder}
             census.folder(folder, names)
-        census.folder(self.folder, {*held, *also_held}, {folder.name for folder in below})
+        named = {folder.name for folder in below}
+        beside = census.folder(self.folder, {*held, *also_held}, named)
         census.hold(-len(others))
         for file in others:
-            census.ignore(OTHER_TEST if used else UNLABELLED, file.name)
+            census.ignore(OTHER_TEST if len(read) > 1 else UNLABELLED, file.name)
+        if len(read) > 1:
+            return None
+        if others:
+            return TestLike(
+                f"{others[0].name} has images without classes",
+                "store the number of its class with every image, or name files of another split"
+                " that has classes like the training files, with validation or test for train",
+            )
+        like = next(filter(looks_like_test, beside), None)
+        if like is None:
+            return None
+        ending = "".join(used[0].suffixes[-1:])
+        return TestLike(
+            f"{like} looks like a test part",
+            f"store it like the training files, in {self.folder / f'test-00000-of-00001{ending}'}",
+        )
 
 
 def find_shards(path: Path, endings: tuple[str, ...]) -> Shards | None:

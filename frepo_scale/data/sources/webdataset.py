@@ -48,7 +48,7 @@ class WebDataset:
             names = text_lines(read_text(shards.folder / tables[0]))
         labels = label_names(names, tables[0] if tables else "")
         parts = [_part(shards.splits[split], labels, census, poll) for split in read]
-        shards.count(census, read, tables[:1])
+        like = shards.count(census, read, tables[:1])
         return Listing(
             form="WebDataset shards",
             train=parts[0],
@@ -57,6 +57,7 @@ class WebDataset:
             wnids=labels.wnids,
             notes=(labels.note,) if test else (labels.note, NO_TEST_PART),
             census=census,
+            test_like=like,
         )
 
 

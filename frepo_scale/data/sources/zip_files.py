@@ -39,23 +39,17 @@ class ZipFiles:
             if entry.kind == "folder":
                 self.folders.add(entry.name)
                 continue
-            if is_image(entry.name):
-                _check_image(path, entry)
+            if entry.kind != "file":
+                raise InputError(
+                    f"{entry.name} in {path} is a link",
+                    "plain files",
+                    "pack it again without the option that stores links (zip without -y)",
+                )
+            if entry.size > MAX_BYTES and is_image(entry.name):
+                raise truncated(path, f"image {entry.name} claims {entry.size} bytes")
             self.files[entry.name] = (str(path), entry.offset, entry.size)
         wanted = [e for e in found if e.name.rpartition("/")[2] in tables and e.kind == "file"]
         self.texts = _texts(path, [entry for entry in wanted if entry.size <= _MAX_TEXT])
-
-
-def _check_image(path: Path, entry: Entry) -> None:
-    """Refuses links and impossible sizes."""
-    if entry.kind != "file":
-        raise InputError(
-            f"image {entry.name} in {path} is a link",
-            "plain files",
-            "pack it again without the option that stores links (zip without -y)",
-        )
-    if entry.size > MAX_BYTES:
-        raise truncated(path, f"image {entry.name} claims {entry.size} bytes")
 
 
 def _texts(path: Path, wanted: list[Entry]) -> dict[str, bytes]:

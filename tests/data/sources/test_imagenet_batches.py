@@ -31,7 +31,7 @@ def test_labels_and_pixels(tmp_path, images, kind):
     assert listing.train.shape == (4, 4, 3) and listing.train.compressed == (kind == "packed")
     assert any("2 of 3 change" in note for note in listing.notes)
     assert any("2 batches with 9 training images" in note for note in listing.notes)
-    assert listing.census.seen == 12 + 4 and listing.census.held == 3
+    assert listing.census.seen == 12 + 4 and listing.census.held == 4
 
 
 def test_train_and_val_in_folders(tmp_path, images):

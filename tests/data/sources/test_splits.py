@@ -3,6 +3,7 @@
 import pytest
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.sources.census import Census
 from frepo_scale.data.sources.splits import find_shards
 
 END = (".tar", ".tar.gz", ".tgz")
@@ -64,6 +65,18 @@ def test_one_part_or_several_sets(tmp_path):
     with pytest.raises(InputError) as error:
         find_shards(tmp_path, END)
     assert str(tmp_path / "a") in error.value.fix
+
+
+def test_what_looks_like_a_test_part(tmp_path):
+    found = find_shards(files(tmp_path, "train-0.tar", "val.7z", "names.txt"), END)
+    assert found is not None
+    census = Census()
+    like = found.count(census, ("train",), ("names.txt",))
+    assert like is not None and "val.7z" in like.what
+    census.check(0)
+    assert found.count(Census(), ("train", "test"), ()) is None
+    (tmp_path / "val.7z").unlink()
+    assert found.count(Census(), ("train",), ()) is None
 
 
 def test_none(tmp_path):

@@ -65,6 +65,10 @@ def test_test_shards_without_classes_are_not_the_test_part(tmp_path, images):
     (source / "set-test-0000.tar").write_bytes(images.tar_of(members))
     listing = list_source(source)
     assert len(listing.test) == 4 and "cat/validation0.jpg" in listing.test.names
+    assert listing.test_like is None
+    (source / "set-validation-0000.tar").unlink()
+    listing = list_source(source)
+    assert len(listing.test) == 0 and "set-test-0000.tar" in listing.test_like.what
 
 
 def test_one_shard_is_refused_with_its_folder(tmp_path, images):
