@@ -5,6 +5,7 @@ offset is `number << 32 | position`, the position counted within the record.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +72,5 @@ class ArrayRecordImages:
 
     def close(self) -> None:
         """See `RangeFile`."""
-        self._reader.close()
+        with suppress(RuntimeError):  # after an error of the file it raises that again
+            self._reader.close()

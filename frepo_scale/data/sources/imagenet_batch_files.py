@@ -9,7 +9,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class ChannelsFirst:
             archive = zipfile.ZipFile(path)
             if archive.getinfo("data.npy").compress_type != zipfile.ZIP_STORED:
                 self._file.close()
-                self._file = cast(IO[bytes], archive.open("data.npy"))
+                self._file = archive.open("data.npy")
 
     def read(self, offset: int, size: int) -> bytes:
         """See `RangeFile`: the pixels of an image, channels last."""

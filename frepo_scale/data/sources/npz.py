@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def open_array(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[Open
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
             else:
                 raise ValueError(f"array {name} has format version {version}")
-            yield cast(IO[bytes], stream), shape, dtype, fortran
+            yield stream, shape, dtype, fortran
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, TypeError) as error:
         raise truncated(path, f"array {name}: {error}") from error
 

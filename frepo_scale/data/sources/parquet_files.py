@@ -100,7 +100,8 @@ class ParquetImages:
 
     def _restart(self) -> None:
         self._batches = read_rows_of(self._path, (self._column,))
-        self._first, self._images = 0, []  # row of the first, and those of the batch read last
+        self._first = 0  # the row of the first image of the batch read last
+        self._images: list[bytes] = []
 
     def read(self, offset: int, size: int) -> bytes:
         """See `RangeFile`; rows should be asked for in ascending order."""
@@ -108,7 +109,7 @@ class ParquetImages:
             self._restart()
         while offset >= self._first + len(self._images):
             self._first += len(self._images)
-            self._images: list[bytes] = encoded(next(self._batches), self._column).to_pylist()
+            self._images = encoded(next(self._batches), self._column).to_pylist()
         return self._images[offset - self._first]
 
     def close(self) -> None:
