@@ -96,10 +96,10 @@ class ChannelsFirst:
         """Opens the file."""
         self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115  kept open
         if path.endswith(".npz"):
-            archive = zipfile.ZipFile(path)
-            if archive.getinfo("data.npy").compress_type != zipfile.ZIP_STORED:
-                self._file.close()
-                self._file = archive.open("data.npy")
+            with zipfile.ZipFile(path) as archive:  # what it opens stays open
+                if archive.getinfo("data.npy").compress_type != zipfile.ZIP_STORED:
+                    self._file.close()
+                    self._file = archive.open("data.npy")
 
     def read(self, offset: int, size: int) -> bytes:
         """See `RangeFile`: the pixels of an image, channels last."""

@@ -114,6 +114,12 @@ def _part(batches: list[Batch], labels: LabelNames) -> Part:
             raise truncated(batch.path, f"its images have side {batch.side}, others {side}")
         size = 3 * side * side
         for row, stored in enumerate(batch.labels.tolist()):
+            if not 1 <= stored <= len(labels.names or ()):
+                raise InputError(
+                    f"label {stored} of image {row} in {batch.path}",
+                    f"1 to {len(labels.names or ())}, the numbers of the devkit's table",
+                    "download the batch or the table again",
+                )
             label = labels.ours(stored - 1)
             name = f"{labels.folder(label)}/{batch.path.name.removesuffix('.npz')}#{row:07}"
             builder.add(name, label, str(batch.path), batch.start + row * size, size)

@@ -5,6 +5,7 @@ so an image is found by its row.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from frepo_scale.data.archive import DAMAGE, truncated
 
 _IMAGES = ("image", "img", "images", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "cls", "class")
+# The types of such columns, as pyarrow writes them.
+_ENCODED = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary\b.*>")
+_INTEGERS = re.compile(r"u?int\d+")
 _ROWS = 64  # images in memory at a time
 
 
@@ -50,10 +54,8 @@ def parquet_columns(file: Any, path: Path) -> tuple[str, str]:
     image = next((name for name in _IMAGES if name in schema.names), None)
     label = next((name for name in _LABELS if name in schema.names), None)
     kinds = {name: str(schema.field(name).type) for name in schema.names}
-    good = image is not None and any(
-        kinds[image].startswith(kind) for kind in ("binary", "large_binary", "struct<bytes: ")
-    )
-    if image is None or label is None or not good or "int" not in kinds[label]:
+    good = _ENCODED.fullmatch(kinds.get(image or "", ""))
+    if image is None or label is None or not good or not _INTEGERS.fullmatch(kinds[label]):
         raise InputError(
             f"{path} has the columns {', '.join(f'{n} ({k})' for n, k in kinds.items())}"[:400],
             f"encoded images ({', '.join(_IMAGES[:2])}) and integers ({', '.join(_LABELS[:3])})",
@@ -109,7 +111,10 @@ class ParquetImages:
             self._restart()
         while offset >= self._first + len(self._images):
             self._first += len(self._images)
-            self._images = encoded(next(self._batches), self._column).to_pylist()
+            batch = next(self._batches, None)
+            if batch is None:
+                raise truncated(self._path, f"it has no row {offset}")
+            self._images = encoded(batch, self._column).to_pylist()
         return self._images[offset - self._first]
 
     def close(self) -> None:

@@ -63,6 +63,15 @@ def test_a_batch_is_missing(tmp_path, images):
 X, Y = np.zeros((3, 48), np.uint8), np.array([1, 2, 3])
 
 
+@pytest.mark.parametrize("label", [0, 4])
+def test_a_label_that_the_table_does_not_have(tmp_path, images, label):
+    source, _ = batches(tmp_path / "b", images)
+    write_batch(source, "train_data_batch_2", "npz", X, np.array([1, label, 3]))
+    with pytest.raises(InputError) as error:
+        list_source(source)
+    assert f"label {label} of image 1" in error.value.what and "1 to 3" in error.value.expected
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("data", "labels"),

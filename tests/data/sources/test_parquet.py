@@ -82,6 +82,8 @@ def test_a_test_part_with_secret_labels_is_not_read(tmp_path, images):
         ({"image": [b"x"], "label": ["cat"]}, "label (string)"),
         ({"image": ["x.jpg"], "label": [0]}, "image (string)"),
         ({"image": [[1, 2]], "label": [0]}, "image (list"),
+        ({"image": [b"x"], "label": [[0, 1]]}, "label (list"),
+        ({"image": [{"path": "x.jpg"}], "label": [0]}, "image (struct<path"),
         ({"image": [b"x", None], "label": [0, 1]}, "row 1"),
         ({"image": [b"x", b"y"], "label": [0, None]}, "row 1"),
         ({"image": [b"x"], "label": [9]}, "label 9"),
@@ -93,6 +95,19 @@ def test_what_is_no_table_of_images(tmp_path, images, columns, named):
     with pytest.raises(InputError) as error:
         list_source(source)
     assert named in error.value.what
+
+
+def test_other_types_of_the_columns(tmp_path, images):
+    source = parquet(tmp_path / "p", images)
+    data = [images.encoded(i) for i in range(3)]
+    for part, image in (
+        ("train-00000-of-00002", pa.array(data, pa.large_binary())),
+        ("train-00001-of-00002", [{"path": "x", "bytes": one} for one in data]),
+        ("validation-00000-of-00001", data),
+    ):
+        write(source / f"{part}.parquet", {"label": pa.array([0, 1, 2], pa.uint8()), "img": image})
+    listing = list_source(source)
+    assert [value for _, value in contents(listing.train).values()] == 2 * data
 
 
 def test_a_missing_file(tmp_path, images):
