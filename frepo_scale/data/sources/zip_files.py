@@ -48,6 +48,12 @@ class ZipFiles:
             if entry.size > MAX_BYTES and is_image(entry.name):
                 raise truncated(path, f"image {entry.name} claims {entry.size} bytes")
             self.files[entry.name] = (str(path), entry.offset, entry.size)
+        if self.files and not any(map(is_image, self.files)):
+            raise InputError(
+                f"{path} holds no image file; its first file is {next(iter(self.files))}",
+                "a zip of images in class folders",
+                "unpack it and give the folder: other forms are not read in a zip",
+            )
         wanted = [e for e in found if e.name.rpartition("/")[2] in tables and e.kind == "file"]
         self.texts = _texts(path, [entry for entry in wanted if entry.size <= _MAX_TEXT])
 

@@ -3,9 +3,12 @@
 import gzip
 
 import pytest
-from source_forms import contents, cub_files, zip_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from source_forms import contents, cub_files, damaged, zip_of
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.decode import UnreadableImage
 from frepo_scale.data.sources.registry import find_source, list_source
 
 FORMS = ("folder", "top", "tgz", "zip", "tar")
@@ -78,3 +81,28 @@ def test_other_archives_are_not_taken_for_it(tmp_path, images):
     file.write_bytes(images.tar_of(images.pictures(2, 1)))
     source = find_source(file)
     assert source is not None and source[0].form.startswith("train/")
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), form=st.sampled_from(("tgz", "zip")))
+def test_damage_to_the_archive(tmp_path, images, data, form):
+    """Damage is refused, or an image is unreadable, or nothing changes."""
+    source = tmp_path / form
+    if not source.exists():
+        make(source, images, form)
+    good = contents(list_source(source).train)
+    file = next(source.iterdir())
+    whole = file.read_bytes()
+    bad, cut = damaged(data, whole)
+    file.write_bytes(bad)
+    try:
+        found = contents(list_source(source).train)
+    except InputError:
+        return
+    finally:
+        file.write_bytes(whole)
+    assert not cut and found.keys() == good.keys()
+    for name, (label, value) in found.items():
+        assert isinstance(value, UnreadableImage) or (label, value) == good[name]

@@ -116,6 +116,12 @@ def test_links_and_archives_in_it(tmp_path, images):
     assert "is a link" in error.value.what
 
 
+def test_other_forms_in_a_zip_are_to_be_unpacked(tmp_path):
+    with pytest.raises(InputError) as error:
+        list_source(zipped(tmp_path / "x.zip", {"train_data_batch_1": b"x", "README": b"x"}))
+    assert "train_data_batch_1" in error.value.what and "unpack" in error.value.fix
+
+
 def test_no_zip(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError) as error:
