@@ -6,18 +6,22 @@ when an image is read.
 """
 
 import math
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import damage, read_up_to, truncated
+from frepo_scale.data.sources.census import is_leftover
 from frepo_scale.data.sources.listing import Poll
 from frepo_scale.data.sources.npz import open_array, open_npz, read_array
 from frepo_scale.data.sources.pickles import parse_pickle
 
+_TRAIN = re.compile(r"train_data_batch_(\d+)(?:\.npz)?")
+TEST = ("val_data.npz", "val_data")
 _CHUNK = 1 << 24
 _ARRAYS = ("u1", "i4", "i8", "f4", "f8")
 
@@ -31,6 +35,26 @@ class Batch:
     side: int
     start: int
     packed: bool
+
+
+def batch_number(file: Path) -> str:
+    """The number in the name of a training batch; empty where it is none."""
+    match = _TRAIN.fullmatch(file.name)
+    return match[1] if match else ""
+
+
+def find_batches(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The training batches, the validation batch, and the folders they are in."""
+    with damage(path):
+        below = [f for f in path.iterdir() if f.is_dir() and not is_leftover(f.name)]
+        files = [f for folder in (path, *sorted(below)) for f in folder.iterdir()]
+    train = sorted(
+        (f for f in files if batch_number(f) and f.is_file()), key=lambda f: int(batch_number(f))
+    )
+    test = [f for f in files if f.name in TEST and f.is_file()]
+    if len(test) > 1:
+        raise InputError(f"{path} has {test[0]} and {test[1]}", "one of them", "remove one")
+    return train, test, sorted({file.parent for file in (*train, *test)})
 
 
 def read_batch(path: Path, poll: Poll) -> Batch:
@@ -87,29 +111,3 @@ def _entry_start(path: Path, info: zipfile.ZipInfo) -> int:
         file.seek(info.header_offset + 26)
         lengths = file.read(4)
     return info.header_offset + 30 + sum(map(int, np.frombuffer(lengths, "<u2")))
-
-
-class ChannelsFirst:
-    """An open batch; see `RangeFile`. Offsets count bytes of the file, or of a compressed array."""
-
-    def __init__(self, path: str) -> None:
-        """Opens the file."""
-        self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115  kept open
-        if path.endswith(".npz"):
-            with zipfile.ZipFile(path) as archive:  # what it opens stays open
-                if archive.getinfo("data.npy").compress_type != zipfile.ZIP_STORED:
-                    self._file.close()
-                    self._file = archive.open("data.npy")
-
-    def read(self, offset: int, size: int) -> bytes:
-        """See `RangeFile`: the pixels of an image, channels last."""
-        self._file.seek(offset)
-        data = self._file.read(size)
-        side = math.isqrt(size // 3)
-        if len(data) < size:
-            return data
-        return np.frombuffer(data, np.uint8).reshape(3, side, side).transpose(1, 2, 0).tobytes()
-
-    def close(self) -> None:
-        """See `RangeFile`."""
-        self._file.close()

@@ -3,13 +3,19 @@
 Labels count from 1 in the order of the ILSVRC devkit.
 """
 
-import re
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import damage, truncated
-from frepo_scale.data.sources.census import Census, is_leftover, looks_like_test
-from frepo_scale.data.sources.imagenet_batch_files import Batch, ChannelsFirst, read_batch
+from frepo_scale.data.archive import truncated
+from frepo_scale.data.sources.census import Census, looks_like_test
+from frepo_scale.data.sources.channels_first import ChannelsFirst
+from frepo_scale.data.sources.imagenet_batch_files import (
+    TEST,
+    Batch,
+    batch_number,
+    find_batches,
+    read_batch,
+)
 from frepo_scale.data.sources.label_names import LabelNames, label_names
 from frepo_scale.data.sources.listing import (
     NO_TEST_PART,
@@ -21,8 +27,6 @@ from frepo_scale.data.sources.listing import (
 )
 from frepo_scale.data.sources.wordnet import DEVKIT_FILES, ORDER_FILES, ilsvrc_order
 
-_TRAIN = re.compile(r"train_data_batch_(\d+)(?:\.npz)?")
-_TEST = ("val_data.npz", "val_data")
 _PUBLISHED = "10 batches with 1,281,167 images"
 _IMAGENET = 1000
 
@@ -36,12 +40,12 @@ class ImagenetBatches:
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""
-        return path.is_dir() and bool(_find(path)[0])
+        return path.is_dir() and bool(find_batches(path)[0])
 
     def listing(self, path: Path, poll: Poll) -> Listing:
         """See `Source`; classes are sorted by WordNet id."""
-        train, test, folders = _find(path)
-        numbers = sorted(int(_number(file)) for file in train)
+        train, test, folders = find_batches(path)
+        numbers = sorted(int(batch_number(file)) for file in train)
         if numbers != list(range(1, len(train) + 1)):
             raise InputError(
                 f"{path} has the training batches {', '.join(map(str, numbers))}",
@@ -57,6 +61,8 @@ class ImagenetBatches:
             )
         labels = label_names(order, "the devkit's table")
         parts = [_part([read_batch(f, poll) for f in files], labels) for files in (train, test)]
+        if test and parts[0].shape != parts[1].shape:
+            raise truncated(test[0], f"its images are {parts[1].shape}, others {parts[0].shape}")
         census = Census(sum(map(len, parts)))
         beside: list[str] = []
         for folder in {path, *folders}:
@@ -83,26 +89,9 @@ class ImagenetBatches:
             test_like=None
             if test or like is None
             else TestLike(
-                f"{like} looks like a test part", f"unpack it: {_TEST[0]} or {_TEST[1]} is read"
+                f"{like} looks like a test part", f"unpack it: {TEST[0]} or {TEST[1]} is read"
             ),
         )
-
-
-def _number(file: Path) -> str:
-    match = _TRAIN.fullmatch(file.name)
-    return match[1] if match else ""
-
-
-def _find(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The training batches, the validation batch, and the folders they are in."""
-    with damage(path):
-        below = [f for f in path.iterdir() if f.is_dir() and not is_leftover(f.name)]
-        files = [f for folder in (path, *sorted(below)) for f in folder.iterdir()]
-    train = sorted((f for f in files if _number(f) and f.is_file()), key=lambda f: int(_number(f)))
-    test = [f for f in files if f.name in _TEST and f.is_file()]
-    if len(test) > 1:
-        raise InputError(f"{path} has {test[0]} and {test[1]}", "one of them", "remove one")
-    return train, test, sorted({file.parent for file in (*train, *test)})
 
 
 def _part(batches: list[Batch], labels: LabelNames) -> Part:

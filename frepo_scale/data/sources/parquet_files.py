@@ -1,7 +1,6 @@
-"""One Parquet file: its columns of encoded images and of labels.
+"""One Parquet file: its columns of encoded images and of labels; an image is found by its row.
 
-pyarrow is imported when a file is read. Pages are compressed and read from the beginning of a file,
-so an image is found by its row.
+pyarrow is imported when a file is read.
 """
 
 import json
@@ -16,7 +15,6 @@ from frepo_scale.data.archive import DAMAGE, truncated
 
 _IMAGES = ("image", "img", "images", "jpg", "png")
 _LABELS = ("label", "labels", "fine_label", "cls", "class")
-# The types of such columns, as pyarrow writes them.
 _ENCODED = re.compile(r"(large_)?binary|struct<(.*, )?bytes: (large_)?binary\b.*>")
 _INTEGERS = re.compile(r"u?int\d+")
 _ROWS = 64  # images in memory at a time
@@ -25,18 +23,18 @@ _ROWS = 64  # images in memory at a time
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
     """Turns the errors of pyarrow into an `InputError`."""
+    from pyarrow import ArrowException
+
     try:
         yield
-    # ArrowException is the base of errors that are not among these.
-    except (*DAMAGE, MemoryError, NotImplementedError, KeyError, TypeError) as error:
+    except (*DAMAGE, ArrowException, MemoryError, KeyError, TypeError) as error:
         raise truncated(path, f"as Parquet: {str(error).partition(chr(10))[0]}") from error
 
 
 def open_parquet(path: Path) -> Any:
     """The file as pyarrow opens it.
 
-    Raises:
-      InputError: pyarrow is not installed, or the file is damaged.
+    Raises `InputError` where pyarrow is not installed, or the file is damaged.
     """
     try:
         import pyarrow.parquet as pq
@@ -95,7 +93,7 @@ class ParquetImages:
     """An open file; see `RangeFile`. The offset of an image is its row."""
 
     def __init__(self, path: str) -> None:
-        """Opens the file; `InputError` where it is damaged or pyarrow is not installed."""
+        """Opens the file; see `open_parquet`."""
         self._path = Path(path)
         self._column = parquet_columns(open_parquet(self._path), self._path)[0]
         self._restart()

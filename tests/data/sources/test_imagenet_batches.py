@@ -52,6 +52,14 @@ def test_without_the_devkits_table_the_classes_are_not_known(tmp_path, images):
     assert "map_clsloc.txt" in error.value.expected and str(source) in error.value.fix
 
 
+def test_train_and_val_of_different_sizes(tmp_path, images):
+    source, _ = batches(tmp_path / "b", images)
+    write_batch(source, "val_data", "npz", np.zeros((3, 12), np.uint8), np.array([1, 2, 3]))
+    with pytest.raises(InputError) as error:
+        list_source(source)
+    assert "val_data.npz" in error.value.what
+
+
 def test_a_batch_is_missing(tmp_path, images):
     source, _ = batches(tmp_path / "b", images)
     (source / "train_data_batch_1.npz").unlink()
