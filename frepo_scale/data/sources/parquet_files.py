@@ -57,8 +57,7 @@ def parquet_columns(file: Any, path: Path) -> tuple[str, str]:
         raise InputError(
             f"{path} has the columns {', '.join(f'{n} ({k})' for n, k in kinds.items())}"[:400],
             f"encoded images ({', '.join(_IMAGES[:2])}) and integers ({', '.join(_LABELS[:3])})",
-            "rename or cast the columns (datasets: rename_column, cast_column with Image(),"
-            " class_encode_column) and write it again with to_parquet",
+            "in datasets: rename_column, cast_column(..., Image()), class_encode_column, to_parquet",
         )
     return image, label
 
