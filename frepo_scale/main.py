@@ -84,8 +84,8 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--source",
         required=True,
         metavar="PATH",
-        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
-        " TFRecords; idx or CIFAR files; or an .npz",
+        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder, a tar or a"
+        " zip; TFRecords, Parquet, WebDataset; or another form of docs/recipes.md",
     )
     prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     prepare.add_argument(

@@ -33,13 +33,15 @@ PAPER = {
     "cifar100_ipc50": (50, 500 * K, 3, False, 40 * K, 5000, "44.3 ± 0.2"),
     "tiny_imagenet_ipc1": (1, 500 * K, 4, True, 20 * K, 1000, "15.4 ± 0.3"),
     "tiny_imagenet_ipc10": (10, 500 * K, 4, False, 40 * K, 5000, "25.4 ± 0.2"),
+    "cub200_ipc1": (1, 500 * K, 3, True, 20 * K, 1000, "not measured"),
+    "cub200_ipc10": (10, 500 * K, 3, True, 40 * K, 1000, "not measured"),
     "imagenette_ipc10": (10, 500 * K, 5, True, 2 * K, 1000, "66.5 ± 0.8"),
     "imagewoof_ipc10": (10, 500 * K, 5, True, 2 * K, 1000, "42.2 ± 0.9"),
     "imagenet1k_ipc1": (1, 2000 * K, 4, False, 10 * K, 2500, "7.5 ± 0.3"),
     "imagenet1k_ipc2": (2, 2000 * K, 4, False, 40 * K, 5000, "9.7 ± 0.2"),
 }
 DIGITS = ["digits_ipc1", "digits_ipc10"]
-TWINS = ["cifar100_ipc50_ridge"]
+TWINS = ["cifar100_ipc50_ridge", "cub200_ipc10_ridge"]
 SMOKE = "imagenet1k_smoke"
 # Ours, for pods: images per class, outer steps, members, pool, devices on each axis of the mesh.
 PODS = {
@@ -57,6 +59,7 @@ DATA = {
     "cifar10": (10, 53, 32, 3, "cifar-10-binary.tar.gz"),
     "cifar100": (100, 53, 32, 3, "cifar-100-binary.tar.gz"),
     "tiny_imagenet": (200, 11, 64, 3, "tiny-imagenet-200"),
+    "cub200": (200, 11, 32, 3, "CUB_200_2011 unpacked"),
     "imagenette": (10, 53, 128, 3, "imagenette2 unpacked"),
     "imagewoof": (10, 53, 128, 3, "imagewoof2 unpacked"),
     "imagenet1k": (1000, 2, 64, 3, "train/<class>/<image>"),

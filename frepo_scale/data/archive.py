@@ -18,7 +18,8 @@ from typing import IO, cast
 from frepo_scale.core.errors import InputError
 
 TARS = (".tar", ".tar.gz", ".tgz")
-ARCHIVES = (*TARS, ".npz")
+ZIPS = (".zip",)
+ARCHIVES = (*TARS, *ZIPS, ".npz")
 
 _BLOCK = 512
 _CHUNK = 1 << 22

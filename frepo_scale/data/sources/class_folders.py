@@ -1,10 +1,10 @@
-"""Class folders, `train/<class>/<image>` and a test part, in a directory or a tar."""
+"""Class folders, `train/<class>/<image>` and a test part, in a directory, a tar or a zip."""
 
 import os
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import TARS, Member, damage, is_gzip, members, truncated
+from frepo_scale.data.archive import TARS, ZIPS, Member, damage, is_gzip, members, truncated
 from frepo_scale.data.decode import MAX_BYTES, is_image
 from frepo_scale.data.sources.census import REPLACED, Census, is_leftover, is_text, leftover
 from frepo_scale.data.sources.layout import (
@@ -15,9 +15,11 @@ from frepo_scale.data.sources.layout import (
     in_part,
     read_layout,
 )
-from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBuilder, Poll
+from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, PartBuilder, Poll
 from frepo_scale.data.sources.truth import Truth, find_truth
 from frepo_scale.data.sources.wordnet import wnids_of
+from frepo_scale.data.sources.zip_files import ZipFiles
+from frepo_scale.data.zip_archive import ZipImages
 
 _MAX_TEXT = 64 << 20
 _CLASS = 2  # folders of a class within the folder above train/: train/<class>
@@ -28,20 +30,25 @@ Ranges = dict[str, tuple[str, int, int]]
 
 
 class ClassFolders:
-    """A directory, a .tar or a .tar.gz of class folders; see `layout`."""
+    """A directory, a .tar, a .tar.gz or a .zip of class folders; see `layout`."""
 
-    form = "train/<class>/<image> and test/<class>/<image> in a folder or a .tar[.gz]"
+    form = "train/<class>/<image> and test/<class>/<image> in a folder, a .tar[.gz] or a .zip"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""
         if path.is_dir():
             return bool(_tops(path))
-        return path.is_file() and path.name.endswith(TARS)
+        return path.is_file() and path.name.endswith((*TARS, *ZIPS))
 
     def listing(self, path: Path, poll: Poll) -> Listing:
         """See `Source`; the test part may be missing."""
         folder = path.is_dir()
-        found = (_Directory if folder else _Tar)(path, poll)
+        zipped = not folder and path.name.endswith(ZIPS)
+        found: _Files | ZipFiles
+        if zipped:
+            found = ZipFiles(path, TABLES, poll)
+        else:
+            found = (_Directory if folder else _Tar)(path, poll)
 
         def above() -> Truth | None:
             parents = path.absolute().parents[:_ABOVE]
@@ -50,11 +57,11 @@ class ClassFolders:
 
         layout = read_layout(found.files, found.folders, found.texts, str(path), above)
         layout.census.merge(found.census)
-        compressed = not folder and is_gzip(path)
+        read = (not folder and not zipped and is_gzip(path), ZipImages if zipped else None)
         return Listing(
             form="class folders",
-            train=_part(layout, layout.train, found.files, compressed),
-            test=_part(layout, layout.test, found.files, compressed),
+            train=_part(layout, layout.train, found.files).part(*read),
+            test=_part(layout, layout.test, found.files).part(*read),
             class_names=layout.class_names,
             wnids=wnids_of(layout.folders),
             notes=layout.notes if layout.test else (NO_TEST_PART,),
@@ -63,12 +70,12 @@ class ClassFolders:
         )
 
 
-def _part(layout: Layout, rows: list[tuple[str, int]], found: Ranges, compressed: bool) -> Part:
+def _part(layout: Layout, rows: list[tuple[str, int]], found: Ranges) -> PartBuilder:
     """One part; images are named `<class>/<file>` in every form."""
     builder = PartBuilder()
     for path, label in rows:
         builder.add(f"{layout.folders[label]}/{path.rpartition('/')[2]}", label, *found[path])
-    return builder.part(compressed)
+    return builder
 
 
 def _tops(folder: Path) -> list[str]:

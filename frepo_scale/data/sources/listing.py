@@ -26,6 +26,20 @@ CONSTANT = "check how they were saved: floats in [0, 1] must not be cut to whole
 Poll = Callable[[], None]
 
 
+class RangeFile(Protocol):
+    """An open file whose images are not plain ranges of its bytes: a zip, records, parquet."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The `size` bytes of the image at `offset`, which counts what the form counts.
+
+        Raises:
+          UnreadableImage: this image alone is damaged; its name is left empty.
+        """
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The images of one split, in an order that depends on the source alone.
@@ -37,9 +51,12 @@ class Part:
       files: (n,) int32, index into `paths`.
       offsets: (n,) int64, where each image begins.
       sizes: (n,) int64, its bytes.
-      compressed: whether the files are gzip files; offsets then count decompressed bytes.
+      compressed: whether a file can only be read from its beginning: `prepare` then copies the
+        images first. Without `opener` the files are gzip files, offsets count decompressed bytes.
       shape: (H, W, C) where the bytes are uint8 pixels; None where they are an image file.
       pixels: (n, H, W, C) uint8; offsets are then those in this array and `paths` is not used.
+      opener: opens one of `paths` where images are not plain ranges; a module-level name, because
+        worker processes receive it.
     """
 
     names: list[str]
@@ -51,6 +68,7 @@ class Part:
     compressed: bool = False
     shape: tuple[int, int, int] | None = None
     pixels: np.ndarray | None = None
+    opener: Callable[[str], RangeFile] | None = None
 
     @staticmethod
     def of_arrays(images: np.ndarray, labels: np.ndarray, part: str) -> "Part":
@@ -134,8 +152,13 @@ class PartBuilder:
         file = self._paths.setdefault(path, len(self._paths))
         self._rows.append((name, label, file, offset, size))
 
-    def part(self, compressed: bool = False) -> Part:
-        """The images added, in that order."""
+    def part(
+        self,
+        compressed: bool = False,
+        opener: Callable[[str], RangeFile] | None = None,
+        shape: tuple[int, int, int] | None = None,
+    ) -> Part:
+        """The images added, in that order; the arguments are those of `Part`."""
         columns = zip(*self._rows, strict=True) if self._rows else 5 * ((),)
         names, labels, files, offsets, sizes = columns
         return Part(
@@ -146,6 +169,8 @@ class PartBuilder:
             np.array(offsets, np.int64),
             np.array(sizes, np.int64),
             compressed,
+            shape,
+            opener=opener,
         )
 
 

@@ -6,7 +6,10 @@ holds is refused before anything of that size is allocated. Objects (pickles) ar
 
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -25,10 +28,29 @@ _NUMBER_NAMES = (
     "number the names: names, y_train = np.unique(y_train, return_inverse=True) and"
     " y_test = np.searchsorted(names, y_test)"
 )
+OpenArray = tuple[IO[bytes], tuple[int, ...], np.dtype, bool]
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """One array of the archive, any dtype but objects."""
+@contextmanager
+def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; `InputError` where it is none, or more than one."""
+    try:
+        with damage(path):
+            archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise truncated(path, f"not a zip archive: {error}") from error
+    with archive:
+        _check_whole(archive, path)
+        yield archive
+
+
+@contextmanager
+def open_array(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[OpenArray]:
+    """One array of the archive: the stream of its bytes, shape, dtype, whether in Fortran order.
+
+    Raises:
+      InputError: there is none, or it is damaged; also where reading the stream shows it.
+    """
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -52,11 +74,17 @@ def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
             else:
                 raise ValueError(f"array {name} has format version {version}")
-            values = None
-            if dtype.kind in _NUMBERS:
-                values = read_up_to(stream, info.file_size + 1)  # to the end: zip checks its CRC
+            yield stream, shape, dtype, fortran
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, TypeError) as error:
         raise truncated(path, f"array {name}: {error}") from error
+
+
+def read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """One array of the archive, any dtype but objects."""
+    with open_array(archive, name, path) as (stream, shape, dtype, fortran):
+        values = None
+        if dtype.kind in _NUMBERS:  # to the end: zip checks its CRC
+            values = read_up_to(stream, archive.getinfo(f"{name}.npy").file_size + 1)
     if values is None:
         raise InputError(
             f"array {name} in {path} holds {dtype} values",
@@ -144,7 +172,7 @@ def _by(array: np.ndarray, name: str) -> str:
     return f"its values reach from {low:g} to {high:g}: scale them to 0 to 255, then save uint8"
 
 
-def _labels(array: np.ndarray, name: str, count: int, path: Path) -> np.ndarray:
+def _labels(array: np.ndarray, name: str, images: str, count: int, path: Path) -> np.ndarray:
     """Labels as (n,) integers, n = `count`."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -157,7 +185,7 @@ def _labels(array: np.ndarray, name: str, count: int, path: Path) -> np.ndarray:
     if len(array) != count:
         raise InputError(
             f"array {name} in {path} has {len(array)} labels",
-            f"{count}, as many as images in x{name[1:]}",
+            f"{count}, as many as images in {images}",
             "save images and labels of the same rows",
         )
     return array
@@ -187,13 +215,7 @@ class NpzArrays:
 
     def listing(self, path: Path, poll: Poll) -> Listing:
         """See `Source`."""
-        try:
-            with damage(path):
-                archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise truncated(path, f"not a zip archive: {error}") from error
-        with archive:
-            _check_whole(archive, path)
+        with open_npz(path) as archive:
             train, test = (_read_part(archive, part, path) for part in ("train", "test"))
             entries = archive.namelist()
         census = Census(len(train) + len(test) + len(entries))
@@ -224,6 +246,11 @@ def _check_whole(archive: zipfile.ZipFile, path: Path) -> None:
 
 def _read_part(archive: zipfile.ZipFile, part: str, path: Path) -> Part:
     """The images and labels of one part."""
-    images = _pixels(_read_array(archive, f"x_{part}", path), f"x_{part}", path)
-    labels = _read_array(archive, f"y_{part}", path)
-    return Part.of_arrays(images, _labels(labels, f"y_{part}", len(images), path), part)
+    return read_pair(archive, f"x_{part}", f"y_{part}", path, part)
+
+
+def read_pair(archive: zipfile.ZipFile, images: str, labels: str, path: Path, part: str) -> Part:
+    """The part whose images and labels are in the arrays of these names."""
+    pixels = _pixels(read_array(archive, images, path), images, path)
+    values = read_array(archive, labels, path)
+    return Part.of_arrays(pixels, _labels(values, labels, images, len(pixels), path), part)

@@ -7,23 +7,37 @@ from pathlib import Path
 from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.paths import looks_like_url
-from frepo_scale.data.archive import ARCHIVES, damage
+from frepo_scale.data.archive import ARCHIVES, TARS, damage
 from frepo_scale.data.sources.census import is_leftover, looks_like_test
 from frepo_scale.data.sources.cifar import CifarFiles
 from frepo_scale.data.sources.class_folders import ClassFolders
+from frepo_scale.data.sources.cub200 import Cub200
 from frepo_scale.data.sources.idx import IdxFiles
 from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
+from frepo_scale.data.sources.imagenet_batches import ImagenetBatches
 from frepo_scale.data.sources.listing import Listing, Poll, Source, TestLike, checked
+from frepo_scale.data.sources.medmnist import MedMnist
 from frepo_scale.data.sources.npz import NpzArrays
+from frepo_scale.data.sources.parquet import ParquetShards
 from frepo_scale.data.sources.tfrecords import TfRecords
+from frepo_scale.data.sources.torchvision import TorchvisionIdx
+from frepo_scale.data.sources.unsupported import refuse_unsupported
+from frepo_scale.data.sources.webdataset import WebDataset
 
 # In this order. A new form is a module in this package and a line here.
 SOURCES: tuple[Source, ...] = (
     IlsvrcArchives(),
     TfRecords(),
+    ImagenetBatches(),
+    ParquetShards(),
+    WebDataset(),
     IdxFiles(),
+    TorchvisionIdx("mnist"),
+    TorchvisionIdx("fashion_mnist"),
     CifarFiles("cifar10"),
     CifarFiles("cifar100"),
+    Cub200(),
+    MedMnist(),
     NpzArrays(),
     ClassFolders(),
 )
@@ -44,6 +58,8 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
       InputError: several data sets are at the path.
     """
     found = []
+    if path.is_file() and path.name.endswith(TARS):
+        refuse_unsupported(path)
     for source in SOURCES:
         own = getattr(source, "dataset", None)
         if (own is None or dataset in (None, own)) and source.matches(path):
@@ -60,6 +76,8 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
     if found:
         return found[0][0], path
     archives = _archives(path) if path.is_dir() else []
+    if len(archives) != 1:
+        refuse_unsupported(path)
     if len(archives) > 1:
         raise _several(path, archives)
     return find_source(archives[0], dataset) if archives else None

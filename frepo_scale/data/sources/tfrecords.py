@@ -1,10 +1,12 @@
-"""The examples of TFRecords with their labels in our order of classes."""
+"""The examples of TFRecords and ArrayRecords with their labels in our order of classes."""
 
 from pathlib import Path
 
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.archive import is_gzip
+from frepo_scale.data.sources.array_record_files import ArrayRecordImages, is_array_record
 from frepo_scale.data.sources.census import OTHER_TEST, UNLABELLED, Census, looks_like_test
 from frepo_scale.data.sources.listing import (
     NO_TEST_PART,
@@ -42,9 +44,12 @@ _RESIZED = "imagenet_resized"  # ImageNet in small squares, with labels in the d
 
 
 class TfRecords:
-    """A folder of TFRecord files, or of a build of tensorflow-datasets."""
+    """A folder of TFRecord files, or of a build of tensorflow-datasets in either format."""
 
-    form = "TFRecords (a build of tensorflow-datasets, or train-00000-of-...) in a folder"
+    form = (
+        "TFRecords (a build of tensorflow-datasets, or train-00000-of-..., also in train/ and"
+        " validation/) in a folder"
+    )
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""
@@ -90,7 +95,10 @@ def _census(
     held = {name for split in records for name in unread.pop(split)}
     other = [name for names in unread.values() for name in names]
     held |= {INFO, FEATURES, LABELS, *DEVKIT_FILES}
-    beside = census.folder(folder, held, other)
+    parts = {file.parent for files in build.splits.values() for file in files} - {folder}
+    beside = census.folder(folder, held, {*other, *(part.name for part in parts)})
+    for part in sorted(parts):
+        census.folder(part, held, other)
     if folder != path:
         beside += census.folder(path, (), {folder.name})
     reason = OTHER_TEST if len(records) > 1 else UNLABELLED
@@ -207,4 +215,8 @@ def _part(
             label = int(target[stored]) if 0 <= stored < len(target) else -1
         folder = names[label] if label >= 0 else "?"
         builder.add(f"{folder}/{record.name}", label, path, record.offset, record.size)
-    return builder.part()
+    files = {Path(path) for path, _ in records}
+    return builder.part(
+        compressed=any(map(is_gzip, files)),
+        opener=ArrayRecordImages if any(map(is_array_record, files)) else None,
+    )
