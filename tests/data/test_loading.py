@@ -208,6 +208,52 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
         load("cifar10", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("x-00000.tar", "x-00001.tar"), True),
+        (("train.tar", "val.tar"), True),
+        (("part1.npz", "part2.npz", "part10.npz"), True),
+        (("mnist.npz", "svhn.npz"), False),
+    ],
+)
+def test_parts_of_one_set_are_not_chosen_from(
+    tmp_path: Path, names: tuple[str, ...], parts: bool
+) -> None:
+    """One of them alone would be a run on a part of the data."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        load("folder", str(tmp_path))
+    assert all(name in caught.value.what for name in names)
+    assert ("unpack all of them" in caught.value.fix) == parts
+
+
+def test_equal_images_are_refused_before_compute(tmp_path: Path) -> None:
+    y = np.arange(6) % 2
+    for value in (0, 7, 255):
+        x = np.full((6, 4, 4, 3), value, np.uint8)
+        with pytest.raises(InputError, match=f"all 6 training images of .*{value}.npz are equal"):
+            load("npz", str(save_npz(tmp_path / f"{value}.npz", x, y)))
+    x[3, 1, 2, 0] = 9
+    assert len(load("npz", str(save_npz(tmp_path / "x.npz", x, y))).train) == 6
+
+
+def test_the_notes_of_a_load(tmp_path: Path) -> None:
+    root = save_folder(tmp_path / "d", 2, (9, 9))
+    deep = np.full((9, 9), 4095, np.uint16)
+    Image.fromarray(deep).save(root / "train" / "c0001" / "deep.png")
+    (root / "train" / "c0001" / ".DS_Store").write_bytes(b"x")
+    (root / "test" / "c0000" / "1.png").unlink()
+    notes = load("folder", str(root)).notes
+    assert [note for note in notes if "class c0000 has no test image" in note]
+    assert [note for note in notes if "16 bits: their largest value is 4,095 of 65,535; " in note]
+    assert notes[-1].startswith("5 entries seen = 4 images read + 0 skipped + 1 ignored")
+    deep[:] = 65535
+    Image.fromarray(deep).save(root / "train" / "c0001" / "deep.png")
+    assert any(note.endswith("65,535 of 65,535") for note in load("folder", str(root)).notes)
+
+
 def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_npz(tmp_path / "x.npz", pixels(2, 4, 4), np.arange(2))
