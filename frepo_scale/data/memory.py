@@ -180,7 +180,8 @@ def _check_size(name: str, size: tuple[int, int], side: int, want: Wanted) -> No
         raise InputError(
             f"{name} {width}x{height}",
             " or ".join(f"{s}x{s}" for s in sorted(want.sizes)),
-            "check that this is the data set named, or set RESOLUTION",
+            "check that this is the data set named, or use "
+            + (f"--gin.RESOLUTION={height}" if height == width else "--gin.DATASET=folder"),
         )
     if want.resolution is None and (height != width or height != side):
         raise InputError(
