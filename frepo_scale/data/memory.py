@@ -17,7 +17,7 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.decode import Decoded, UnreadableImage, deep_note
 from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
-from frepo_scale.data.sources.listing import CONSTANT, Listing, Part, check_classes
+from frepo_scale.data.sources.listing import Listing, Part, all_equal, check_classes
 from frepo_scale.data.types import Split
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -131,11 +131,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
 def check_varied(images: np.ndarray, origin: str) -> None:
     """Refuses training images (n, H, W, C) that are all equal: nothing can be learnt of them."""
     if not any((image != images[0]).any() for image in images[1:]):
-        raise InputError(
-            f"all {len(images)} training images of {origin} are equal",
-            "images that differ",
-            CONSTANT,
-        )
+        raise all_equal(origin)
 
 
 def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:

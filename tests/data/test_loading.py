@@ -82,6 +82,7 @@ def test_the_specs() -> None:
         "tiny_imagenet": (200, 64, 3),
         "imagenette": (10, 128, 3),
         "imagewoof": (10, 128, 3),
+        "cub200": (200, 32, 3),
         "imagenet1k": (1000, 64, 3),
         "folder": (None, None, None),
         "npz": (None, None, None),
@@ -160,8 +161,11 @@ def test_a_missing_data_set_is_refused(
     with pytest.raises(InputError, match=r"gs://b/x is a URL: expected a local path.*DATA_DIR"):
         load(name, "gs://b/x")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.rar").write_bytes(b"")
     (tmp_path / "x.zip").write_bytes(b"")
-    for source in ("empty", "x.zip"):
+    with pytest.raises(InputError, match=r"x\.zip .*damaged"):
+        load(name, "x.zip")
+    for source in ("empty", "x.rar"):
         with pytest.raises(InputError, match=f"no data of a known form for '{name}' at {source}"):
             load(name, source)
 
@@ -212,7 +216,7 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
     ("names", "parts"),
     [
         (("x-00000.tar", "x-00001.tar"), True),
-        (("train.tar", "val.tar"), True),
+        (("x_train.tar.gz", "x_val.tar.gz"), True),
         (("part1.npz", "part2.npz", "part10.npz"), True),
         (("mnist.npz", "svhn.npz"), False),
     ],
@@ -233,7 +237,7 @@ def test_equal_images_are_refused_before_compute(tmp_path: Path) -> None:
     y = np.arange(6) % 2
     for value in (0, 7, 255):
         x = np.full((6, 4, 4, 3), value, np.uint8)
-        with pytest.raises(InputError, match=f"all 6 training images of .*{value}.npz are equal"):
+        with pytest.raises(InputError, match=f"all training images of .*{value}.npz are equal"):
             load("npz", str(save_npz(tmp_path / f"{value}.npz", x, y)))
     x[3, 1, 2, 0] = 9
     assert len(load("npz", str(save_npz(tmp_path / "x.npz", x, y))).train) == 6

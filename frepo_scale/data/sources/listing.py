@@ -22,7 +22,6 @@ from frepo_scale.data.sources.census import Census
 NAME_ERRORS = "surrogateescape"  # file names may be any bytes
 NO_TEST_PART = "no test part with classes: the set has training images only"
 _NAMED = 10  # classes named in a note
-CONSTANT = "check how they were saved: floats in [0, 1] must not be cut to whole numbers"
 Poll = Callable[[], None]
 
 
@@ -327,6 +326,15 @@ def _untested(labels: np.ndarray, names: tuple[str, ...]) -> list[str]:
     one = len(empty) == 1
     what = f"class {listed} has" if one else f"{len(empty)} classes ({listed}) have"
     return [f"{what} no test image"] if len(empty) else []
+
+
+def all_equal(origin: str) -> InputError:
+    """The error for training images that do not differ."""
+    return InputError(
+        f"all training images of {origin} are equal",
+        "images that differ",
+        "check how they were saved: floats in [0, 1] must not be cut to whole numbers",
+    )
 
 
 def check_classes(labels: np.ndarray, class_names: tuple[str, ...], origin: str) -> None:

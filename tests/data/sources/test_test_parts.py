@@ -197,9 +197,9 @@ def test_the_validation_archive_unpacked_beside_the_training_archive(tmp_path, i
 
 def test_a_test_archive_beside_the_only_known_one(tmp_path, images, run):
     source = images.write(
-        tmp_path / "d", {"data.tar": images.tar_of(training(images)), "test.zip": b"x"}
+        tmp_path / "d", {"data.tar": images.tar_of(training(images)), "test.rar": b"x"}
     )
-    with pytest.raises(InputError, match=r"test\.zip beside data\.tar"):
+    with pytest.raises(InputError, match=r"test\.rar beside data\.tar"):
         run(source, tmp_path / "out")
 
 
