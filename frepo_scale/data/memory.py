@@ -17,7 +17,8 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.decode import Decoded, UnreadableImage, deep_note
 from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
-from frepo_scale.data.sources.listing import Listing, Part, all_equal, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing, Part
 from frepo_scale.data.types import Split
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -86,7 +87,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
     """Reads all images of a listing.
 
     Args:
-      listing: checked by `sources.listing.checked`.
+      listing: checked by `sources.checks.checked`.
       want: the form of the decoded images.
       origin: the path of the source, for messages.
 

@@ -27,7 +27,8 @@ from frepo_scale.data.prepare.moments import (
 from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import ShardResult, ShardTask
-from frepo_scale.data.sources.listing import Listing, all_equal, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing
 from frepo_scale.data.whitening import histogram_statistics
 from frepo_scale.data.whitening_grid import grids_per_axis
 
