@@ -81,9 +81,7 @@ def test_a_test_part_without_classes(prepare, cwd, capsys):
     photos(cwd / "p")
     (cwd / "p" / "val").mkdir()
     Image.new("RGB", (9, 9)).save(cwd / "p" / "val" / "1.png")
-    prepare(
-        "p", mentions=["val/ has 1 images without classes", "LOC_val_solution.csv", "--no-test"]
-    )
+    prepare("p", mentions=["val/ has 1 image without classes", "LOC_val_solution.csv", "--no-test"])
     given = ["--source", "p", "--out", "out", "--resolution", "8", "--workers", "1", "--no-test"]
     assert main(["prepare", *given]) == 0
     assert "ignored (1 images without classes: val/)" in capsys.readouterr().out
