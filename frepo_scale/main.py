@@ -114,6 +114,11 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="at most this many undecodable images are skipped (default: 0)",
     )
     prepare.add_argument(
+        "--no-test",
+        action="store_true",
+        help="make a set of the training images only",
+    )
+    prepare.add_argument(
         "--name", metavar="NAME", help="name of the data set (default: that of the source)"
     )
     prepare.add_argument(
@@ -260,6 +265,7 @@ def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
             fit=options.fit,
             workers=options.workers,
             skip_bad=options.skip_bad,
+            no_test=options.no_test,
             name=options.name,
             source_class=options.source_class,
         )

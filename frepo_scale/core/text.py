@@ -25,9 +25,9 @@ def decode_text(data: bytes, origin: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         utf16 = data.startswith(_UTF16)
-        found = "is in UTF-16" if utf16 else f"has byte 0x{data[error.start]:02x} in line {line}"
+        found = "it is in UTF-16" if utf16 else f"byte 0x{data[error.start]:02x} in line {line}"
         raise InputError(
-            f"{os.fspath(origin)} {found}",
+            f"{os.fspath(origin)} cannot be read as text ({found})",
             "text in UTF-8",
             "save it as UTF-8, for example with"
             f" iconv -f {'UTF-16' if utf16 else 'LATIN1'} -t UTF-8 FILE > NEW",

@@ -22,6 +22,7 @@ from frepo_scale.data.sources.census import Census
 NAME_ERRORS = "surrogateescape"  # file names may be any bytes
 NO_TEST_PART = "no test part with classes: the set has training images only"
 _NAMED = 10  # classes named in a note
+CONSTANT = "check how they were saved: floats in [0, 1] must not be cut to whole numbers"
 Poll = Callable[[], None]
 
 

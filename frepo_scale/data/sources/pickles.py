@@ -89,10 +89,13 @@ def parse_pickle(data: bytes, arrays: tuple[str, ...] = ("u1",)) -> dict[str, An
       ValueError: it is damaged, refers to anything else, or holds no dict with string keys.
     """
     try:
-        for opcode, index, _ in pickletools.genops(data):
+        end: int | None = 0
+        for opcode, index, end in pickletools.genops(data):  # noqa: B007  the last is needed
             # The unpickler allocates as many entries as the largest index.
             if opcode.name in _PUTS and int(index or 0) > len(data):
                 raise ValueError("its memo index is too large")
+        if end != len(data) - 1:
+            raise ValueError(f"something follows its end at byte {end}")
         unpickler = _Restricted(io.BytesIO(data), encoding="latin1")
         unpickler.allowed = arrays
         value = unpickler.load()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.text import read_text, text_lines
 from frepo_scale.data.archive import damage, is_gzip
 from frepo_scale.data.sources.array_record_files import is_array_record, read_array_records
 
@@ -195,7 +196,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
@@ -207,9 +208,7 @@ def _label_names(folder: Path) -> list[str] | None:
     """The names of the labels, from the text beside the records or the features."""
     path = folder / LABELS
     if path.is_file():
-        with damage(path):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return [line.strip() for line in text_lines(read_text(path)) if line.strip()]
     value: Any = _json(folder / FEATURES)
     for key in ("featuresDict", "features", "label", "classLabel", "names"):
         value = value.get(key) if isinstance(value, dict) else None

@@ -32,4 +32,9 @@ class TorchvisionIdx:
 
     def listing(self, path: Path, poll: Poll) -> Listing:
         """See `Source`."""
-        return replace(IdxFiles().listing(self._raw(path), poll), name=self.dataset)
+        below = self._raw(path)
+        found = IdxFiles().listing(below, poll)
+        while below != path and found.census is not None:
+            found.census.folder(below.parent, (), {below.name})
+            below = below.parent
+        return replace(found, name=self.dataset)
