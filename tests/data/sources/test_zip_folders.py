@@ -99,7 +99,7 @@ def test_a_damaged_image_is_counted_and_can_be_skipped(tmp_path, images):
         load_images(listing, Wanted(3, 8, "crop"), str(path))
     assert f"{images.wnids[0]}_1.JPEG" in error.value.what
     loaded = load_images(listing, Wanted(3, 8, "crop", skip_unreadable=1), str(path))
-    assert loaded.skipped == 1 and len(loaded.train) == 8
+    assert len(loaded.skipped) == 1 and len(loaded.train) == 8
 
 
 def test_links_and_archives_in_it(tmp_path, images):
