@@ -38,8 +38,8 @@ def damaged(data, good):
     return bytes(bad), False
 
 
-def webdataset(path, images, shards=2, test="validation", names=True):
-    """Shards of four samples, label i % 3."""
+def webdataset(path, images, shards=2, test="validation", names=True, extra=()):
+    """Shards of four samples, label i % 3; `extra` are names of other members of the first."""
     files = {}
     for split, count in (("train", shards), (test, 1)):
         for shard in range(count):
@@ -49,6 +49,8 @@ def webdataset(path, images, shards=2, test="validation", names=True):
                 members[f"{key}.jpg"] = images.encoded(i + 100 * (split != "train"))
                 members[f"{key}.cls"] = str(i % 3).encode()
                 members[f"{key}.json"] = json.dumps({"key": key}).encode()
+            if shard == 0 and split == "train":
+                members |= {name: b"x" for name in extra}
             files[f"set-{split}-{shard:04}.tar"] = images.tar_of(members)
     if names:
         files["classnames.txt"] = b"cat\nant\nbee\n"

@@ -63,6 +63,12 @@ def entries(path: Path) -> list[Entry]:
             found = sorted(archive.infolist(), key=lambda info: info.header_offset)
     except ZIP_DAMAGE as error:
         raise truncated(path, f"as a zip: {error}") from error
+    if found and found[0].header_offset > 0:
+        raise InputError(
+            f"{path} has {found[0].header_offset} bytes before its first entry",
+            "one zip alone: of several in one file only the last is found",
+            f"separate them, or {_UNPACK}",
+        )
     listed = []
     names: set[str] = set()
     for number, info in enumerate(found):

@@ -126,6 +126,14 @@ def test_entries_that_overlap(tmp_path):
     assert "overlaps" in error.value.what
 
 
+def test_a_zip_behind_another(tmp_path):
+    """`cat a.zip b.zip`: a reader finds the last one only."""
+    first = zip_of({"a/1.png": b"x"})
+    with pytest.raises(InputError) as error:
+        entries(save(tmp_path, first + zip_of(FILES)))
+    assert f"{len(first)} bytes before" in error.value.what
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_twice(tmp_path):
     out = io.BytesIO()

@@ -47,6 +47,8 @@ def read_files(path: Path, poll: Poll) -> tuple[Files, dict[str, bytes], Census]
     census = Census()
     root = find_root(path) if path.is_dir() else None
     if root is not None:
+        if root != path:
+            census.folder(path, (), {root.name})
         return *_unpacked(root, census, poll), census
     found: Files = {}
     texts: dict[str, bytes] = {}
@@ -81,9 +83,12 @@ def _unpacked(root: Path, census: Census, poll: Poll) -> tuple[Files, dict[str, 
     census.folder(root, set(TABLES), {"images"})
     files: Files = {}
     with damage(root):
-        for file in sorted((root / "images").glob("*/*")):
-            poll()
-            size = file.stat().st_size if file.exists() else 0
-            files["/".join(file.parts[-2:])] = (str(file), 0, size)
+        images = root / "images"
+        for entry in sorted(images.iterdir() if images.is_dir() else ()):
+            below = sorted(entry.iterdir()) if entry.is_dir() and not leftover(entry.name) else ()
+            for file in below or (entry,):
+                poll()
+                size = file.stat().st_size if file.exists() else 0
+                files[str(file.relative_to(images))] = (str(file), 0, size)
         texts = {name: (root / name).read_bytes() for name in TABLES if (root / name).is_file()}
     return files, texts

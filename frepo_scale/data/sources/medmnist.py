@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.sources.census import OTHER_TEST, Census
+from frepo_scale.data.sources.census import BESIDE, OTHER_TEST, Census
 from frepo_scale.data.sources.listing import Listing, Poll
 from frepo_scale.data.sources.npz import open_array, open_npz, read_pair
 
@@ -49,8 +49,11 @@ class MedMnist:
             if _UNUSED in names:
                 with open_array(archive, _UNUSED, path) as (_, shape, _, _):
                     unused = shape[0] if shape else 0
-        census = Census(len(train) + len(test) + unused)
-        census.ignore(OTHER_TEST, _UNUSED, unused)
+        census = Census(len(train) + len(test) + unused + len(names))
+        census.hold(len(_ARRAYS))
+        census.ignore(OTHER_TEST, f"rows of {_UNUSED}", unused)
+        for name in sorted({*names} - {*_ARRAYS}):
+            census.ignore(BESIDE, f"array {name}")
         note = f"the {unused:,} images of {_UNUSED} are not used: a run holds out training images"
         return Listing(
             form="MedMNIST",

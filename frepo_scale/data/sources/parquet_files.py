@@ -57,8 +57,7 @@ def parquet_columns(file: Any, path: Path) -> tuple[str, str]:
         raise InputError(
             f"{path} has the columns {', '.join(f'{n} ({k})' for n, k in kinds.items())}"[:400],
             f"encoded images ({', '.join(_IMAGES[:2])}) and integers ({', '.join(_LABELS[:3])})",
-            "in datasets: rename_column, cast_column(..., Image()), class_encode_column,"
-            " to_parquet",
+            "in datasets: rename_column, cast_column, class_encode_column; then to_parquet",
         )
     return image, label
 

@@ -34,10 +34,12 @@ class Shards:
     """The shards of a data set.
 
     Attributes:
-      folder: the folder that holds them or the folders of the splits.
+      root: the path of the source.
+      folder: the folder that holds them or the folders of the splits: `root` or one below it.
       splits: the files of each split, in order.
     """
 
+    root: Path
     folder: Path
     splits: dict[str, list[Path]]
 
@@ -76,6 +78,8 @@ class Shards:
             census.folder(folder, names)
         named = {folder.name for folder in below}
         beside = census.folder(self.folder, {*held, *also_held}, named)
+        if self.root != self.folder:
+            beside += census.folder(self.root, (), {self.folder.name})
         census.hold(-len(others))
         for file in others:
             census.ignore(OTHER_TEST if len(read) > 1 else UNLABELLED, file.name)
@@ -112,7 +116,7 @@ def find_shards(path: Path, endings: tuple[str, ...]) -> Shards | None:
                 f"{path} is one part of a data set", "the folder of all parts", f"give {whole}"
             )
         if "train" in splits:
-            return Shards(path, splits)
+            return Shards(path, path, splits)
         below = sorted(f for f in path.iterdir() if f.is_dir() and not is_leftover(f.name))
     found = [f for f in below if f.name not in SPLITS and "train" in _by_split(f, endings)]
     if len(found) > 1:
@@ -121,7 +125,7 @@ def find_shards(path: Path, endings: tuple[str, ...]) -> Shards | None:
             "one data set",
             f"give the path of one, such as {found[0]}",
         )
-    return Shards(found[0], _by_split(found[0], endings)) if found else None
+    return Shards(path, found[0], _by_split(found[0], endings)) if found else None
 
 
 def _by_split(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import Member, members, truncated
 from frepo_scale.data.decode import EXTENSIONS, MAX_BYTES
-from frepo_scale.data.sources.census import BESIDE, LEFTOVER, Census, is_leftover
+from frepo_scale.data.sources.census import BESIDE, LEFTOVER, Census, leftover
 from frepo_scale.data.sources.listing import Poll
 
 _CLASS = "cls"
@@ -47,8 +47,8 @@ def read_samples(path: Path, census: Census, poll: Poll) -> list[Sample]:
             continue
         census.see()
         key, field = _split(member.name)
-        if is_leftover(member.name.rpartition("/")[2]):
-            census.ignore(LEFTOVER, member.name)
+        if (left := leftover(member.name)) is not None:
+            census.ignore(LEFTOVER, left)
         elif member.kind != "file":
             raise InputError(f"{member.name} in {path} is a link", "plain files", _AGAIN)
         elif field == _CLASS:

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import source_forms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ STRAYS = (
     ".ipynb_checkpoints/1-checkpoint.JPEG",
 )
 CLASS = "n01440764"
+BIRDS = "CUB_200_2011/images/"
 
 
 def folder(path, images, strays):
@@ -110,6 +112,59 @@ def cifar(path, images, strays):
     return path, 60, 6
 
 
+def at(strays, level):
+    return {name: b"x" for where, name in strays if where == level}
+
+
+def zipped(path, images, strays):
+    files = images.pictures(3, 2)
+    extra = {level + name: b"x" for level, name in strays}
+    path.write_bytes(
+        source_forms.zip_of({f"top/{name}": data for name, data in (files | extra).items()})
+    )
+    return path, len(files), 0
+
+
+def webdataset(path, images, strays):
+    source_forms.webdataset(path, images, extra=at(strays, "shard/"))
+    images.write(path, at(strays, ""))
+    return path, 12, 12 + 3 + 1, 12  # the class of each, shards, names; the .json of each
+
+
+def batches(path, images, strays):
+    source_forms.batches(path, images)
+    images.write(path, at(strays, ""))
+    return path, 12, 3 + 1
+
+
+def parquet(path, images, strays):
+    pytest.importorskip("pyarrow")
+    source_forms.parquet(path / "data", images)
+    images.write(path / "data", at(strays, "data/"))
+    images.write(path, at(strays, ""))
+    return path, 12, 3
+
+
+def cub200(path, images, strays):
+    images.write(path, source_forms.cub_files(images))
+    for level in ("", "CUB_200_2011/", BIRDS, f"{BIRDS}001.Bird_0/"):
+        images.write(path / level, at(strays, level))
+    return path, 12, 4, 2  # bounding_boxes.txt, attributes.txt
+
+
+def torchvision(path, images, strays):
+    images.write(path / "MNIST/raw", source_forms.idx_files())
+    for level in ("", "MNIST/", "MNIST/raw/"):
+        images.write(path / level, at(strays, level))
+    return path, 18, 4
+
+
+def medmnist(path, images, strays):
+    images.write(path, at(strays, "") | {"x.npz": b""})
+    source_forms.medmnist(path / "x.npz", val_images=None)
+    return path, 15, 4 + 1, 1  # val_labels
+
+
 CLASSES = ("", "train/", "test/", f"train/{CLASS}/", f"test/{CLASS}/")
 FORMS = {
     "folder": (folder, CLASSES),
@@ -120,6 +175,13 @@ FORMS = {
     "idx": (idx, ("",)),
     "cifar": (cifar, ("", "batches/")),
     "cifar.tar": (cifar, ("batches/",)),
+    "x.zip": (zipped, CLASSES),
+    "webdataset": (webdataset, ("", "shard/")),
+    "batches": (batches, ("",)),
+    "parquet": (parquet, ("", "data/")),
+    "cub200": (cub200, ("", "CUB_200_2011/", BIRDS, f"{BIRDS}001.Bird_0/")),
+    "torchvision": (torchvision, ("", "MNIST/", "MNIST/raw/")),
+    "medmnist": (medmnist, ("",)),
 }
 
 
@@ -139,13 +201,14 @@ def test_seen_is_read_and_ignored_and_held(tmp_path_factory, images, name, data)
             (level, n.replace("/", "_").replace("\r", "") if level else n) for level, n in strays
         }
     root = tmp_path_factory.mktemp("s")
-    path, wanted, held = make(root / name, images, strays)
+    path, wanted, held, *always = make(root / name, images, strays)
+    ignored = len(strays) + sum(always)  # some forms have entries that are never read
     listing = list_source(path)
     census = listing.census
     assert len(listing.train) + len(listing.test) == wanted
-    assert (census.held, sum(census.ignored.values())) == (held, len(strays))
-    assert census.seen == wanted + held + len(strays)
-    clean, _, _ = make(root / f"clean{name}", images, ())
+    assert (census.held, sum(census.ignored.values())) == (held, ignored)
+    assert census.seen == wanted + held + ignored
+    clean, *_ = make(root / f"clean{name}", images, ())
     assert listing.fingerprint() == list_source(clean).fingerprint()
     line = listing.count()
     assert "\n" not in line and f"{census.seen:,} entries seen = {wanted:,} images read" in line

@@ -41,8 +41,8 @@ def test_labels_names_and_bytes(tmp_path, images, form):
     }
     assert contents(listing.train) == want["train"] and contents(listing.test) == want["test"]
     census = listing.census
-    assert census.held == 4 + (form in ("tgz", "tar", "zip"))  # the archive in its folder
-    assert sum(census.ignored.values()) == (1 if form in ("folder", "top") else 2)
+    assert census.held == 4 + (form in ("tgz", "zip", "tar"))
+    assert sum(census.ignored.values()) == (1 if form == "folder" else 2)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from source_forms import damaged, medmnist
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.sources.census import BESIDE, OTHER_TEST
 from frepo_scale.data.sources.registry import list_source
 
 
@@ -20,7 +21,8 @@ def test_labels_and_pixels(tmp_path, channels):
             np.testing.assert_array_equal(part.pixels, pixels)
             np.testing.assert_array_equal(part.labels, arrays[f"{name}_labels"][:, 0])
     assert listing.form == "MedMNIST" and "4 images of val_images" in listing.notes[0]
-    assert listing.census.seen == 19 and sum(listing.census.ignored.values()) == 4
+    assert listing.census.ignored == {OTHER_TEST: 4, BESIDE: 2}
+    assert (listing.census.seen, listing.census.held) == (19 + 6, 4)
 
 
 def test_several_labels_for_an_image(tmp_path):
