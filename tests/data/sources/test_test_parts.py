@@ -235,3 +235,11 @@ def test_another_labelled_part_is_counted(tmp_path, images):
     listing = list_source(images.write(tmp_path, files))
     assert listing.census.ignored == {"another test part": 3}
     assert listing.census.names == {"another test part": ["val/"]}
+
+
+def test_a_table_of_another_data_set_above_is_not_taken(tmp_path, images):
+    """Lines that only count images say nothing about images of another folder."""
+    images.write(tmp_path, {TRUTH: b"2\n1\n3\n2\n", "map_clsloc.txt": TABLE})
+    listing = list_source(images.write(tmp_path / "mine", training(images) | flat(images)))
+    assert len(listing.test) == 0
+    assert "val/ has 4 images without classes" in listing.test_like.what
