@@ -21,6 +21,7 @@ from gin import config_parser
 
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
+from frepo_scale.core.text import read_text
 from frepo_scale.jobs.settings import Recipe, RunConfig
 from frepo_scale.jobs.workdirs import NAME_LINE
 
@@ -98,10 +99,7 @@ class _Scan:
         """Records a file; returns its text with every include replaced by what it includes."""
         if path in self._open:
             raise InputError(f"recipe {path} includes itself", "includes without a cycle")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"recipe {path} cannot be read ({error})", "a gin file") from error
+        text = read_text(path)
         self._open.append(path)
         expanded = self.text(text, str(path), searched)
         self._open.pop()
@@ -223,8 +221,8 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
     Raises:
       InputError: anything in it is wrong, naming file, line and name.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = path.read_text(encoding="utf-8")
+    with contextlib.suppress(InputError):
+        text = read_text(path)
         if text.startswith(NAME_LINE):  # a config.gin that a run has written
             return load_text(path.stem, text, overrides)
     scan = _Scan()

@@ -84,8 +84,8 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--source",
         required=True,
         metavar="PATH",
-        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder or a tar;"
-        " TFRecords; idx or CIFAR files; or an .npz",
+        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder, a tar or a"
+        " zip; TFRecords, Parquet, WebDataset; or another form of docs/recipes.md",
     )
     prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     prepare.add_argument(
@@ -112,6 +112,11 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default=0,
         metavar="N",
         help="at most this many undecodable images are skipped (default: 0)",
+    )
+    prepare.add_argument(
+        "--no-test",
+        action="store_true",
+        help="make a set of the training images only",
     )
     prepare.add_argument(
         "--name", metavar="NAME", help="name of the data set (default: that of the source)"
@@ -270,6 +275,7 @@ def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
             fit=options.fit,
             workers=options.workers,
             skip_bad=options.skip_bad,
+            no_test=options.no_test,
             name=options.name,
             source_class=options.source_class,
         )

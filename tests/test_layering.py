@@ -24,6 +24,7 @@ ALLOWED = {
     "gin": {"config", "main"},
     "tensorflow": {"ops.tensorboard", "data.sources.tfrecord_files"},
     "torch": {"export.loaded"},
+    "pyarrow": {"data.sources.parquet_files"},
 }
 
 

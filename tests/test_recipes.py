@@ -33,13 +33,15 @@ PAPER = {
     "cifar100_ipc50": (50, 500 * K, 3, False, 40 * K, 5000, "44.3 ± 0.2"),
     "tiny_imagenet_ipc1": (1, 500 * K, 4, True, 20 * K, 1000, "15.4 ± 0.3"),
     "tiny_imagenet_ipc10": (10, 500 * K, 4, False, 40 * K, 5000, "25.4 ± 0.2"),
+    "cub200_ipc1": (1, 500 * K, 3, True, 20 * K, 1000, "not measured"),
+    "cub200_ipc10": (10, 500 * K, 3, True, 40 * K, 1000, "not measured"),
     "imagenette_ipc10": (10, 500 * K, 5, True, 2 * K, 1000, "66.5 ± 0.8"),
     "imagewoof_ipc10": (10, 500 * K, 5, True, 2 * K, 1000, "42.2 ± 0.9"),
     "imagenet1k_ipc1": (1, 2000 * K, 4, False, 10 * K, 2500, "7.5 ± 0.3"),
     "imagenet1k_ipc2": (2, 2000 * K, 4, False, 40 * K, 5000, "9.7 ± 0.2"),
 }
 DIGITS = ["digits_ipc1", "digits_ipc10"]
-TWINS = ["cifar100_ipc50_ridge"]
+TWINS = ["cifar100_ipc50_ridge", "cub200_ipc10_ridge"]
 SMOKE = "imagenet1k_smoke"
 # RCIG on each of these data sets, at one and at ten images per class.
 RCIG = [
@@ -63,6 +65,7 @@ DATA = {
     "cifar10": (10, 53, 32, 3, "cifar-10-binary.tar.gz"),
     "cifar100": (100, 53, 32, 3, "cifar-100-binary.tar.gz"),
     "tiny_imagenet": (200, 11, 64, 3, "tiny-imagenet-200"),
+    "cub200": (200, 11, 32, 3, "CUB_200_2011 unpacked"),
     "imagenette": (10, 53, 128, 3, "imagenette2 unpacked"),
     "imagewoof": (10, 53, 128, 3, "imagewoof2 unpacked"),
     "imagenet1k": (1000, 2, 64, 3, "train/<class>/<image>"),
@@ -88,9 +91,11 @@ def made_up(tmp_path_factory):
             path = tmp_path_factory.mktemp("data") / f"{dataset}.npz"
             labels = np.repeat(np.arange(classes), per_class)
             shape = (side, side, channels)
+            train = np.zeros((len(labels), *shape), np.uint8)
+            train[0] = 255  # equal images are refused
             np.savez(
                 path,
-                x_train=np.zeros((len(labels), *shape), np.uint8),
+                x_train=train,
                 y_train=labels,
                 x_test=np.zeros((2, *shape), np.uint8),
                 y_test=np.array([0, classes - 1]),
@@ -120,7 +125,8 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     classes = 10 if dataset == "digits" else DATA[dataset][0]
     ipc = 2 if "--gin.IPC=2" in given else ipc_of(name)
-    assert f"{classes} classes\n{classes * ipc} distilled images\n" in out
+    assert re.search(rf"{classes} classes\n(.*\n)*?{classes * ipc} distilled images\n", out)
+    assert re.search(r"\n[\d,]+ entries seen = [\d,]+ images read", out)
     assert f"IPC = {ipc}\n" in out  # the operative configuration
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
     assert "memory, MiB" in out

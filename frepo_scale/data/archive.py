@@ -1,7 +1,8 @@
 """Files read once from front to back: plain, gzip and tar. Nothing is ever unpacked to disk.
 
 All damage is an error: gzip files are read to the end, where their checksum is, and a tar must end
-with its zero block, because `tarfile` takes a broken header for the end of the archive.
+with its zero block, because `tarfile` takes a broken header for the end of the archive. What
+follows that block is read or refused.
 """
 
 import gzip
@@ -17,7 +18,8 @@ from typing import IO, cast
 from frepo_scale.core.errors import InputError
 
 TARS = (".tar", ".tar.gz", ".tgz")
-ARCHIVES = (*TARS, ".npz")
+ZIPS = (".zip",)
+ARCHIVES = (*TARS, *ZIPS, ".npz")
 
 _BLOCK = 512
 _CHUNK = 1 << 22
@@ -131,6 +133,8 @@ class Member:
 def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
     """The entries of a .tar or .tar.gz in stored order, in one pass without seeking back.
 
+    Those after an end mark too, where archives were put together with `cat`.
+
     Args:
       path: the archive.
       inside: a member that is a tar itself, whose entries are wanted; the archive must not be
@@ -144,28 +148,63 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
         if inside is not None:
             end = inside.offset + inside.size
         source = _Watched(stream)
-        with damage(path):
-            if inside is not None:
-                source.seek(inside.offset)
-            tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
-        while True:
+        start: int | None = 0 if inside is None else inside.offset
+        first = True
+        while start is not None:
             with damage(path):
-                entry = tar.next()
-            if entry is None:
-                break
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would store every header of a million-image archive
-            if entry.isreg() and not entry.issparse():
-                kind = "file"
-            else:
-                kind = "folder" if entry.isdir() else "other"
-            name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
-            stored = entry.size if kind == "file" else 0
-            if end is not None and entry.offset_data + stored > end:
-                raise truncated(path, f"it ends inside {name}")
-            yield Member(name, kind, entry.size, entry.offset_data, source, path)
-        if source.last != bytes(_BLOCK) or (end is not None and tar.offset + _BLOCK > end):
-            where = "" if inside is None else f" of {inside.name}"
-            raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
+                source.seek(start)
+                tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
+            if not first and tar.firstmember is None:  # type: ignore[attr-defined]
+                raise _after_end(path, start, inside)
+            yield from _entries(tar, source, path, end)
+            if source.last != bytes(_BLOCK) or (end is not None and tar.offset + _BLOCK > end):
+                where = "" if inside is None else f" of {inside.name}"
+                raise truncated(path, f"no entry and no end mark at byte {tar.offset}{where}")
+            with damage(path):
+                start, first = _next_archive(source, tar.offset + _BLOCK, end), False
+
+
+def _entries(
+    tar: tarfile.TarFile, source: _Watched, path: Path, end: int | None
+) -> Iterator[Member]:
+    """The entries up to the next end mark."""
+    while True:
         with damage(path):
-            while inside is None and source.read(_CHUNK):  # gzip compares its checksum at the end
-                pass
+            entry = tar.next()
+        if entry is None:
+            return
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would store every header of a million-image archive
+        if entry.isreg() and not entry.issparse():
+            kind = "file"
+        else:
+            kind = "folder" if entry.isdir() else "other"
+        name = "/".join(part for part in entry.name.split("/") if part not in ("", "."))
+        stored = entry.size if kind == "file" else 0
+        if end is not None and entry.offset_data + stored > end:
+            raise truncated(path, f"it ends inside {name}")
+        yield Member(name, kind, entry.size, entry.offset_data, source, path)
+
+
+def _next_archive(source: _Watched, start: int, end: int | None) -> int | None:
+    """Where the next archive of `cat a.tar b.tar` begins: after zeros; None where nothing follows.
+
+    To the end of the file, where gzip compares its checksum.
+    """
+    source.seek(start)
+    # In blocks: going back further in a gzip file would read it from its start.
+    while piece := source.read(_BLOCK if end is None else min(_BLOCK, end - start)):
+        if piece.strip(b"\0"):
+            return start
+        start += len(piece)
+    return None
+
+
+def _after_end(path: Path, start: int, inside: Member | None) -> InputError:
+    """The error for what follows the end mark of an archive and is not another archive."""
+    what = path if inside is None else f"{inside.name} in {path}"
+    cut = f"if it is not needed: head -c {start} {path.name} > NEW (after gunzip, of a .gz)"
+    return InputError(
+        f"{what} has something after its end mark, at byte {start}, that is no archive",
+        "nothing but further archives",
+        cut if inside is None else "download it again",
+    )

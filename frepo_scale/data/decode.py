@@ -20,11 +20,15 @@ MAX_BYTES = 256 << 20
 FITS = ("crop", "squash")
 FILTERS = ("area", "lanczos")
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pbm"),
+        *(".gif", ".tif", ".tiff"),
+    }
 )
 # Only these decoders: Pillow would otherwise also try those that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "GIF", "TIFF")
 _ORIENTATION = 0x0112
+_DARK = 1 << 15  # largest values below it leave out a bit
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,12 +63,14 @@ class Decoded:
       height: H.
       width: W.
       grey: whether the file itself holds grey values only.
+      deep: the largest value of 16 bits before they became 8; 0 where there were 8.
     """
 
     pixels: np.ndarray
     height: int
     width: int
     grey: bool
+    deep: int = 0
 
 
 def is_image(path: str) -> bool:
@@ -112,8 +118,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _read(data: bytes, channels: int | None) -> tuple[np.ndarray, bool]:
-    """An image file as (H, W, 1 or 3) uint8, and whether it is grey."""
+def _read(data: bytes, channels: int | None) -> tuple[np.ndarray, bool, int]:
+    """An image file as (H, W, 1 or 3) uint8, whether it is grey, and its largest 16-bit value."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         _check_size(opened.height, opened.width)
         turn = _turn(opened)
@@ -121,17 +127,17 @@ def _read(data: bytes, channels: int | None) -> tuple[np.ndarray, bool]:
         if ordinary and turn is None and channels != 1:
             pixels = _jpeg(data)
             if pixels is not None and pixels.shape[:2] == (opened.height, opened.width):
-                return pixels, opened.mode == "L"
+                return pixels, opened.mode == "L", 0
         return _by_pillow(opened, turn, channels)
 
 
 def _by_pillow(
     opened: Image.Image, turn: Image.Transpose | None, channels: int | None
-) -> tuple[np.ndarray, bool]:
+) -> tuple[np.ndarray, bool, int]:
     opened.load()
-    image, grey = _eight_bit(opened if turn is None else opened.transpose(turn))
+    image, grey, deep = _eight_bit(opened if turn is None else opened.transpose(turn))
     image = image.convert("L" if channels == 1 else "RGB")
-    return np.asarray(image).reshape(image.height, image.width, -1), grey
+    return np.asarray(image).reshape(image.height, image.width, -1), grey, deep
 
 
 def _jpeg(data: bytes) -> np.ndarray | None:
@@ -151,21 +157,25 @@ def _check_size(height: int, width: int) -> None:
         raise ValueError(f"{width}x{height} pixels are too many")
 
 
-def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image as "L" or "RGB", and whether it was grey; alpha is blended with white."""
+def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool, int]:
+    """The image as "L" or "RGB", whether it was grey, and `Decoded.deep`.
+
+    Alpha is blended with white.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
             raise ValueError("grey values beyond 16 bits")
         # Pillow's own conversion clips at 255 instead of scaling.
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)), True
+        eight = ((deep + 128) // 257).astype(np.uint8)
+        return Image.fromarray(eight), True, int(deep.max())
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     grey = image.mode in ("1", "L", "LA", "La")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return image.convert("L" if grey else "RGB"), grey
+    return image.convert("L" if grey else "RGB"), grey, 0
 
 
 def decode_image(
@@ -192,7 +202,7 @@ def decode_image(
         meaning (floating point).
     """
     try:
-        pixels, grey = _read(data, channels)
+        pixels, grey, deep = _read(data, channels)
     except MemoryError:
         raise  # not a fault of the image
     except Exception as error:  # Pillow's decoders raise nearly every type there is
@@ -203,4 +213,13 @@ def decode_image(
     height, width = pixels.shape[:2]
     if resolution is not None:
         pixels = to_square(pixels, resolution, fit, kernel)
-    return Decoded(pixels, height, width, grey)
+    return Decoded(pixels, height, width, grey, deep)
+
+
+def deep_note(largest: int) -> tuple[str, ...]:
+    """A note on images of 16 bits whose largest value this is; empty where there are none."""
+    if not largest:
+        return ()
+    note = f"images of 16 bits: their largest value is {largest:,} of 65,535"
+    dark = "; they become dark: multiply them to use the range up to 65,535, if that is not meant"
+    return (note + (dark if largest < _DARK else ""),)

@@ -12,6 +12,7 @@ from frepo_scale.core.errors import InputError
 FORMAT = 2
 FILE, LABELS, WHITENING = "dataset.json", "labels.npz", "whitening.npz"
 UNFINISHED = ".unfinished"  # the folder of files that only an unfinished set needs
+CENSUS = "census"  # in `source`: what became of every file
 MADE_FIT = "fit"  # in `source`: how the images were made square before prepare
 LABEL_BYTES = 4  # before the pixels of a record: its label, little-endian
 
@@ -52,7 +53,8 @@ class Description:
       channel_std: likewise.
       shards: the files of each part, in order.
       files: sha256 of `LABELS`.
-      source: form, fingerprint and what that covers; `MADE_FIT` where its images were squares.
+      source: form, fingerprint and what that covers, `CENSUS`; `MADE_FIT` where its images were
+        squares.
       skipped: names and reasons of the images left out because they cannot be decoded.
       fitted: sha256 of `WHITENING`; None for grey images, and where whitening is not possible.
         Not part of the fingerprint: eigenvectors differ between machines in their last bits.

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import damage, open_stream
 from frepo_scale.data.decode import MAX_BYTES, Decoded, UnreadableImage, decode_image, to_square
-from frepo_scale.data.sources.listing import Part
+from frepo_scale.data.sources.listing import Part, RangeFile
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RangeReader:
         """Opens nothing before the first `read`."""
         self._part = part
         self._number = -1
-        self._stream: IO[bytes] | None = None
+        self._stream: IO[bytes] | RangeFile | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "RangeReader":
@@ -67,14 +67,23 @@ class RangeReader:
             raise UnreadableImage(part.describe(row), f"{size} bytes are too many")
         if number != self._number:
             self._open(number, row)
-        assert self._stream is not None
         with damage(Path(path)):
-            self._stream.seek(int(part.offsets[row]))
-            data = self._stream.read(size)
+            data = self._range(int(part.offsets[row]), size, row)
         if len(data) < size:
             detail = f"the file ends after {len(data)} of {size} bytes"
             raise UnreadableImage(part.describe(row), detail)
         return data
+
+    def _range(self, offset: int, size: int, row: int) -> bytes:
+        """A range of the open file."""
+        if self._part.opener is not None:
+            try:
+                return cast(RangeFile, self._stream).read(offset, size)
+            except UnreadableImage as error:
+                raise UnreadableImage(self._part.describe(row), error.reason) from error
+        stream = cast(IO[bytes], self._stream)
+        stream.seek(offset)
+        return stream.read(size)
 
     def _open(self, number: int, row: int) -> None:
         path = self._part.paths[number]
@@ -86,7 +95,10 @@ class RangeReader:
             if os.path.exists(path):  # opening a pipe would wait for its other end
                 raise UnreadableImage(self._part.describe(row), "not a plain file")
             raise InputError(f"{path} is missing", "the source unchanged", "put it back")
-        if self._part.compressed:
+        if self._part.opener is not None:
+            with damage(Path(path)):
+                self._stream = self._stack.enter_context(closing(self._part.opener(path)))
+        elif self._part.compressed:
             self._stream = self._stack.enter_context(open_stream(Path(path)))
         else:
             try:

@@ -50,6 +50,7 @@ def load(
     if source_class is None and is_prepared(path):
         fit = config.fit if config.fit != FITS[0] else None  # "crop" is the default: any
         return read_prepared(path, spec, side, fit, on_disk)
+    given = path
     source, path = _source(spec, path, config.directory, source_class)
     origin = "scikit-learn" if isinstance(source, Digits) else str(path)
     listing = list_with(
@@ -59,6 +60,7 @@ def load(
         spec.num_classes,
         spec.class_names,
         own=source_class is not None,
+        given=given,
     )
     sizes = _sizes(spec, config.resolution)
     want = Wanted(spec.channels, side, config.fit, sizes, config.skip_unreadable)
@@ -71,8 +73,9 @@ def load(
         loaded.test,
         (height, width, channels),
         "native" if loaded.native else config.fit,
-        loaded.skipped,
+        len(loaded.skipped),
         origin,
+        notes=(*listing.notes, *loaded.notes, listing.count(loaded.skipped)),
     )
 
 

@@ -15,9 +15,10 @@ from itertools import islice
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.decode import Decoded, UnreadableImage
+from frepo_scale.data.decode import Decoded, UnreadableImage, deep_note
 from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
-from frepo_scale.data.sources.listing import Listing, Part, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing, Part
 from frepo_scale.data.types import Split
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -52,13 +53,15 @@ class Loaded:
       train: images (n, R, R, C) uint8, labels (n,) int32, in the order of the listing.
       test: likewise.
       native: whether every image had its final size already.
-      skipped: undecodable files left out.
+      skipped: names and reasons of the undecodable files that were left out.
+      notes: findings about the pixels, one line each.
     """
 
     train: Split
     test: Split
     native: bool
-    skipped: int
+    skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class _Decoded:
     unreadable: list[tuple[str, str]]
     colour: bool
     native: bool
+    deep: int = 0
 
     def split(self, labels: np.ndarray, channels: int) -> Split:
         """The readable images. Grey files are decoded as RGB: any channel of them is right."""
@@ -83,7 +87,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
     """Reads all images of a listing.
 
     Args:
-      listing: checked by `sources.listing.checked`.
+      listing: checked by `sources.checks.checked`.
       want: the form of the decoded images.
       origin: the path of the source, for messages.
 
@@ -92,10 +96,13 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
         files than `want.skip_unreadable`, or a class without a readable training image.
     """
     if not len(listing.test):
+        like = listing.test_like
         raise InputError(
-            f"the test part of {origin} is empty",
+            f"the test part of {origin} is empty" + (f": {like.what}" if like else ""),
             "test images of every class (test/<class>/<image>, val/, valid/ or validation/)",
-            "move some images of each class from the train part to the test part",
+            like.fix
+            if like
+            else "move some images of each class from the train part to the test part",
         )
     train = _decode_part(listing.train, want, f"the train part of {origin}")
     if want.resolution is None:
@@ -117,7 +124,15 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
     check_classes(parts[0].labels, listing.class_names or (), origin)
     if not len(parts[1]):
         raise InputError(f"{origin} has no readable test image", "images", "repair some")
-    return Loaded(*parts, train.native and test.native, len(bad))
+    check_varied(parts[0].images, origin)
+    notes = deep_note(max(train.deep, test.deep))
+    return Loaded(*parts, train.native and test.native, tuple(bad), notes)
+
+
+def check_varied(images: np.ndarray, origin: str) -> None:
+    """Refuses training images (n, H, W, C) that are all equal: nothing can be learnt of them."""
+    if not any((image != images[0]).any() for image in images[1:]):
+        raise all_equal(origin)
 
 
 def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:
@@ -130,7 +145,7 @@ def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:
         )
     images: np.ndarray | None = None
     good, unreadable = np.zeros(len(part), bool), []
-    colour, native, side = False, True, want.resolution
+    colour, native, side, deep = False, True, want.resolution, 0
     # closing: no thread and no open archive outlives a refusal.
     with warnings.catch_warnings(), closing(_results(part, want)) as results:
         warnings.simplefilter("ignore")  # Pillow's: such a file either decodes or is counted
@@ -149,9 +164,10 @@ def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:
                 images = np.empty((len(part), *result.pixels.shape), np.uint8)
             images[row], good[row] = result.pixels, True
             colour, native = colour or not result.grey, native and size == (side, side)
+            deep = max(deep, result.deep)
     if images is None:
         images = np.empty((len(part), side or 1, side or 1, 3), np.uint8)
-    return _Decoded(images, good, unreadable, colour, native)
+    return _Decoded(images, good, unreadable, colour, native, deep)
 
 
 def _check_size(name: str, size: tuple[int, int], side: int, want: Wanted) -> None:
@@ -161,7 +177,8 @@ def _check_size(name: str, size: tuple[int, int], side: int, want: Wanted) -> No
         raise InputError(
             f"{name} {width}x{height}",
             " or ".join(f"{s}x{s}" for s in sorted(want.sizes)),
-            "check that this is the data set named, or set RESOLUTION",
+            "check that this is the data set named, or use "
+            + (f"--gin.RESOLUTION={height}" if height == width else "--gin.DATASET=folder"),
         )
     if want.resolution is None and (height != width or height != side):
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.description import FILE, UNFINISHED, Description
+from frepo_scale.data.description import CENSUS, FILE, UNFINISHED, Description
 from frepo_scale.data.records import PreparedSet, Records
 from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.types import RawDataset, Rows, Split
@@ -64,6 +64,7 @@ def read_prepared(
         statistics=found.preprocessing,
         fitted=described.fitted is not None,
         fingerprint=found.fingerprint,
+        notes=(described.source[CENSUS],) if CENSUS in described.source else (),
     )
 
 

@@ -90,6 +90,7 @@ class RawDataset:
         None: not known.
       fitted: whether `statistics` computes no eigenvectors.
       fingerprint: sha256 of all pixels and labels; None: not known.
+      notes: decisions about the data and the count of all files, one line each.
     """
 
     name: str
@@ -103,3 +104,4 @@ class RawDataset:
     statistics: Callable[[bool], Preprocessing] | None = None
     fitted: bool = False
     fingerprint: str | None = None
+    notes: tuple[str, ...] = ()

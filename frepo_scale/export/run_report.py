@@ -9,6 +9,7 @@ from typing import Any
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
+from frepo_scale.core.text import decode_text
 from frepo_scale.export.account import account
 from frepo_scale.export.report import format_table, write_report
 from frepo_scale.ops.goodput import read_ledger
@@ -51,9 +52,9 @@ def _result(path: Path, command: str = "distill") -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """A text file of a run; `InputError` if it is missing or damaged."""
     try:
-        return read_bytes(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        return decode_text(read_bytes(path), path)
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(f"{path} cannot be read ({reason})", "a file a run has written") from error
 
 

@@ -129,6 +129,8 @@ def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
     workdir.claim(settings)
     write_text(workdir.config, f"{NAME_LINE}{run.recipe.name}\n{run.recipe.text}")
     write_text(workdir.operative_config, run.recipe.operative)
+    for note in run.dataset.notes:
+        print(f"data: {note}")
 
 
 @contextlib.contextmanager

@@ -55,6 +55,8 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
     mesh = single_device_mesh()  # the result of a pod can be judged on any machine
     dataset = load_dataset(config.data, room_of(mesh))
     _check_set(target, exported, config, dataset)
+    for note in dataset.notes:
+        print(f"data: {note}")
     evaluations = build_evaluations(config, dataset)
     preemption = Preemption()
     evaluator = build_evaluator(config, dataset, preemption)

@@ -72,6 +72,7 @@ def overview(algorithm: Algorithm, dataset: Dataset) -> str:
         f" {len(dataset.held_out)} held-out, {len(dataset.test)} test images of"
         f" {dataset.image_shape}, {dataset.num_classes} classes",
         *([f"{dataset.skipped} unreadable images skipped"] if dataset.skipped else []),
+        *dataset.notes,
         f"{problem.size} distilled images",
         "",
         "the net of the pool:",

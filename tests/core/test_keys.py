@@ -77,6 +77,8 @@ def test_values_of_purposes_are_never_reused() -> None:
         "FINAL_INIT": 9,
         "FINAL_BATCH": 10,
         "FINAL_AUGMENT": 11,
+        "ONLINE_COUNT": 12,
+        "GRADIENT_ROWS": 13,
     }
 
 

@@ -1,5 +1,6 @@
 import gzip
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -16,17 +17,17 @@ QUICK = settings(
 FILES = {"a/x": b"one", "a/long" * 30: b"2" * 700, "b": b"", "c": b"x" * 512}
 
 
-def tar_bytes() -> bytes:
+def tar_of(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in FILES.items():
+        for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
     return out.getvalue()
 
 
-TAR = tar_bytes()
+TAR = tar_of(FILES)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -100,6 +101,57 @@ def test_the_checksum_after_the_end_mark_is_compared(tmp_path: Path) -> None:
     path.write_bytes(zipped)
     with pytest.raises(InputError, match="CRC"):
         contents(path)
+
+
+MORE = {"a/x": b"another", "late": b"y" * 600}
+
+
+@pytest.mark.parametrize("form", ["plain", "gzip", "two gzips", "inside"])
+@pytest.mark.parametrize("padding", [0, 512, 40 * 512])
+def test_archives_put_together_are_read_to_the_end(tmp_path: Path, form: str, padding: int) -> None:
+    both = TAR + bytes(padding) + tar_of(MORE)
+    if form == "inside":
+        path = inner_tar(tmp_path, both)
+        outer = {}
+        for member in members(path):
+            if member.name == "i.tar":
+                got = [(m.name, m.read()) for m in members(path, inside=member)]
+            outer[member.name] = member.size
+        assert list(outer) == ["first", "i.tar", "last"]
+    else:
+        path = tmp_path / "x.tar"
+        two = gzip.compress(TAR + bytes(padding)) + gzip.compress(tar_of(MORE))
+        path.write_bytes({"plain": both, "gzip": gzip.compress(both), "two gzips": two}[form])
+        got = [(m.name, m.read()) for m in members(path)]
+    assert got == [*FILES.items(), *MORE.items()]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_something_else_after_the_end_mark_is_refused_with_its_remedy(
+    tmp_path: Path, zipped: bool
+) -> None:
+    path = tmp_path / "x.tar"
+    bad = TAR + b"signature of someone" * 40
+    path.write_bytes(gzip.compress(bad) if zipped else bad)
+    with pytest.raises(InputError) as caught:
+        contents(path)
+    assert str(path) in caught.value.what
+    cut = re.search(r"head -c (\d+) ", caught.value.fix)
+    assert cut is not None
+    path.write_bytes(bad[: int(cut[1])])  # the remedy
+    assert contents(path) == FILES
+
+
+@QUICK
+@given(cut=st.integers(0, len(TAR + TAR) - 1))
+def test_no_cut_of_two_archives_changes_a_file(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes((TAR + tar_of(MORE))[:cut])
+    try:
+        got = [(m.name, m.read()) for m in members(path)]
+    except InputError:
+        return
+    assert got in ([*FILES.items()], [*FILES.items(), *MORE.items()])
 
 
 @QUICK

@@ -1,7 +1,7 @@
 """The uncompressed copy that workers read where a source has no random access.
 
-Arrays in memory and gzip files are copied one after the other into one file; the ranges of the
-listing then refer to that file.
+Arrays in memory, gzip files, and the images of files that can only be read from their beginning are
+copied one after the other into one file; the ranges of the listing then refer to that file.
 """
 
 from dataclasses import dataclass, replace
@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 
 from frepo_scale.data.archive import damage, open_stream, truncated
+from frepo_scale.data.decode import UnreadableImage
+from frepo_scale.data.images import in_file_order, read_rows
 from frepo_scale.data.sources.listing import Listing, Part, Poll
 
 _PIECE = 1 << 22
@@ -21,22 +23,26 @@ class Copy:
     """The data to copy.
 
     Attributes:
-      blocks: arrays of pixels, and gzip files with the bytes to take of each, in order.
+      blocks: arrays of pixels, gzip files with the bytes to take of each, and parts whose images
+        are taken in the order of their files.
       size: bytes of the whole.
     """
 
-    blocks: tuple[np.ndarray | tuple[str, int], ...]
+    blocks: tuple[np.ndarray | tuple[str, int] | Part, ...]
     size: int
 
     def write(self, out: BinaryIO, poll: Poll) -> None:
         """Writes the copy.
 
         Raises:
-          InputError: a gzip file is damaged.
+          InputError: a file is damaged.
         """
         for block in self.blocks:
             if isinstance(block, np.ndarray):
                 out.write(np.ascontiguousarray(block).data)
+                continue
+            if isinstance(block, Part):
+                _write_images(block, out, poll)
                 continue
             path, left = Path(block[0]), block[1]
             with damage(path), open_stream(path) as stream:
@@ -48,6 +54,15 @@ class Copy:
                 raise truncated(path, f"{left} bytes are missing")
 
 
+def _write_images(part: Part, out: BinaryIO, poll: Poll) -> None:
+    """Writes the images of a part in the order of their files."""
+    for row, data in read_rows(part, in_file_order(part).tolist()):
+        poll()
+        if isinstance(data, UnreadableImage):
+            raise truncated(Path(part.paths[part.files[row]]), f"{data.member}: {data.reason}")
+        out.write(data)
+
+
 def with_copy(listing: Listing, path: Path) -> tuple[Listing, Copy]:
     """The listing with all images in files that have random access, and the copy this needs.
 
@@ -55,10 +70,10 @@ def with_copy(listing: Listing, path: Path) -> tuple[Listing, Copy]:
       listing: of a source.
       path: where the copy will be.
     """
-    blocks: list[np.ndarray | tuple[str, int]] = []
+    blocks: list[np.ndarray | tuple[str, int] | Part] = []
     ends: dict[str, int] = {}
     for part in (listing.train, listing.test):
-        if part.compressed:
+        if part.compressed and part.opener is None:
             for file, name in enumerate(part.paths):
                 rows = part.files == file
                 end = int((part.offsets[rows] + part.sizes[rows]).max())
@@ -74,6 +89,13 @@ def with_copy(listing: Listing, path: Path) -> tuple[Listing, Copy]:
             blocks.append(part.pixels)
             shift = np.full(len(part), size, np.int64)
             size += part.pixels.nbytes
+        elif part.compressed and part.opener is not None:
+            blocks.append(part)
+            order = in_file_order(part)
+            starts_of_rows = np.empty(len(part), np.int64)
+            starts_of_rows[order] = size + np.cumsum(part.sizes[order]) - part.sizes[order]
+            shift = starts_of_rows - part.offsets
+            size += int(part.sizes.sum())
         elif part.compressed and part.paths:
             shift = np.array([starts[name] for name in part.paths], np.int64)[part.files]
         else:
@@ -83,7 +105,13 @@ def with_copy(listing: Listing, path: Path) -> tuple[Listing, Copy]:
         offsets = part.offsets + shift
         parts.append(
             replace(
-                part, paths=[str(path)], files=files, offsets=offsets, compressed=False, pixels=None
+                part,
+                paths=[str(path)],
+                files=files,
+                offsets=offsets,
+                compressed=False,
+                pixels=None,
+                opener=None,
             )
         )
     return replace(listing, train=parts[0], test=parts[1]), Copy(tuple(blocks), size)

@@ -8,6 +8,7 @@ import numpy as np
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.data.description import (
+    CENSUS,
     LABELS,
     MADE_FIT,
     WHITENING,
@@ -26,7 +27,8 @@ from frepo_scale.data.prepare.moments import (
 from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import ShardResult, ShardTask
-from frepo_scale.data.sources.listing import Listing, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing
 from frepo_scale.data.whitening import histogram_statistics
 from frepo_scale.data.whitening_grid import grids_per_axis
 
@@ -76,6 +78,8 @@ def finish(
     held_out = held_out_rows(labels["train"], len(names))
     shape = (config.resolution, config.resolution, channels)
     statistics = _statistics(shape, out, tasks["train"], results["train"], ~held_out, run_all)
+    if not statistics.varied:
+        raise all_equal(str(config.source))
     description = Description(
         name=settings["name"],
         tool=importlib.metadata.version("frepo-scale"),
@@ -94,17 +98,25 @@ def finish(
         channel_std=tuple(statistics.std.tolist()),
         shards={name: _shards(tasks[name], results[name]) for name in tasks},
         files={LABELS: file_sha256(out.root / LABELS)},
-        source={
-            "form": listing.form,
-            "name": config.source.resolve().name,
-            "fingerprint": settings["images"],
-            "covers": _COVERS,
-            **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
-        },
+        source=_source(config, listing, settings["images"], skipped),
         skipped=tuple(skipped),
         fitted=statistics.fitted,
     )
     return write_description(out.root, description)
+
+
+def _source(
+    config: PrepareConfig, listing: Listing, fingerprint: str, skipped: list[tuple[str, str]]
+) -> dict[str, str]:
+    """What the description says of the source."""
+    return {
+        "form": listing.form,
+        "name": config.source.resolve().name,
+        "fingerprint": fingerprint,
+        "covers": _COVERS,
+        CENSUS: listing.count(skipped),
+        **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+    }
 
 
 def _shards(tasks: list[ShardTask], results: list[ShardResult]) -> tuple[Shard, ...]:
@@ -143,11 +155,15 @@ def part_labels(
 
 
 class _Statistics(NamedTuple):
-    """Channel mean and std (C,) float32, and sha256 of the fitted whitening or None."""
+    """Channel mean and std (C,) float32, and sha256 of the fitted whitening or None.
+
+    `varied`: whether images differ, as far as the statistics show it.
+    """
 
     mean: np.ndarray
     std: np.ndarray
     fitted: str | None
+    varied: bool
 
 
 def _statistics(
@@ -186,11 +202,13 @@ def _statistics(
     files = tuple(task.result for task in moments)
     with np.load(files[0]) as first:
         mean, std = histogram_statistics(first["histogram"])
+        varied = bool((np.count_nonzero(first["histogram"], axis=1) > 1).any())
     if grid is None:
-        return _Statistics(mean, std, None)
+        return _Statistics(mean, std, None, varied)
     fit = FitTask(files, shape, grid, int(counts.sum()), out.root / WHITENING, identity)
     if (size := moments[-1].high) < _LARGE:
-        return _Statistics(mean, std, fit_whitening(fit, lambda done: None))
+        fitted = fit_whitening(fit, lambda done: None)
+        return _Statistics(mean, std, fitted, fitted is not None)
     # By a worker, which can be stopped.
     (fitted,) = run_all(f"eigenvectors in {size} dimensions", 1, fit_whitening, [fit])
-    return _Statistics(mean, std, fitted)
+    return _Statistics(mean, std, fitted, fitted is not None)

@@ -8,6 +8,7 @@ bytes.
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import ARCHIVES
+from frepo_scale.data.decode import deep_note
 from frepo_scale.data.description import LABEL_BYTES, MADE_FIT, read_description
 from frepo_scale.data.prepare.copies import with_copy
 from frepo_scale.data.prepare.finish import finish, moments_bytes
@@ -32,7 +34,8 @@ from frepo_scale.data.prepare.shards import (
 )
 from frepo_scale.data.prepare.workers import run_tasks
 from frepo_scale.data.records import PreparedSet
-from frepo_scale.data.sources.listing import NAME_ERRORS, Listing, Part
+from frepo_scale.data.sources.census import Census
+from frepo_scale.data.sources.listing import NAME_ERRORS, NO_TEST_PART, Listing, Part, PartBuilder
 from frepo_scale.data.sources.registry import list_source
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
@@ -68,7 +71,8 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
                 _check_finished(config, out, preemption, settings)
                 return
             out.check_settings(settings, out.read_settings())
-        listing = list_source(config.source, preemption.check, config.source_class)
+        listing = _listing(config, preemption)
+        _check_test(config, listing)
         name = config.name or listing.name or _stem(config.source)
         settings |= {"name": name, "images": listing.fingerprint()}
         attempt = _Job(config, out, preemption, listing, settings)
@@ -81,6 +85,29 @@ def prepare(config: PrepareConfig, preemption: Preemption) -> None:
         attempt.run(tasks)
     finally:
         out.release()
+
+
+def _listing(config: PrepareConfig, preemption: Preemption) -> Listing:
+    """The images of the source that the set will have."""
+    listing = list_source(config.source, preemption.check, config.source_class)
+    if not config.no_test:
+        return listing
+    census = listing.census or Census(len(listing.train) + len(listing.test))
+    if len(listing.test):
+        census.ignore("test images (--no-test)", listing.test.names[0], len(listing.test))
+    notes = (*listing.notes, NO_TEST_PART)
+    return replace(listing, test=PartBuilder().part(), census=census, notes=notes)
+
+
+def _check_test(config: PrepareConfig, listing: Listing) -> None:
+    """Refuses to leave out a test part unless told to."""
+    like = listing.test_like
+    if like is not None and not len(listing.test) and not config.no_test:
+        raise InputError(
+            f"{config.source} has no test part that can be read, but {like.what}",
+            "a test part with classes",
+            f"{like.fix}; or add --no-test for a set of the training images only",
+        )
 
 
 def _check_finished(
@@ -98,7 +125,7 @@ def _check_finished(
         del known["fit"]
     out.check_settings(settings, known)
     if config.source.exists():
-        images = list_source(config.source, preemption.check, config.source_class).fingerprint()
+        images = _listing(config, preemption).fingerprint()
         out.check_images(images, described.source["fingerprint"], config.source)
     PreparedSet.open(config.out, verify=True)
     out.clean()  # after a kill between the description and this
@@ -157,7 +184,7 @@ class _Job:
         earlier, images = out.read_settings(), self._settings["images"]
         out.check_images(images, earlier.get("images", images), config.source)
         out.check_settings(self._settings, earlier)
-        for note in listing.notes:
+        for note in dict.fromkeys(listing.notes):
             print(f"{listing.form}: {note}")
         with out.explain_errors():
             out.write_settings(self._settings)
@@ -168,6 +195,8 @@ class _Job:
         with out.explain_errors():
             finished = finish(config, out, listing, self._settings, tasks, results, self._run_all)
         out.clean()
+        for note in deep_note(max(r.deep for part in results.values() for r in part)):
+            print(note)
         counts = ", ".join(f"{sum(n):,} {part}" for part, n in finished.counts.items())
         skipped = len(finished.skipped)
         print(
@@ -175,6 +204,7 @@ class _Job:
             f" {config.resolution}x{config.resolution} in {config.out}"
             + (f"; {skipped} undecodable ones left out" if skipped else "")
         )
+        print(listing.count(finished.skipped))
 
     def _run_all(
         self,
@@ -240,6 +270,7 @@ class _Job:
             f"{count}{len(bad)} undecodable images in {self._config.source}, the first {name}"
             f" ({reason}), all in {path}",
             f"at most {self._config.skip_bad} (--skip-bad)",
-            f"add --skip-bad {len(bad)} to leave them out and resume; or repair them and prepare"
-            " into another --out",
+            ("check that the source is intact; " if count else "")
+            + f"add --skip-bad {'with their number' if count else len(bad)} to leave them out and"
+            " resume; or repair them and prepare into another --out",
         )

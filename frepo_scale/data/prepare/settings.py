@@ -22,6 +22,7 @@ class PrepareConfig:
       fit: how they become squares, "crop" or "squash".
       workers: processes; None: one per core this process may use.
       skip_bad: how many undecodable images may be left out.
+      no_test: whether the set has training images only, whatever the source has.
       name: the name of the set; None: that of the source.
       source_class: the dotted path of a source class of the user's own; None: by form.
     """
@@ -35,6 +36,7 @@ class PrepareConfig:
     skip_bad: int = 0
     name: str | None = None
     source_class: str | None = None
+    no_test: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible values."""

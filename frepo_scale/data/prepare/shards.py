@@ -71,12 +71,14 @@ class ShardResult:
       bytes: size of the file.
       sha256: of the file.
       bad: (row in the task's images, reason) of those that cannot be decoded.
+      deep: the largest value in images of 16 bits; 0 where all have 8.
     """
 
     records: int
     bytes: int
     sha256: str
     bad: tuple[tuple[int, str], ...]
+    deep: int = 0
 
 
 def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
@@ -93,10 +95,10 @@ def make_shard(task: ShardTask, report: Callable[[int], None]) -> ShardResult:
     if found is not None:
         report(len(task.images))
         return found
-    pixels, good, bad = _decode(task, report)
+    pixels, good, bad, deep = _decode(task, report)
     with whole_path(task.shard) as path:
         _write(path, task.images.labels[good], pixels[good])
-        result = ShardResult(int(good.sum()), path.stat().st_size, file_sha256(path), bad)
+        result = ShardResult(int(good.sum()), path.stat().st_size, file_sha256(path), bad, deep)
     # The note comes after the shard: a kill between the two makes the shard once more.
     with whole_file(task.note) as file:
         file.write(json.dumps(asdict(result)).encode())
@@ -140,8 +142,10 @@ def _write(path: Path, labels: np.ndarray, pixels: np.ndarray) -> None:
 
 def _decode(
     task: ShardTask, report: Callable[[int], None]
-) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, str], ...]]:
-    """Pixels (n, R, R, C) uint8, which of them are good (n,) bool, and the errors of the others."""
+) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, str], ...], int]:
+    """Pixels (n, R, R, C) uint8, which of them are good (n,) bool, the errors of the others, and
+    the largest value of 16 bits.
+    """
     cv2.setNumThreads(1)  # the workers run in parallel; threads would compete with them
     images = task.images
     side, _, channels = task.shape
@@ -149,7 +153,7 @@ def _decode(
     pixels = np.empty((len(images), *task.shape), np.uint8)
     good = np.ones(len(images), bool)
     bad: list[tuple[int, str]] = []
-    pending = 0
+    pending = deep = 0
     for row, data in read_rows(images, in_file_order(images).tolist()):
         result = decode_row(images, row, data, target)
         if isinstance(result, UnreadableImage):
@@ -157,9 +161,10 @@ def _decode(
             bad.append((row, result.reason))
         else:
             pixels[row] = result.pixels
+            deep = max(deep, result.deep)
         pending += 1
         if pending == _REPORT:
             report(pending)
             pending = 0
     report(pending)
-    return pixels, good, tuple(sorted(bad))
+    return pixels, good, tuple(sorted(bad)), deep

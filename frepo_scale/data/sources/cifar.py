@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.text import decode_text, text_lines
 from frepo_scale.data.archive import TARS, damage, members, read_up_to, truncated
+from frepo_scale.data.sources.census import BESIDE, LEFTOVER, REPLACED, Census, leftover
 from frepo_scale.data.sources.listing import Listing, Part, Poll
 from frepo_scale.data.sources.pickles import parse_pickle
 
@@ -98,7 +100,8 @@ def _names(name: str, variant: _Variant, files: Mapping[str, bytes], origin: Pat
     if variant.pickled:
         names = _pickled(data, path).get(_NAMES_KEY[name])
     else:
-        names = [line.strip() for line in data.decode("latin1").splitlines() if line.strip()]
+        lines = text_lines(decode_text(data, path))
+        names = [line.strip() for line in lines if line.strip()]
     if (
         not isinstance(names, list)
         or len(names) != count
@@ -125,13 +128,14 @@ def _part(batches: list[Batch], part: str) -> Part:
     return Part.of_arrays(images, np.concatenate([labels for _, labels, _ in batches]), part)
 
 
-def _decode_batches(name: str, files: Mapping[str, bytes], origin: Path) -> Listing:
+def _decode_batches(name: str, files: Mapping[str, bytes], origin: Path, census: Census) -> Listing:
     """The listing from the published files.
 
     Args:
       name: "cifar10" or "cifar100".
       files: their bytes by base name.
       origin: the folder or archive, for messages.
+      census: has all entries but the rows of the batches.
 
     Raises:
       InputError: a file is missing, damaged, or contradicts the others.
@@ -154,12 +158,14 @@ def _decode_batches(name: str, files: Mapping[str, bytes], origin: Path) -> List
     if name == "cifar100":
         coarse = np.concatenate([c for _, _, c in batches if c is not None])
         _check_pairs(np.concatenate([labels for _, labels, _ in batches]), coarse, origin)
+    census.see(sum(counts))
     return Listing(
         form="CIFAR batches",
         train=_part(batches[:-1], "train"),
         test=_part(batches[-1:], "test"),
         class_names=tuple(_names(name, variant, files, origin)),
         name=name,
+        census=census,
     )
 
 
@@ -191,20 +197,35 @@ class CifarFiles:
         """See `Source`; an archive is read in one pass."""
         wanted = _wanted(self.dataset) | {v.names for v in _VARIANTS[self.dataset]}
         files: dict[str, bytes] = {}
+        census = Census()
         folder = _unpacked(self.dataset, path) if path.is_dir() else None
         if folder is not None:
             for file in sorted(p for p in folder.iterdir() if p.name in wanted and p.is_file()):
                 with damage(file), file.open("rb") as stream:
                     size = _limited(file, file.stat().st_size)
                     files[file.name] = bytes(read_up_to(stream, size))
-            return _decode_batches(self.dataset, files, folder)
+            census.folder(folder, files)
+            if folder != path:
+                census.folder(path, (), {folder.name})
+            return _decode_batches(self.dataset, files, folder, census)
         for member in members(path):
             poll()
+            if member.kind == "folder":
+                continue
+            census.see()
             base = member.name.split("/")[-1]
-            if member.kind == "file" and base in wanted:
+            if (left := leftover(member.name)) is not None:
+                census.ignore(LEFTOVER, left)
+            elif member.kind == "file" and base in wanted:
+                if base in files:
+                    census.ignore(REPLACED, member.name)
+                else:
+                    census.hold()
                 _limited(path / base, member.size)
                 files[base] = member.read()
-        return _decode_batches(self.dataset, files, path)
+            else:
+                census.ignore(BESIDE, member.name)
+        return _decode_batches(self.dataset, files, path, census)
 
 
 def _unpacked(name: str, path: Path) -> Path | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from frepo_scale.data.sources.census import Census
 from frepo_scale.data.sources.listing import Listing, Part, Poll
 
 _FIFTH = 5
@@ -37,4 +38,5 @@ class Digits:
             form=self.form,
             train=Part.of_arrays(images[~test], labels[~test], "train"),
             test=Part.of_arrays(images[test], labels[test], "test"),
+            census=Census(len(images)),
         )

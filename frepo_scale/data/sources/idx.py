@@ -12,6 +12,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.archive import damage, open_stream, read_up_to, truncated
+from frepo_scale.data.sources.census import Census
 from frepo_scale.data.sources.listing import Listing, Part, Poll
 
 _UINT8 = 8
@@ -89,7 +90,9 @@ class IdxFiles:
                     "copy the missing file there",
                 )
         train, test = (_read_part(files, stem, part) for stem, part in _PARTS)
-        return Listing(form="idx files", train=train, test=test)
+        census = Census(len(train) + len(test))
+        census.folder(path, {file.name for file in files.values()})
+        return Listing(form="idx files", train=train, test=test, census=census)
 
 
 def _read_part(files: dict[str, Path], stem: str, part: str) -> Part:

@@ -9,18 +9,32 @@ Legend: n images of a part, H W height and width, C channels, K classes.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.data.sources.census import Census
 
 NAME_ERRORS = "surrogateescape"  # file names may be any bytes
 NO_TEST_PART = "no test part with classes: the set has training images only"
 Poll = Callable[[], None]
+
+
+class RangeFile(Protocol):
+    """An open file whose images are not plain ranges of its bytes: a zip, records, parquet."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The `size` bytes of the image at `offset`, which counts what the form counts.
+
+        Raises:
+          UnreadableImage: this image alone is damaged; its name is left empty.
+        """
+
+    def close(self) -> None:
+        """Closes the file."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,12 @@ class Part:
       files: (n,) int32, index into `paths`.
       offsets: (n,) int64, where each image begins.
       sizes: (n,) int64, its bytes.
-      compressed: whether the files are gzip files; offsets then count decompressed bytes.
+      compressed: whether a file can only be read from its beginning: `prepare` then copies the
+        images first. Without `opener` the files are gzip files, offsets count decompressed bytes.
       shape: (H, W, C) where the bytes are uint8 pixels; None where they are an image file.
       pixels: (n, H, W, C) uint8; offsets are then those in this array and `paths` is not used.
+      opener: opens one of `paths` where images are not plain ranges; a module-level name, because
+        worker processes receive it.
     """
 
     names: list[str]
@@ -48,6 +65,7 @@ class Part:
     compressed: bool = False
     shape: tuple[int, int, int] | None = None
     pixels: np.ndarray | None = None
+    opener: Callable[[str], RangeFile] | None = None
 
     @staticmethod
     def of_arrays(images: np.ndarray, labels: np.ndarray, part: str) -> "Part":
@@ -131,8 +149,13 @@ class PartBuilder:
         file = self._paths.setdefault(path, len(self._paths))
         self._rows.append((name, label, file, offset, size))
 
-    def part(self, compressed: bool = False) -> Part:
-        """The images added, in that order."""
+    def part(
+        self,
+        compressed: bool = False,
+        opener: Callable[[str], RangeFile] | None = None,
+        shape: tuple[int, int, int] | None = None,
+    ) -> Part:
+        """The images added, in that order; the arguments are those of `Part`."""
         columns = zip(*self._rows, strict=True) if self._rows else 5 * ((),)
         names, labels, files, offsets, sizes = columns
         return Part(
@@ -143,7 +166,16 @@ class PartBuilder:
             np.array(offsets, np.int64),
             np.array(sizes, np.int64),
             compressed,
+            shape,
+            opener=opener,
         )
+
+
+class TestLike(NamedTuple):
+    """Something that looks like a test part but is not read: what it is, and how to mend that."""
+
+    what: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -159,6 +191,8 @@ class Listing:
       name: the name of the data set where the source gives one.
       notes: decisions made while listing, one line each.
       fit: how the images were made square before they were stored; None: they were not.
+      census: all entries of the source; None: it is a source of the user's own without one.
+      test_like: what looks like a test part, where `test` is empty; None: nothing does.
     """
 
     form: str
@@ -169,6 +203,8 @@ class Listing:
     name: str | None = None
     notes: tuple[str, ...] = ()
     fit: str | None = None
+    census: Census | None = None
+    test_like: TestLike | None = None
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -179,6 +215,11 @@ class Listing:
     def channels(self) -> int | None:
         """C of arrays; None where images are files, which may be grey or in colour."""
         return None if self.train.shape is None else self.train.shape[2]
+
+    def count(self, skipped: Sequence[tuple[str, str]] = ()) -> str:
+        """What became of every entry, in one line; `skipped` are names and reasons of images."""
+        images = len(self.train) + len(self.test)
+        return (self.census or Census(images)).line(images, skipped)
 
     def fingerprint(self) -> str:
         """sha256 of the names, labels and sizes of all images; not of their content."""
@@ -212,70 +253,3 @@ class Source(Protocol):
         Raises:
           InputError: the data are damaged or incomplete.
         """
-
-
-def checked(listing: Listing, origin: str, num_classes: int | None) -> Listing:
-    """The listing with a name for every class.
-
-    Args:
-      listing: as its source made it.
-      origin: its path, for messages.
-      num_classes: K the data set must have; None: any from 2 on.
-
-    Raises:
-      InputError: no training image, a wrong number of classes, a label out of range, a class
-        without a training image, or parts that differ in channels.
-    """
-    if not len(listing.train):
-        raise InputError(f"the train part of {origin} is empty", "images", "add some")
-    if listing.class_names is None:
-        listing = replace(listing, class_names=_numbers(listing.train, origin, num_classes))
-    names = listing.class_names or ()
-    if len(names) != num_classes if num_classes is not None else len(names) < 2:
-        raise InputError(
-            f"{origin} has {len(names)} class" + ("es" if len(names) != 1 else ""),
-            str(num_classes) if num_classes is not None else "at least 2",
-            "check that the copy is complete and is this data set",
-        )
-    for part, images in listing.parts.items():
-        wrong = np.flatnonzero((images.labels < 0) | (images.labels >= len(names)))
-        if len(wrong):
-            row = int(wrong[0])
-            image = f"image {row}" if images.shape is not None else images.describe(row)
-            raise InputError(
-                f"label {images.labels[row]} of {image} of the {part} part of {origin}",
-                f"0 to {len(names) - 1}",
-                "number the classes from 0, the same in train and test",
-            )
-    shapes = [part.shape for part in listing.parts.values() if part.shape is not None]
-    if len({shape[2] for shape in shapes}) > 1:
-        raise InputError(
-            f"{origin} has {shapes[0][2]} channels in train and {shapes[1][2]} in test",
-            "the same number in both",
-            "save both grey or both in colour",
-        )
-    check_classes(listing.train.labels, names, origin)
-    return listing
-
-
-def _numbers(train: Part, origin: str, num_classes: int | None) -> tuple[str, ...]:
-    """Names for classes that have none."""
-    count = int(train.labels.max()) + 1 if num_classes is None else num_classes
-    if count > max(len(train), num_classes or 0):  # names for so many would not fit into memory
-        raise InputError(
-            f"the largest label of {origin} is {count - 1}",
-            f"classes numbered from 0 without gaps (there are {len(train)} images)",
-            "number them so",
-        )
-    return tuple(map(str, range(count)))
-
-
-def check_classes(labels: np.ndarray, class_names: tuple[str, ...], origin: str) -> None:
-    """Refuses training labels (n,) in which a class does not occur."""
-    empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
-    if len(empty):
-        raise InputError(
-            f"class {class_names[empty[0]]} has no training image in {origin}",
-            f"images of all {len(class_names)} classes",
-            "check that the copy is complete and is this data set; number classes without gaps",
-        )

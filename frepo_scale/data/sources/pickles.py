@@ -1,6 +1,6 @@
-"""The pickles of the CIFAR Python batches, read by an unpickler that calls no function of the file.
+"""The pickles of published batches, read by an unpickler that calls no function of the file.
 
-A batch is a dict of strings, numbers, lists and uint8 arrays. `find_class` maps the four names that
+A batch is a dict of strings, numbers, lists and arrays. `find_class` maps the four names that
 such a file refers to onto stand-ins of this module and refuses any other name.
 """
 
@@ -8,6 +8,7 @@ import io
 import math
 import pickle
 import pickletools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,25 @@ class _Array:
         if isinstance(values, str):  # Python 2 wrote bytes as str
             values = values.encode("latin1")
         plain = isinstance(values, bytes) and all(type(n) is int for n in shape)
-        if not plain or not isinstance(dtype, _Dtype) or fortran or len(values) != math.prod(shape):
-            raise ValueError("its array is not uint8 in C order of the size its shape gives")
-        self.value = np.frombuffer(bytearray(values), np.uint8).reshape(shape)
+        kind = dtype.kind if isinstance(dtype, _Dtype) else None
+        if not plain or kind is None or fortran or len(values) != math.prod(shape) * kind.itemsize:
+            raise ValueError("its array is not numbers in C order of the size its shape gives")
+        self.value = np.frombuffer(bytearray(values), kind).reshape(shape)
 
 
 class _Dtype:
-    """Stands for the dtype uint8."""
+    """Stands for a dtype."""
 
-    def __init__(self, name: str | bytes, align: int, copy: int) -> None:
-        if name not in ("u1", b"u1"):
+    def __init__(self, allowed: tuple[str, ...], name: str | bytes, *_: object) -> None:
+        text = name.decode("latin1") if isinstance(name, bytes) else name
+        if text not in allowed:
             raise ValueError(f"it has an array of {name!r}")
+        self.kind = np.dtype(text)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Byte order and the like: nothing for uint8."""
+        """Byte order and the like."""
+        if state[1] in (">", b">"):
+            self.kind = self.kind.newbyteorder(">")
 
 
 def _reconstruct(subtype: object, shape: object, dtype: object) -> _Array:
@@ -56,31 +62,43 @@ _STAND_INS = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
 
 
 class _Restricted(pickle.Unpickler):
+    allowed: tuple[str, ...] = ()
+
     def find_class(self, module: str, name: str) -> Any:
         """See `pickle.Unpickler`."""
+        if (module, name) == ("numpy", "dtype"):
+            return partial(_Dtype, self.allowed)
         if (module, name) not in _STAND_INS:
             raise ValueError(f"it refers to {module}.{name}")
         return _STAND_INS[module, name]
 
 
-def parse_pickle(data: bytes) -> dict[str, Any]:
-    """The dict in a pickle, with uint8 arrays as such; nothing the file names is called.
+def parse_pickle(data: bytes, arrays: tuple[str, ...] = ("u1",)) -> dict[str, Any]:
+    """The dict in a pickle; nothing the file names is called.
+
+    Args:
+      data: the file.
+      arrays: NumPy's names of the dtypes that arrays may have.
 
     Raises:
       ValueError: it is damaged, refers to anything else, or holds no dict with string keys.
     """
     try:
-        for opcode, index, _ in pickletools.genops(data):
+        end: int | None = 0
+        for opcode, index, end in pickletools.genops(data):  # noqa: B007  the last is needed
             # The unpickler allocates as many entries as the largest index.
             if opcode.name in _PUTS and int(index or 0) > len(data):
                 raise ValueError("its memo index is too large")
-        value = _Restricted(io.BytesIO(data), encoding="latin1").load()
+        if end != len(data) - 1:
+            raise ValueError(f"something follows its end at byte {end}")
+        unpickler = _Restricted(io.BytesIO(data), encoding="latin1")
+        unpickler.allowed = arrays
+        value = unpickler.load()
     except (
         *(ValueError, IndexError, TypeError, KeyError, AttributeError, EOFError),
         *(pickle.UnpicklingError, OverflowError, MemoryError, RecursionError),

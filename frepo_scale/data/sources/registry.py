@@ -1,30 +1,48 @@
 """Finding the source that reads a path: the only dispatcher, for `prepare` and for runs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.paths import looks_like_url
-from frepo_scale.data.archive import ARCHIVES, damage
+from frepo_scale.data.archive import ARCHIVES, TARS, damage
+from frepo_scale.data.sources.census import is_leftover, looks_like_test
+from frepo_scale.data.sources.checks import checked
 from frepo_scale.data.sources.cifar import CifarFiles
 from frepo_scale.data.sources.class_folders import ClassFolders
+from frepo_scale.data.sources.cub200 import Cub200
 from frepo_scale.data.sources.idx import IdxFiles
 from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
-from frepo_scale.data.sources.listing import Listing, Poll, Source, checked
+from frepo_scale.data.sources.imagenet_batches import ImagenetBatches
+from frepo_scale.data.sources.listing import Listing, Poll, Source, TestLike
+from frepo_scale.data.sources.medmnist import MedMnist
 from frepo_scale.data.sources.npz import NpzArrays
+from frepo_scale.data.sources.parquet import ParquetShards
 from frepo_scale.data.sources.tfrecords import TfRecords
+from frepo_scale.data.sources.torchvision import TorchvisionIdx
+from frepo_scale.data.sources.unsupported import refuse_unsupported
+from frepo_scale.data.sources.webdataset import WebDataset
 
 # In this order. A new form is a module in this package and a line here.
 SOURCES: tuple[Source, ...] = (
     IlsvrcArchives(),
     TfRecords(),
+    ImagenetBatches(),
+    ParquetShards(),
+    WebDataset(),
     IdxFiles(),
+    TorchvisionIdx("mnist"),
+    TorchvisionIdx("fashion_mnist"),
     CifarFiles("cifar10"),
     CifarFiles("cifar100"),
+    Cub200(),
+    MedMnist(),
     NpzArrays(),
     ClassFolders(),
 )
+_PART = re.compile(r"\d|train|test|val")  # what differs in the names of the parts of one set
 FORMS = "; ".join(dict.fromkeys(source.form for source in SOURCES))
 
 
@@ -41,6 +59,8 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
       InputError: several data sets are at the path.
     """
     found = []
+    if path.is_file() and path.name.endswith(TARS):
+        refuse_unsupported(path)
     for source in SOURCES:
         own = getattr(source, "dataset", None)
         if (own is None or dataset in (None, own)) and source.matches(path):
@@ -57,20 +77,35 @@ def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] |
     if found:
         return found[0][0], path
     archives = _archives(path) if path.is_dir() else []
+    if len(archives) != 1:
+        refuse_unsupported(path)
     if len(archives) > 1:
-        raise InputError(
-            f"{path} holds several archives: {', '.join(archive.name for archive in archives)}",
-            "one data set",
-            f"give the path of one of them, such as {archives[0]}",
-        )
+        raise _several(path, archives)
     return find_source(archives[0], dataset) if archives else None
+
+
+def _several(path: Path, archives: list[Path]) -> InputError:
+    """The error for a folder with archives of which none can be chosen."""
+    what = f"{path} holds several archives: {', '.join(archive.name for archive in archives[:5])}"
+    what += f", ... ({len(archives)})" if len(archives) > 5 else ""
+    heads = {_PART.split(archive.name)[0] for archive in archives}
+    if len(heads) == 1 and all(_PART.search(archive.name) for archive in archives):
+        # One of them alone would be a part of the data.
+        return InputError(
+            f"{what}, which look like the parts of one data set",
+            f"a form whose parts are read together: {FORMS}",
+            "unpack all of them into one folder with train/<class>/<image> and"
+            f" test/<class>/<image>; if they are different data sets, give the path of one of them,"
+            f" such as {archives[0]}",
+        )
+    return InputError(what, "one data set", f"give the path of one of them, such as {archives[0]}")
 
 
 def _archives(folder: Path) -> list[Path]:
     """The archives of a folder."""
     with damage(folder):
         files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [path for path in files if path.name.endswith(ARCHIVES) and path.name[0] != "."]
+    return [p for p in files if p.name.endswith(ARCHIVES) and not is_leftover(p.name)]
 
 
 def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None = None) -> Listing:
@@ -93,7 +128,7 @@ def list_source(path: Path, poll: Poll = lambda: None, source_class: str | None 
     found = find_source(path)
     if found is None:
         raise InputError(f"source {path} has no known form", FORMS, "check the path")
-    return list_with(*found, poll, None)
+    return list_with(*found, poll, None, given=path)
 
 
 def list_with(
@@ -103,6 +138,7 @@ def list_with(
     num_classes: int | None,
     class_names: tuple[str, ...] | None = None,
     own: bool = False,
+    given: Path | None = None,
 ) -> Listing:
     """The listing of a source, checked.
 
@@ -113,6 +149,7 @@ def list_with(
       num_classes: K the data set must have; None: any from 2 on.
       class_names: names for classes that are only numbered.
       own: whether the source is the user's own, so that any failure of it is wrong input.
+      given: the folder that was given, where `path` is an archive in it; its files are counted.
 
     Raises:
       InputError: the data are wrong, or a source of the user's own fails.
@@ -120,6 +157,12 @@ def list_with(
     found = _list_own(source, path, poll) if own else source.listing(path, poll)
     if found.class_names is None and class_names is not None:
         found = replace(found, class_names=class_names)
+    if given not in (None, path) and found.census is not None:
+        beside = found.census.folder(path.parent, {path.name})
+        like = [name for name in beside if looks_like_test(name)]
+        if like and not len(found.test) and found.test_like is None:
+            text = f"{like[0]} beside {path.name} looks like a test part"
+            found = replace(found, test_like=TestLike(text, "put it into that archive as test/"))
     return checked(found, str(path), num_classes)
 
 

@@ -72,11 +72,12 @@ _ALL = (
     _colour(
         "cifar100", 100, 32, "cifar-100-binary.tar.gz, cifar-100-python.tar.gz, or one unpacked"
     ),
-    _colour("tiny_imagenet", 200, 64, "tiny-imagenet-200 unpacked or in a .tar[.gz]"),
+    _colour("tiny_imagenet", 200, 64, "tiny-imagenet-200 unpacked or in a .zip or .tar[.gz]"),
     *(
         _colour(name, 10, 128, f"{name}2 unpacked or in a .tar[.gz] or .tgz", any_size=True)
         for name in ("imagenette", "imagewoof")
     ),
+    _colour("cub200", 200, 32, "CUB_200_2011 unpacked or in its .tgz", any_size=True),
     _colour("imagenet1k", 1000, 64, "the output of frepo-scale prepare", any_size=True),
     DatasetSpec("folder", None, None, None, True, True, (), any_size=True),
     DatasetSpec("npz", None, None, None, True, True, (), any_size=True),

@@ -1,7 +1,8 @@
 """TFRecords and the builds of tensorflow-datasets, read with TensorFlow itself.
 
-Importing this module needs no TensorFlow, reading does. Every record is read once, which compares
-its checksum, to find its label and where in the file its encoded image begins.
+Files may be TFRecords, plain or gzip, or ArrayRecords; the files of a split may be in a folder of
+its name. Importing this module needs no TensorFlow, reading does. Every record is read once, which
+compares its checksum, to find its label and where in the file its encoded image begins.
 """
 
 import json
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.archive import damage
+from frepo_scale.core.text import read_text, text_lines
+from frepo_scale.data.archive import damage, is_gzip
+from frepo_scale.data.sources.array_record_files import is_array_record, read_array_records
 
 INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "label.labels.txt"
+_SPLITS = ("train", "test", "validation", "valid", "val")
+_KIND = r"(?:\.(?:tfrecords?|array_record))?"
 _NAME = re.compile(
-    r"(?:(?P<head>.+)[-_.])?(?P<split>train|test|validation|valid|val)"
-    r"(?:\.tfrecords?)?(?:-(?P<shard>\d+)-of-(?P<shards>\d+))?(?:\.tfrecords?)?"
+    rf"(?:(?P<head>.+)[-_.])?(?P<split>{'|'.join(_SPLITS)})"
+    rf"{_KIND}(?:-(?P<shard>\d+)-of-(?P<shards>\d+))?{_KIND}(?:\.gz)?"
 )
 _HEADER, _FOOTER = 12, 4  # around every record: its length and that one's checksum; its checksum
 _AGAIN = "download it again"
@@ -35,7 +40,8 @@ class Record:
       label: the integer stored, as it is.
       one_based: whether such labels count from 1.
       synset: its wnid where it has one, else empty.
-      offset: where its encoded image begins in the file.
+      offset: where its encoded image begins in the file decompressed; of an ArrayRecord see
+        `array_record_files`.
       size: bytes of that.
     """
 
@@ -49,7 +55,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Build:
-    """The files of a data set in TFRecords.
+    """The files of a data set in records.
 
     Attributes:
       name: e.g. "imagenet_resized/64x64"; empty if it is not known.
@@ -66,18 +72,28 @@ class Build:
 
 def _is_record_file(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
-    named = match is not None and ("tfrecord" in path.name or match["shard"] is not None)
+    kind = "tfrecord" in path.name or is_array_record(path)
+    named = match is not None and (kind or match["shard"] is not None)
     return named and path.is_file()
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """The record files of a folder; where it has none, those of its folders train/, test/, ..."""
+    with damage(folder):
+        files = sorted(path for path in folder.iterdir() if _is_record_file(path))
+        if not files:
+            parts = [folder / split for split in _SPLITS if (folder / split).is_dir()]
+            files = sorted(f for part in parts for f in part.iterdir() if _is_record_file(f))
+    return files
+
+
 def record_files(folder: Path) -> dict[str, list[Path]]:
-    """The TFRecord files of a folder by split; empty where there are none.
+    """The record files of a folder by split; empty where there are none.
 
     Raises:
       InputError: of a split in n files some are missing.
     """
-    with damage(folder):
-        files = sorted(path for path in folder.iterdir() if _is_record_file(path))
+    files = _files_of(folder)
     splits: dict[str, list[Path]] = {}
     promised: dict[str, int] = {}
     seen: dict[str, set[tuple[str | None, int]]] = {}
@@ -100,13 +116,14 @@ def record_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def build_folder(path: Path) -> Path | None:
-    """The folder with TFRecords: `path` or one folder below it (a version); None without them.
+    """The folder with the records: `path` or one folder below it (a version); None without them.
 
     Raises:
-      InputError: there are several versions.
+      InputError: there are several versions, or `path` is one part of a data set.
     """
     with damage(path):
-        if any(_is_record_file(entry) for entry in path.iterdir()):
+        if _files_of(path):
+            _check_whole(path)
             return path
         below = sorted(entry for entry in path.iterdir() if (entry / INFO).is_file())
     if len(below) > 1:
@@ -115,9 +132,19 @@ def build_folder(path: Path) -> Path | None:
             "one data set",
             f"give the path of one, such as {below[-1]}",
         )
-    if below and any(_is_record_file(entry) for entry in below[0].iterdir()):
-        return below[0]
-    return None
+    return below[0] if below and _files_of(below[0]) else None
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuses the folder of one split that has the folder of another beside it."""
+    split, parent = folder.absolute().name, folder.absolute().parent
+    others = [parent / other for other in _SPLITS if other != split and (parent / other).is_dir()]
+    if split in _SPLITS and any(_files_of(other) for other in others):
+        raise InputError(
+            f"{folder} is one part of a data set; another is beside it",
+            "the folder that holds both",
+            f"give {parent}",
+        )
 
 
 def read_build(folder: Path) -> Build:
@@ -169,7 +196,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
@@ -181,9 +208,7 @@ def _label_names(folder: Path) -> list[str] | None:
     """The names of the labels, from the text beside the records or the features."""
     path = folder / LABELS
     if path.is_file():
-        with damage(path):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()]
+        return [line.strip() for line in text_lines(read_text(path)) if line.strip()]
     value: Any = _json(folder / FEATURES)
     for key in ("featuresDict", "features", "label", "classLabel", "names"):
         value = value.get(key) if isinstance(value, dict) else None
@@ -191,7 +216,7 @@ def _label_names(folder: Path) -> list[str] | None:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The examples of a TFRecord file in order.
+    """The examples of a file of records in order.
 
     Raises:
       InputError: TensorFlow is not installed; the file is damaged; an example has no image or
@@ -207,20 +232,8 @@ def read_records(path: Path) -> Iterator[Record]:
         ) from error
     from google.protobuf.message import DecodeError
 
-    start = 0
-    number = 0
-    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    while True:
-        try:
-            data = next(records)
-        except StopIteration:
-            break
-        except (tf.errors.OpError, OSError) as error:
-            raise InputError(
-                f"{path} is cut off or damaged (record {number})",
-                "intact TFRecords, not compressed",
-                "download or copy it again",
-            ) from error
+    records = read_array_records(path) if is_array_record(path) else _tfrecords(path, tf)
+    for number, (data, start) in enumerate(records):
         try:
             features = tf.train.Example.FromString(data).features.feature
         except DecodeError as error:
@@ -229,8 +242,28 @@ def read_records(path: Path) -> Iterator[Record]:
                 "examples",
                 _AGAIN,
             ) from error
-        yield _record(features, data, start + _HEADER, f"{path.name}#{number:07}", path)
-        start += _HEADER + len(data) + _FOOTER
+        yield _record(features, data, start, f"{path.name}#{number:07}", path)
+
+
+def _tfrecords(path: Path, tf: Any) -> Iterator[tuple[bytes, int]]:
+    """Every record of a TFRecord file, and where it begins in the file decompressed."""
+    kind = "GZIP" if is_gzip(path) else ""
+    records = iter(tf.data.TFRecordDataset(str(path), kind).as_numpy_iterator())
+    start = _HEADER
+    number = 0
+    while True:
+        try:
+            data = next(records)
+        except StopIteration:
+            return
+        except (tf.errors.OpError, OSError) as error:
+            raise InputError(
+                f"{path} is cut off or damaged (record {number})",
+                "intact TFRecords, plain or gzip",
+                "download or copy it again",
+            ) from error
+        yield data, start
+        start += len(data) + _FOOTER + _HEADER
         number += 1
 
 

@@ -1,12 +1,24 @@
-"""The examples of TFRecords with their labels in our order of classes."""
+"""The examples of TFRecords and ArrayRecords with their labels in our order of classes."""
 
 from pathlib import Path
 
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, Part, PartBuilder, Poll
+from frepo_scale.data.archive import is_gzip
+from frepo_scale.data.sources.array_record_files import ArrayRecordImages, is_array_record
+from frepo_scale.data.sources.census import OTHER_TEST, UNLABELLED, Census, looks_like_test
+from frepo_scale.data.sources.listing import (
+    NO_TEST_PART,
+    Listing,
+    Part,
+    PartBuilder,
+    Poll,
+    TestLike,
+)
 from frepo_scale.data.sources.tfrecord_files import (
+    FEATURES,
+    INFO,
     LABELS,
     Build,
     Record,
@@ -15,6 +27,7 @@ from frepo_scale.data.sources.tfrecord_files import (
     read_records,
 )
 from frepo_scale.data.sources.wordnet import (
+    DEVKIT_FILES,
     ORDER_FILES,
     ilsvrc_order,
     is_wnid,
@@ -31,9 +44,12 @@ _RESIZED = "imagenet_resized"  # ImageNet in small squares, with labels in the d
 
 
 class TfRecords:
-    """A folder of TFRecord files, or of a build of tensorflow-datasets."""
+    """A folder of TFRecord files, or of a build of tensorflow-datasets in either format."""
 
-    form = "TFRecords (a build of tensorflow-datasets, or train-00000-of-...) in a folder"
+    form = (
+        "TFRecords (a build of tensorflow-datasets, or train-00000-of-..., also in train/ and"
+        " validation/) in a folder"
+    )
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""
@@ -53,6 +69,7 @@ class TfRecords:
         wnids = wnids_of(names)
         name = "imagenet1k" if wnids and len(wnids) == _IMAGENET else build.name.replace("/", "_")
         squashed = _RESIZED in build.name
+        census, like = _census(path, folder, build, records)
         if squashed:
             notes = (*notes, "the images were squashed to squares before they were stored")
         return Listing(
@@ -64,7 +81,36 @@ class TfRecords:
             name=name or None,
             notes=notes if test else (*notes, NO_TEST_PART),
             fit="squash" if squashed else None,
+            census=census,
+            test_like=None if test else like,
         )
+
+
+def _census(
+    path: Path, folder: Path, build: Build, records: dict[str, list[tuple[str, Record]]]
+) -> tuple[Census, TestLike | None]:
+    """All records and files, and what may be a test part besides the splits read."""
+    census = Census(sum(map(len, records.values())))
+    unread = {s: [file.name for file in files] for s, files in build.splits.items()}
+    held = {name for split in records for name in unread.pop(split)}
+    other = [name for names in unread.values() for name in names]
+    held |= {INFO, FEATURES, LABELS, *DEVKIT_FILES}
+    parts = {file.parent for files in build.splits.values() for file in files} - {folder}
+    beside = census.folder(folder, held, {*other, *(part.name for part in parts)})
+    for part in sorted(parts):
+        census.folder(part, held, other)
+    if folder != path:
+        beside += census.folder(path, (), {folder.name})
+    reason = OTHER_TEST if len(records) > 1 else UNLABELLED
+    for split, names in unread.items():
+        census.see(len(names))
+        census.ignore(reason, f"split {split}", len(names))
+    if unread:
+        fix = "write a label (label or image/class/label) into each of its records"
+        return census, TestLike(f"the split {min(unread)} has records without classes", fix)
+    like = [name for name in beside if looks_like_test(name)]
+    fix = "put the files of the test split beside those of the training split"
+    return census, TestLike(f"{like[0]} looks like a test part", fix) if like else None
 
 
 def _read_all(build: Build, splits: list[str], poll: Poll) -> dict[str, list[tuple[str, Record]]]:
@@ -169,4 +215,8 @@ def _part(
             label = int(target[stored]) if 0 <= stored < len(target) else -1
         folder = names[label] if label >= 0 else "?"
         builder.add(f"{folder}/{record.name}", label, path, record.offset, record.size)
-    return builder.part()
+    files = {Path(path) for path, _ in records}
+    return builder.part(
+        compressed=any(map(is_gzip, files)),
+        opener=ArrayRecordImages if any(map(is_array_record, files)) else None,
+    )

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.text import decode_text, text_lines
 from frepo_scale.data.archive import damage, members
 
 _WNID = re.compile(r"n\d{8}")
 TABLE = "map_clsloc.txt"
 _META = "meta.mat"
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+DEVKIT_FILES = (_DEVKIT, TABLE, _META, "data/", "devkit/", f"{_DEVKIT.split('.')[0]}/")
 ORDER_FILES = f"{_DEVKIT}, data/{_META} out of it, or {TABLE}"
 _MAX_TEXT = 64 << 20
 
@@ -31,11 +33,6 @@ def wnids_of(names: Sequence[str]) -> tuple[str, ...] | None:
 def is_wnid(text: str) -> bool:
     """Whether a text is a WordNet id."""
     return _WNID.fullmatch(text) is not None
-
-
-def text_lines(data: bytes) -> list[str]:
-    """The lines of a text, without the byte order mark that some editors write."""
-    return data.decode("utf-8-sig", "replace").splitlines()
 
 
 def to_sorted(names: Sequence[str]) -> np.ndarray:
@@ -68,7 +65,8 @@ def ilsvrc_order(folder: Path) -> list[str] | None:
     """
     table = find_devkit_file(folder, TABLE)
     if table is not None:
-        rows = [line.split() for line in text_lines(table[1]) if line.strip()]
+        text = decode_text(table[1], table[0])
+        rows = [line.split() for line in text_lines(text) if line.strip()]
         pairs = {row[1]: row[0] for row in rows if len(row) >= 2}
         expected = "'wnid id name' in every line, ids from 1 without gaps"
         return _ordered(pairs, len(rows), table[0], expected)

@@ -1,7 +1,7 @@
 import pytest
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.sources.layout import ANNOTATIONS, WORDS, Layout, read_layout
+from frepo_scale.data.sources.layout import WORDS, Layout, read_layout
 
 GOOD = ["train/b/2.png", "train/b/1.png", "train/a/1.png", "test/a/1.png", "test/b/1.png"]
 TINY = [
@@ -19,9 +19,9 @@ def layout(
     notes: str | None = None,
     words: str | None = None,
 ) -> Layout:
-    given = {ANNOTATIONS: notes, WORDS: words}
-    texts = {name: text for name, text in given.items() if text is not None}
-    return read_layout(images, folders, texts, "ORIGIN")
+    given = {"val/val_annotations.txt": notes, WORDS: words}
+    texts = {name: text.encode() for name, text in given.items() if text is not None}
+    return read_layout([*images, *texts], folders, texts, "ORIGIN")
 
 
 @pytest.mark.parametrize("top", ["", "top/"])
@@ -70,14 +70,12 @@ def test_equal_words_are_made_distinct() -> None:
 @pytest.mark.parametrize(
     ("notes", "message"),
     [
-        (
-            NOTES + "c.JPEG\tn3\n",
-            "line 3 of val_annotations.txt in ORIGIN gives 'c.JPEG' class 'n3'",
-        ),
+        (NOTES + "c.JPEG\tn3\n", "line 3 of val/val_annotations.txt in ORIGIN: .*c.JPEG n3"),
+        (NOTES.replace("n2", "n3"), "line 1 of .* no class of the training part .*a.JPEG n3"),
         (NOTES + "a.JPEG\tn1\n", "line 3"),
-        (NOTES + "\n", "line 3"),
-        (NOTES + "c.JPEG\tn1\n", "c.JPEG: no such image"),
-        (NOTES.split("\n")[0], "b.JPEG: no line for that image"),
+        ("\n" + NOTES + "\na.JPEG\tn2\n", "line 5"),
+        (NOTES + "c.JPEG\tn1\n", "no such image .*c.JPEG"),
+        (NOTES.split("\n")[0], "has no line for val/images/b.JPEG"),
     ],
 )
 def test_bad_annotations(notes: str, message: str) -> None:

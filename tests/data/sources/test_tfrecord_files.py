@@ -25,6 +25,23 @@ def test_files_by_split(tmp_path, form):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["train-0000{}-of-00002", "x-train-0000{}-of-00002.gz", "x-train.array_record-0000{}-of-00002"],
+)
+def test_splits_in_folders_of_their_names(tmp_path, name):
+    for part, count in (("train", 2), ("validation", 2)):
+        (tmp_path / part).mkdir()
+        files(tmp_path / part, *(name.format(i).replace("train", part) for i in range(count)))
+    assert build_folder(tmp_path) == tmp_path
+    found = record_files(tmp_path)
+    assert found["train"] == [tmp_path / "train" / name.format(i) for i in range(2)]
+    assert len(found["validation"]) == 2
+    with pytest.raises(InputError) as error:
+        build_folder(tmp_path / "train")
+    assert error.value.fix == f"give {tmp_path}"
+
+
+@pytest.mark.parametrize(
     "names",
     [
         ["x-train.tfrecord-00000-of-00002"],

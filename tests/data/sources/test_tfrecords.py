@@ -1,11 +1,14 @@
 """TFRecords: the labels of every layout, mapped where necessary."""
 
+import gzip
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from source_forms import contents
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.records import PreparedSet
@@ -163,6 +166,77 @@ def test_plain_records_count_from_one(tmp_path, images):
     )
     with pytest.raises(InputError, match="label -1"):
         list_source(tmp_path / "z")
+
+
+def as_array_records(folder):
+    """The same build in the other format of tensorflow-datasets."""
+    import tensorflow as tf
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    for file in sorted(folder.glob("*tfrecord*")):
+        other = folder / file.name.replace("tfrecord", "array_record")
+        writer = ArrayRecordWriter(str(other), "group_size:1")
+        for data in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            writer.write(data)
+        writer.close()
+        file.unlink()
+    return folder
+
+
+def compressed(folder):
+    for file in sorted(folder.glob("*tfrecord*")):
+        file.write_bytes(gzip.compress(file.read_bytes()))
+    return folder
+
+
+def in_folders(folder):
+    for file in sorted(folder.glob("*tfrecord*")):
+        split = file.name.split(".")[0].split("-")[1]
+        (folder / split).mkdir(exist_ok=True)
+        file.rename(folder / split / file.name)
+    return folder
+
+
+@pytest.mark.parametrize("form", [as_array_records, compressed, in_folders])
+def test_other_files_hold_the_same(build, images, form):
+    folder = build(names=images.wnids[::-1])
+    plain = list_source(folder)
+    want = contents(plain.train), contents(plain.test)
+    found = list_source(form(folder))
+    assert (contents(found.train), contents(found.test)) == want
+    assert found.class_names == images.wnids and found.fingerprint() == plain.fingerprint()
+    assert found.train.compressed == (form is compressed)
+
+
+@pytest.mark.parametrize("form", [as_array_records, compressed])
+@pytest.mark.parametrize(
+    "bad", [lambda data: data[: len(data) // 2], lambda data: b"", bytes.swapcase]
+)
+def test_damage_to_other_files(build, images, form, bad):
+    folder = form(build(names=images.wnids))
+    file = min(folder.glob("*-train*"))
+    file.write_bytes(bad(file.read_bytes()))
+    with pytest.raises(InputError) as error:
+        contents(list_source(folder).train)
+    assert str(file) in error.value.what
+
+
+def test_an_array_record_damaged_after_it_was_listed(build, images):
+    folder = as_array_records(build(names=images.wnids))
+    listing = list_source(folder)
+    file = Path(listing.train.paths[0])
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    at = whole.index(b"train0.JPEG")
+    whole[at] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(InputError) as error:
+        contents(listing.train)
+    assert str(file) in error.value.what
+    file.unlink()
+    with pytest.raises(InputError) as error:
+        contents(listing.train)
+    assert str(file) in error.value.what
 
 
 def test_a_wordnet_id_that_is_no_text(tmp_path, images):
