@@ -109,6 +109,30 @@ def test_the_form_changes_above_64_pixels():
     assert shapes(65) == (7, 7, 3, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "sides"),
+    [
+        ("alexnet", 32, [32, 16, 8, 8, 8]),
+        ("alexnet", 224, [55, 27, 13, 13, 13]),
+        ("vgg11", 32, [32, 16, 8, 8, 4, 4, 2, 2]),
+        ("vgg11", 224, [224, 112, 56, 56, 28, 28, 14, 14]),
+        ("resnet10", 32, [32, 32, 16, 8, 4]),
+        ("resnet10", 224, [112, 56, 28, 14, 7]),
+    ],
+)
+def test_sides_of_the_maps(name, side, sides):
+    """Of the convolutions, or of the first convolution and the blocks."""
+    module = built(name, "none", side)
+
+    def maps(x):
+        return module.init_with_output(jax.random.key(0), x, capture_intermediates=True)[1]
+
+    found = jax.eval_shape(maps, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+    layers = found["intermediates"]
+    chosen = [layer for layer in layers if layer.startswith(("conv", "stage"))]
+    assert [layers[layer]["__call__"][0].shape[1] for layer in sorted(chosen)] == sides
+
+
 def test_the_width_multiplier_scales_every_hidden_width():
     module = built("resnet18", "none", width_multiplier=0.25)
     assert feature_dim(module, (32, 32, 3)) == 128
