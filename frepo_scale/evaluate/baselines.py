@@ -15,7 +15,7 @@ from frepo_scale.evaluate.evaluation import EvaluationContext
 def with_hard_labels(context: EvaluationContext) -> DistilledSet:
     """The distilled images (N images) with the label of their class instead of the learned one."""
     classes = context.real.num_classes
-    labels = scaled_labels(hard_labels(classes, context.ipc), classes)
+    labels = scaled_labels(hard_labels(context.real.classes, context.ipc), classes)
     return DistilledSet(context.distilled.images, labels)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple, Protocol, TypedDict, Unpack
 
+import numpy as np
+
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
@@ -77,6 +79,11 @@ class RealData:
     test: Rows
     num_classes: int
     held_out: Rows | None = None
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes that have training images, ascending: (k,), all K unless `CLASSES` is set."""
+        return np.unique(self.train.labels)
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ class _Attempt:
             run.algorithm,
             self.work.evaluator,
             self.work.inputs.held_out,
-            run.dataset.num_classes,
+            len(run.dataset.classes),
             # With random images the accuracy stays at chance level.
             chance_probes=0 if run.dataset.placement == "constant" else config.chance_probes,
             at_chance=self._before.at_chance,
@@ -342,6 +342,6 @@ class _Attempt:
         if is_first():
             path = self.work.workdir.gallery / f"step_{step:07d}.png"
             pixels = self.work.preprocessing.to_pixels(distilled.images)
-            save_gallery(
-                path, pixels, self.work.run.dataset.class_names, self.work.run.config.distill.ipc
-            )
+            dataset, ipc = self.work.run.dataset, self.work.run.config.distill.ipc
+            names = tuple(dataset.class_names[label] for label in dataset.classes)
+            save_gallery(path, pixels, names, ipc)

@@ -108,8 +108,8 @@ def _check_set(target: Path, exported: Export, config: RunConfig, dataset: Datas
             "a data set with a test part",
             "prepare it again with its test part",
         )
-    ipc = len(exported.images) // classes
-    if not np.array_equal(exported.hard_labels, hard_labels(classes, ipc)):
+    ipc = len(exported.images) // len(dataset.classes)
+    if not np.array_equal(exported.hard_labels, hard_labels(dataset.classes, ipc)):
         raise InputError(
             f"{target} does not hold the same number of images of each class, class by class",
             "a set that a run has written",

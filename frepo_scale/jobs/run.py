@@ -13,6 +13,7 @@ from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import room_of
+from frepo_scale.data.subset import chosen_classes
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
@@ -102,7 +103,7 @@ def problem_of(
       InputError: no net of these settings exists for such images.
     """
     module = build_net(config.net, num_classes, image_shape, mesh.shape[DATA] > 1)
-    size = num_classes * config.distill.ipc
+    size = len(chosen_classes(config.data.classes, num_classes)) * config.distill.ipc
     return Problem(module, config.distill, config.pool, config.ridge, mesh, size, config.data.batch)
 
 
@@ -152,7 +153,7 @@ def evaluation_context(
     return EvaluationContext(
         sets=sets,
         real=real,
-        ipc=len(sets["distilled"].images) // real.num_classes,
+        ipc=len(sets["distilled"].images) // len(real.classes),
         seed=config.distill.seed,
         config=config.evaluation,
         evaluator=evaluator,
@@ -185,7 +186,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """The protocol by which the result was measured, for exports and `evaluation.json`."""
-    size = dataset.num_classes * config.distill.ipc
+    size = len(dataset.classes) * config.distill.ipc
     net, protocol = config.net.for_evaluation(), config.evaluation
     return {
         "net": net.name,

@@ -74,6 +74,8 @@ WRONG = {
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
     "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
+    "CLASSES": ["1.5", "True", "", "one", "3-1", "0-4,4", "0,0", "[]", "-1", "0-10", "{}"],
+    "CHUNK_OF": ["5/5", "0/0", "5", "0.2", "True", "", "one/two", "-1/5", "0/5/1", "[0, 5]"],
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
 }
 
