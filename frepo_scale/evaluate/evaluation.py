@@ -37,6 +37,7 @@ class Training(TypedDict, total=False):
       learning_rate: Adam's; default `EVAL_LEARNING_RATE`.
       net: the net; default: the evaluation net of the recipe.
       augment: the augmentation; default: that of the data set.
+      constant: whether the learning rate stays constant; default False, see `fit.FitConfig`.
       held_out: use other random draws than those of final scores, and the held-out images where
         `score` tests on test images: for choices, which must not see the test images.
     """
@@ -46,6 +47,7 @@ class Training(TypedDict, total=False):
     learning_rate: float
     net: NetConfig
     augment: AugmentConfig
+    constant: bool
     held_out: bool
 
 
@@ -56,11 +58,17 @@ class Measurement(NamedTuple):
       key: names the row in `result.json`, such as "random_real"; unique within its evaluation.
       label: names it in the table and the report, such as "random real images".
       score: what was measured.
+      curve: names the curve of the report's figure that the row is a point of; "": no curve.
+      x: where on the curve, in units of the evaluation's `x_label`.
+      table: the heading of its table; "": the title of the evaluation.
     """
 
     key: str
     label: str
     score: Score
+    curve: str = ""
+    x: float | None = None
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,23 @@ class RealData:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The result of one run of a series (docs/recipes.md).
+
+    Attributes:
+      name: of the run, such as "part_00"; the folder of its workdir.
+      classes: (k,) the classes it distilled, ascending.
+      distilled: its set, labels (k * ipc, K) over all classes.
+      real: the data of its chunk as its nets see them; of a series of classes those of all runs.
+    """
+
+    name: str
+    classes: np.ndarray
+    distilled: DistilledSet
+    real: RealData
+
+
+@dataclass(frozen=True)
 class Task:
     """Facts that are known before a run starts, for the method `check` of an evaluation.
 
@@ -97,6 +122,7 @@ class Task:
       num_classes: K.
       held_out: number of held-out images.
       in_memory: whether the training images are held in memory as a whole.
+      series: what the runs of the series differ in: "classes" or "chunks"; None: it is one run.
     """
 
     config: EvaluationConfig
@@ -105,6 +131,7 @@ class Task:
     num_classes: int
     held_out: int
     in_memory: bool
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +150,8 @@ class EvaluationContext:
       net: the default evaluation net.
       preprocessing: from pixels to net inputs and back.
       selected_by: how "distilled" was chosen: "held-out", "last step", or "" if unknown.
+      parts: the results of the runs of a series, in order. For a series of classes "distilled" is
+        all their images, for one of chunks that of the first.
     """
 
     sets: Mapping[str, DistilledSet]
@@ -135,6 +164,7 @@ class EvaluationContext:
     net: NetConfig
     preprocessing: Preprocessing | None = None
     selected_by: str = ""
+    parts: tuple[Part, ...] = ()
     _prefix: str = ""
     _used: set[str] = field(default_factory=set)
     _evaluators: dict[str, Evaluator] = field(default_factory=dict)
@@ -190,6 +220,8 @@ class EvaluationContext:
         key: str,
         labelled: Labelled,
         test: Callable[[TrainedNet], Sequence[float]],
+        *,
+        at: Sequence[int] = (),
         **training: Unpack[Training],
     ) -> list[tuple[float, ...]]:
         """Like `score`, for any measurement of a trained net.
@@ -198,10 +230,11 @@ class EvaluationContext:
           key: see `score`.
           labelled: see `score`.
           test: takes a trained net and returns numbers, always the same count.
+          at: after how many Adam steps `test` is called; nothing: after the last one.
           **training: see `Training`.
 
         Returns:
-          What `test` returned for each net.
+          What `test` returned for each net; with `at` the numbers of one call after the other.
         """
         if self._prefix + key in self._used:
             raise RunError(f"{self._prefix}{key}: this key was used before in the evaluation")
@@ -214,6 +247,7 @@ class EvaluationContext:
             _by_net(labelled),
             test,
             self.finished,
+            at,
         )
 
     def train(
@@ -236,7 +270,7 @@ class EvaluationContext:
             steps=training.get("steps", self.steps),
             batch=self.config.batch,
             learning_rate=training.get("learning_rate", self.config.learning_rate),
-            constant=False,
+            constant=training.get("constant", False),
             augment=training.get("augment", evaluator.augment),
             draws=PROBE_DRAWS if training.get("held_out") else FINAL_DRAWS,
             dtype=self.config.dtype,
@@ -267,7 +301,9 @@ class Evaluation(Protocol):
     """The interface of an evaluation: a class that is constructed without arguments.
 
     It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
-    cannot be done. It is called before the run starts.
+    cannot be done. It is called before the run starts. One whose rows are points of curves has a
+    text `x_label`, the heading of the horizontal axis. One that judges the runs of a series has
+    `series`, "classes" or "chunks".
     """
 
     @property

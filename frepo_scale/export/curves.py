@@ -3,8 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _INK = "#010203"  # replaced by the text colour of the page
 _BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#a06fd6", "#d9605b")
 _MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
 
@@ -71,6 +73,37 @@ def accuracy_curve(metrics: list[dict[str, Any]], random_real: float | None) -> 
     return _svg("accuracy", draw)
 
 
+def point_curves(
+    name: str, x_label: str, curves: Mapping[str, Mapping[float, tuple[float, float]]]
+) -> str:
+    """Curves of an evaluation with error bars, as one `<svg>`; the points have equal distances.
+
+    Args:
+      name: what is measured.
+      x_label: what x is.
+      curves: label to the points of the curve: x to (value, half the bar), as fractions. The first
+        five are solid, the next five dashed in the same colours.
+    """
+    places = sorted({x for points in curves.values() for x in points})
+
+    def draw(axes: "Axes") -> None:
+        for number, (label, points) in enumerate(curves.items()):
+            axes.errorbar(
+                [places.index(x) for x in points],
+                [100 * value for value, _ in points.values()],
+                [100 * bar for _, bar in points.values()],
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle="-" if number < len(_COLOURS) else "--",
+                label=label,
+                linewidth=1.5,
+                marker="o",
+                markersize=3.5,
+            )
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+
+    return _svg(name, draw, (x_label, [f"{x:g}" for x in places]))
+
+
 def _series(metrics: list[dict[str, Any]], name: str, factor: float = 1.0) -> _Series:
     rows = [r for r in metrics if _finite(r.get(name)) and _finite(r.get("step"))]
     rows.sort(key=lambda r: r["step"])
@@ -107,7 +140,13 @@ def _line(axes: "Axes", series: _Series, colour: str, label: str, **style: Any) 
         )
 
 
-def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
+def _svg(
+    name: str, draw: Callable[["Axes"], None], axis: tuple[str, Sequence[str]] | None = None
+) -> str:
+    """A figure as one `<svg>`; `axis` is the label of the x axis and the texts of 0, 1, ... on it.
+
+    Without `axis` x is the outer step.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -118,9 +157,12 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
         figure = Figure(figsize=(5.2, 3.3), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_xlabel("outer step", color=_INK)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel("outer step" if axis is None else axis[0], color=_INK)
+        if axis is None:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.locator_params(axis="x", nbins=6)
+        else:
+            axes.set_xticks(range(len(axis[1])), axis[1])
         axes.margins(x=0.02)
         axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
         axes.tick_params(which="both", colors=_INK, length=0)
@@ -130,10 +172,11 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_INK)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True)
-    return _inline(text.getvalue(), name)
+    over = "outer steps" if axis is None else axis[0]
+    return _inline(text.getvalue(), escape(f"{name} over {over}"))
 
 
-def _inline(document: str, name: str) -> str:
+def _inline(document: str, description: str) -> str:
     svg = document[document.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     # matplotlib's style sheet would apply to the whole page.
@@ -142,4 +185,4 @@ def _inline(document: str, name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the size
     svg = svg.replace(_INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{name} over outer steps"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -53,6 +53,8 @@ img { max-width: 100%; height: auto; display: block; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr));
   gap: 20px 28px; }
 .curves figcaption { margin: 0 0 4px; font-size: 14px; color: var(--ink); }
+.points { max-width: 620px; margin-bottom: 14px; }
+.wide { overflow-x: auto; }
 svg { width: 100%; height: auto; display: block; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }

@@ -13,6 +13,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve
+from frepo_scale.export.grids import grid_section, grid_text, grids
 from frepo_scale.export.page import fill_page
 
 _MOST_SNAPSHOTS = 8
@@ -63,7 +64,7 @@ class ResultTable:
 
 
 def result_tables(result: dict[str, Any]) -> list[ResultTable]:
-    """The scores of a result, one table per evaluation that has any.
+    """The scores of a result, one table per evaluation that has any, without points of curves.
 
     Args:
       result: what `result.json` holds, see `evaluate.run.evaluate_sets`. A file written before
@@ -77,7 +78,8 @@ def result_tables(result: dict[str, Any]) -> list[ResultTable]:
             if isinstance(part, dict) and "mean" in part
         ]
         found = [{"title": "test accuracy", "rows": rows}]
-    return [_table(part["title"], part["rows"]) for part in found if part["rows"]]
+    tables = [(part["title"], [row for row in part["rows"] if "x" not in row]) for part in found]
+    return [_table(title, rows) for title, rows in tables if rows]
 
 
 def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
@@ -101,10 +103,11 @@ def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> Result
 
 def format_table(result: dict[str, Any]) -> str:
     """The result as aligned plain text for the terminal, without a final newline."""
-    tables = result_tables(result)
-    if not tables:
+    texts = [_aligned(table) for table in result_tables(result)]
+    texts += [grid_text(grid) for grid in grids(result)]
+    if not texts:
         return _NOTHING if result else "no result yet"
-    return "\n\n".join(_aligned(table) for table in tables)
+    return "\n\n".join(texts)
 
 
 def _aligned(table: ResultTable) -> str:
@@ -150,13 +153,13 @@ def write_report(
         title=title,
         headline=_headline(result, metrics),
         sections=[
-            *_result_sections(result),
+            *result_sections(result),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
-            ("Time", _definitions(times)),
-            ("Files", _definitions(paths, code=True)),
-            ("Configuration", _config(operative_config)),
+            ("Time", definitions(times)),
+            ("Files", definitions(paths, code=True)),
+            ("Configuration", operative_section(operative_config)),
         ],
     )
     with whole_file(path) as file:
@@ -180,7 +183,7 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
             "distilled set alone"
         )
         return text + ("; " + ", ".join(others) if others else "") + "."
-    if result_tables(result):
+    if result_tables(result) or grids(result):
         return "<strong>Finished.</strong>"
     if result:
         return f"<strong>Finished</strong>; {_NOTHING}."
@@ -197,11 +200,13 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     return text + "."
 
 
-def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
+def result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Headings and HTML of all tables and figures of a result."""
     facts, tables = _facts(result), result_tables(result)
-    if not tables:
-        return [("Result", facts)]
     sections = [(table.title[:1].upper() + table.title[1:], _bars(table)) for table in tables]
+    sections += [grid_section(grid) for grid in grids(result)]
+    if not sections:
+        return [("Result", facts)]
     return [(sections[0][0], sections[0][1] + facts), *sections[1:]]
 
 
@@ -247,7 +252,7 @@ def _facts(result: dict[str, Any]) -> str:
         facts["exported step"] = f"{selected:,}{how}"
     if digest := result.get("config_sha256"):
         facts["configuration"] = digest[:12]
-    return _definitions(facts)
+    return definitions(facts)
 
 
 def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> str:
@@ -315,7 +320,8 @@ def _figures(curves: list[tuple[str, str]]) -> str:
     return f'<div class="curves">{"".join(parts)}</div>'
 
 
-def _definitions(items: dict[str, str], code: bool = False) -> str:
+def definitions(items: dict[str, str], code: bool = False) -> str:
+    """Names and values as HTML; `code` for paths."""
     if not items:
         return ""
     kind, opening, closing = ("files", "<code>", "</code>") if code else ("facts", "", "")
@@ -326,7 +332,8 @@ def _definitions(items: dict[str, str], code: bool = False) -> str:
     return f'<dl class="{kind}">{"".join(parts)}</dl>'
 
 
-def _config(operative_config: str) -> str:
+def operative_section(operative_config: str) -> str:
+    """The operative configuration as HTML, folded."""
     if not operative_config.strip():
         return ""
     return (

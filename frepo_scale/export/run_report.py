@@ -22,7 +22,7 @@ def write_run_report(workdir: Workdir, name: str) -> None:
     """Writes `report.html` from what the run has written so far."""
     pictures = children(workdir.gallery) if is_folder(workdir.gallery) else []
     galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
-    result = _result(workdir) if is_file(workdir.result) else {}
+    result = read_result(workdir) if is_file(workdir.result) else {}
     write_report(
         workdir.report,
         title=name,
@@ -35,7 +35,8 @@ def write_run_report(workdir: Workdir, name: str) -> None:
     )
 
 
-def _result(workdir: Workdir) -> dict[str, Any]:
+def read_result(workdir: Workdir) -> dict[str, Any]:
+    """The content of `result.json`; `InputError` if it is damaged."""
     with contextlib.suppress(OSError, ValueError):
         result = json.loads(read_bytes(workdir.result))
         if isinstance(result, dict):
@@ -70,7 +71,7 @@ def _paths(workdir: Workdir) -> dict[str, str]:
 
 def print_result(workdir: Workdir, heading: str = "") -> None:
     """Prints the table of a finished run and the paths of its files."""
-    print(heading + "\n" + format_table(_result(workdir)) + "\n")
+    print(heading + "\n" + format_table(read_result(workdir)) + "\n")
     for what, path in _paths(workdir).items():
         print(f"{what:14} {path}")
 

@@ -97,7 +97,7 @@ def distill(recipe: Recipe, root: Path) -> None:
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
         with (
-            _ends_recorded(workdir, supervisor, preemption),
+            ends_recorded(workdir, supervisor, preemption),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
             state, first = attempt.restore_or_init()
@@ -132,7 +132,7 @@ def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _ends_recorded(
+def ends_recorded(
     workdir: Workdir, supervisor: Supervisor, preemption: Preemption
 ) -> Iterator[None]:
     """Records in the workdir how the attempt ends; errors of its disk become InputErrors."""

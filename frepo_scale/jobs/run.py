@@ -122,6 +122,7 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
         dataset.num_classes,
         len(dataset.held_out),
         dataset.placement not in ("stream", "constant"),
+        config.series.by,
     )
     return load_evaluations(config.evaluation.evaluations, task)
 
