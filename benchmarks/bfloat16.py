@@ -46,7 +46,9 @@ def gradient(
     """Loss, image gradient and label gradient of an outer step with one net."""
     pool = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one)
     targets = Batch(batch.images[None], batch.labels[None])
-    grads, metrics = jax.jit(make_meta_gradient(problem))(jnp.int32(0), start, pool, targets)
+    grads, _, metrics = jax.jit(make_meta_gradient(problem))(
+        jnp.int32(0), start, None, pool, targets
+    )
     return float(metrics["regression_loss"]), np.asarray(grads.images), np.asarray(grads.labels)
 
 

@@ -47,6 +47,12 @@ SERIES = {
     "cifar100_continual_10": (10, 10, 20, 200),
     "fashion_mnist_membership": (6, 5, 50, 500),
 }
+# RCIG on each of these data sets, at one and at ten images per class.
+RCIG = [
+    f"{dataset}_ipc{ipc}_rcig"
+    for dataset in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet1k")
+    for ipc in (1, 10)
+]
 # Ours, for pods: images per class, outer steps, members, pool, devices on each axis of the mesh.
 PODS = {
     "imagenet1k_ipc2_m4": (2, 500 * K, 4, 16, (4, 4)),
@@ -102,7 +108,7 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *SERIES, SMOKE]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *SERIES, SMOKE]) == RECIPES
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {*SERIES}))
@@ -112,12 +118,14 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     given = [] if dataset == "digits" else [f"--gin.DATA_DIR={made_up(dataset)}", "--gin.BATCH=64"]
     if name in PODS:
         given += ["--gin.MESH_POOL=1", "--gin.MESH_DATA=1", "--gin.IPC=2"]
+    if name == "imagenet1k_ipc10_rcig":  # there are two images of a class
+        given += ["--gin.IPC=2"]
     if name == SMOKE:  # these images are not prepared
         given += ["--gin.DATA_PLACEMENT=auto"]
     assert main(["distill", name, "--dry-run", *given]) == 0
     out, err = capsys.readouterr()
     classes = 10 if dataset == "digits" else DATA[dataset][0]
-    ipc = 2 if name in PODS else ipc_of(name)
+    ipc = 2 if "--gin.IPC=2" in given else ipc_of(name)
     assert f"{classes} classes\n{classes * ipc} distilled images\n" in out
     assert f"IPC = {ipc}\n" in out  # the operative configuration
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
@@ -205,6 +213,30 @@ def test_a_pod_recipe_fills_its_pod_and_sees_as_many_images_as_the_papers(name):
     assert (found.data, found.net) == (paper.data, paper.net)
     # Rows of the regression against features: above an eighth the paper's ridge overfits.
     assert (found.ridge.ridge > 1e-6) == (1000 * ipc > 16384 / 8)
+
+
+@pytest.mark.parametrize("name", RCIG)
+def test_an_rcig_recipe_has_the_published_settings_and_the_papers_data(name):
+    found = config.load_recipe(config.find_recipe(name), {}).config
+    paper = config.load_recipe(config.find_recipe(f"{dataset_of(name)}_ipc1"), {}).config
+    assert found.data == paper.data
+    assert (found.net.depth, found.net.norm) == (paper.net.depth, "none")
+    # Softplus at depth 3 only; evaluation nets are the same as FRePo's.
+    assert (found.net.activation == "softplus") == (found.net.depth == 3)
+    assert found.net.for_evaluation() == paper.net.for_evaluation()
+    assert (found.algorithm.name, found.algorithm.args) == ("rcig", {})
+    outer = found.outer
+    assert (outer.loss, outer.optimiser, outer.schedule) == (
+        "cross_entropy",
+        "adabelief",
+        "constant",
+    )
+    assert (outer.average, outer.margin, outer.label_scale) == (0.99, 0.5, "one")
+    assert (found.ridge.ridge, found.ridge.scale) == (5e-4, "absolute")
+    pool = found.pool
+    assert (pool.size, pool.ages, pool.max_online) == (30, "zero", 99)
+    assert (pool.online_steps, pool.draw_online_steps) == (15, True)
+    assert pool.learning_rate == 5e-5
 
 
 @pytest.mark.parametrize("name", TWINS)

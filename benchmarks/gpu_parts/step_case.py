@@ -19,10 +19,11 @@ import optax
 
 from frepo_scale.core.types import Batch, DistilledSet, centred_onehot
 from frepo_scale.distill.algorithm import Problem
-from frepo_scale.distill.config import DistillConfig, lamb
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.features import chunked_features, chunked_image_gradient
 from frepo_scale.distill.flops import outer_step_flops
 from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.outer import optimiser
 from frepo_scale.distill.pool import Member, PoolConfig, adam, take_member
 from frepo_scale.distill.state import initial_train_state
 from frepo_scale.distill.step import make_meta_gradient, make_pool_update
@@ -198,7 +199,7 @@ def phases(shape: Shape, dtype: str, state: Any, batch: Batch) -> dict[str, Phas
         return chunked_image_gradient(module, member, images, cotangent, config, platform)
 
     def optimise(distilled: DistilledSet, moments: Any, grads: DistilledSet) -> Any:
-        updates, moments = lamb(config).update(grads, moments, distilled)
+        updates, moments = optimiser(config, problem.outer).update(grads, moments, distilled)
         return optax.apply_updates(distilled, updates), moments
 
     def online(pool: Any, step: jax.Array, distilled: DistilledSet) -> Any:
@@ -289,7 +290,9 @@ def meta_gradient(shape: Shape, dtype: str, device: jax.Device, wide: bool) -> d
         )
         start = DistilledSet(jnp.asarray(images, kind), jnp.asarray(labels, kind))
         batch = Batch(jnp.asarray(targets, kind), jnp.asarray(classes))
-        grads, metrics = jax.jit(make_meta_gradient(problem))(jnp.int32(0), start, pool, batch)
+        grads, _, metrics = jax.jit(make_meta_gradient(problem))(
+            jnp.int32(0), start, None, pool, batch
+        )
         return {
             "loss": np.asarray(metrics["loss"], np.float64),
             "images": np.asarray(grads.images, np.float64),

@@ -24,6 +24,7 @@ class Purpose(enum.IntEnum):
     FINAL_INIT = 9
     FINAL_BATCH = 10
     FINAL_AUGMENT = 11
+    ONLINE_COUNT = 12
 
 
 def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.parallel.mesh import over
 from frepo_scale.regression.ridge import RidgeConfig
@@ -42,6 +43,7 @@ class Problem(NamedTuple):
       mesh: the devices, with axes "pool" and "data".
       size: synthetic images, N.
       batch: target images of one pool member.
+      outer: loss and optimiser of the set, for algorithms that use them.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class Problem(NamedTuple):
     mesh: Mesh
     size: int
     batch: int
+    outer: OuterConfig = OuterConfig()
 
 
 class Algorithm(ABC):

@@ -1,27 +1,23 @@
-"""The settings of the distilled set and its optimiser (docs/algorithm.md section 2)."""
+"""The settings of the distilled set (docs/algorithm.md section 2)."""
 
 from dataclasses import dataclass
-
-import optax
 
 from frepo_scale.core.checks import LARGEST_COUNT
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.models.apply import NET_DTYPES
 from frepo_scale.parallel.matmul import MATMUL_PRECISIONS
 
-FINAL_LEARNING_RATE = 0.1  # the cosine ends at this fraction of the learning rate
-
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The distilled set and its optimiser."""
+    """The distilled set."""
 
     ipc: int = setting(1, "IPC", "distilled images per class", low=1)
     steps: int = setting(500_000, "STEPS", "outer steps", low=1, high=LARGEST_COUNT)
     learning_rate: float = setting(
         3e-4,
         "LEARNING_RATE",
-        "learning rate of LAMB for images and labels; cosine decay to 10 %",
+        "learning rate of images and labels",
         above=0,
     )
     flip: bool = setting(
@@ -54,15 +50,3 @@ class DistillConfig:
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds."""
         check_settings(self)
-
-
-def lamb(config: DistillConfig) -> optax.GradientTransformation:
-    """LAMB with cosine decay to 10 % over the run; the trust ratio is over the whole leaf."""
-    return optax.lamb(learning_rate_schedule(config))
-
-
-def learning_rate_schedule(config: DistillConfig) -> optax.Schedule:
-    """Outer step to learning rate."""
-    return optax.cosine_decay_schedule(
-        config.learning_rate, config.steps, alpha=FINAL_LEARNING_RATE
-    )

@@ -6,6 +6,7 @@ features only, and the backward pass computes the activations of each chunk agai
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ def chunked_features(
     The loop over chunks is unrolled on CPUs and rolled on accelerators; the numbers are the same.
     """
     function = partial(features_of, module, member, dtype=config.feature_dtype)
-    return _map_chunks(function, config.chunk, platform, images)
+    return map_chunks(function, config.chunk, platform, images)
 
 
 def chunked_image_gradient(
@@ -52,10 +53,10 @@ def chunked_image_gradient(
         _, vjp = jax.vjp(function, images)
         return vjp(cotangent)[0]
 
-    return _map_chunks(pull_back, config.chunk, platform, images, cotangent)
+    return map_chunks(pull_back, config.chunk, platform, images, cotangent)
 
 
-def _map_chunks(
+def map_chunks(
     function: Callable[..., jax.Array], chunk: int, platform: str, *arrays: jax.Array
 ) -> jax.Array:
     """`function` over row blocks of the arrays, concatenated."""
@@ -77,6 +78,33 @@ def _map_chunks(
     if whole < rows:
         parts.append(function(*(x[whole:] for x in arrays)))
     return jnp.concatenate(parts)
+
+
+def sum_over_chunks(
+    function: Callable[..., Any], chunk: int, platform: str, *arrays: jax.Array
+) -> Any:
+    """The sum of `function`, which returns a pytree, over row blocks of the arrays."""
+    rows = len(arrays[0])
+    chunk = even_chunk(rows, chunk)
+    if rows == chunk:
+        return function(*arrays)
+    whole = rows - rows % chunk
+    if platform == "cpu":
+        total = function(*(x[:chunk] for x in arrays))
+        for lo in range(chunk, whole, chunk):
+            block = tuple(x[lo : lo + chunk] for x in arrays)
+            done = jax.tree.leaves(total)[:1]
+            total = jax.tree.map(jnp.add, total, function(*_after(done, block)))
+    else:
+        blocks = tuple(x[:whole].reshape(-1, chunk, *x.shape[1:]) for x in arrays)
+        shapes = jax.eval_shape(function, *(x[0] for x in blocks))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total = jax.lax.scan(
+            lambda sums, block: (jax.tree.map(jnp.add, sums, function(*block)), None), zero, blocks
+        )[0]
+    if whole < rows:
+        total = jax.tree.map(jnp.add, total, function(*(x[whole:] for x in arrays)))
+    return total
 
 
 def _after(done: list[jax.Array], block: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

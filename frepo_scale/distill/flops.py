@@ -1,4 +1,4 @@
-"""Operations of an outer step of FRePo, from the shapes alone.
+"""Operations of an outer step of FRePo and RCIG, from the shapes alone.
 
 Counted are the operations of the algorithm: not the second computation of features that saves
 memory, not padding, not superfluous blocks of a factorisation.
@@ -43,3 +43,17 @@ def outer_step_flops(problem: Problem, image_shape: tuple[int, ...], num_classes
         2.0 * dim * num_classes * (2 * problem.batch + 3 * rows) + 2.0 * rows * dim * unknowns
     )
     return problem.pool.members * (nets + gram + solves + products)
+
+
+def implicit_flops(problem: Problem, image_shape: tuple[int, ...], iterations: int) -> float:
+    """What RCIG computes in addition to FRePo's outer step (`distill.implicit`).
+
+    Each iteration of conjugate gradients passes the synthetic images forward with a tangent (2 F)
+    and back to the parameters (3 F). Around the solves are two more of these passes, one over the
+    target batch, and the two gradients with respect to images through two tangents (5 F + 2 x 5 F,
+    of which FRePo's own 2 F are counted there).
+    """
+    flops = forward_flops(problem, image_shape)
+    rows = problem.size * (2 if problem.config.flip else 1)
+    nets = flops * (5 * rows * (iterations + 2) + 5 * problem.batch + 13 * rows)
+    return problem.pool.members * nets

@@ -1,8 +1,8 @@
-"""FRePo as an `Algorithm`: LAMB on images and labels, and a pool of nets trained on them.
+"""FRePo as an `Algorithm`: the distilled set, its optimiser, and a pool of nets trained on it.
 
 Source: docs/algorithm.md sections 2 to 4. The outer step itself is in `distill.step`.
 
-Images, labels and their LAMB moments are sharded over the mesh axis "data", padded with zeros so
+Images, labels and their moments are sharded over the mesh axis "data", padded with zeros so
 that they divide; the pool is sharded over "pool". Padding never gets a gradient, so it stays zero
 and changes no norm or sum.
 """
@@ -16,8 +16,17 @@ import optax
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Algorithm, Metrics, Problem
-from frepo_scale.distill.config import lamb, learning_rate_schedule
 from frepo_scale.distill.flops import outer_step_flops
+from frepo_scale.distill.member_gradient import MemberGradient, frepo_gradient
+from frepo_scale.distill.outer import (
+    OuterState,
+    averaged,
+    clipped,
+    initial_outer_state,
+    learning_rate_schedule,
+    optimiser,
+    updated,
+)
 from frepo_scale.distill.pool import PoolState, initial_pool
 from frepo_scale.distill.step import make_meta_gradient, make_pool_update
 from frepo_scale.parallel.mesh import DATA, POOL, check_sizes, over
@@ -32,14 +41,16 @@ class FRePoState(NamedTuple):
     Attributes:
       step: int32 scalar, outer steps done.
       distilled: the set being learned, (n, H, W, C) and (n, K).
-      optimiser: LAMB state.
+      optimiser: state of the optimiser.
       pool: the nets.
+      outer: what the switches of `distill.outer` need; without arrays where they are off.
     """
 
     step: jax.Array
     distilled: DistilledSet
     optimiser: optax.OptState
     pool: PoolState
+    outer: OuterState
 
 
 class FRePo(Algorithm):
@@ -67,46 +78,55 @@ class FRePo(Algorithm):
         data = self.problem.mesh.shape[DATA]
         return -(-self.problem.size // data) * data
 
+    @property
+    def member_gradient(self) -> MemberGradient:
+        """The gradient of the outer loss for one member."""
+        return frepo_gradient
+
     def init(self, start: DistilledSet) -> FRePoState:
         """Zero moments, and a pool of fresh nets with staggered ages."""
-        config = self.problem.config
+        config, outer = self.problem.config, self.problem.outer
         image = jax.ShapeDtypeStruct(start.images.shape[1:], start.images.dtype)
         return FRePoState(
             step=jnp.int32(0),
             distilled=start,
-            optimiser=lamb(config).init(start),
+            optimiser=optimiser(config, outer).init(start),
             pool=initial_pool(self.problem.module, self.problem.pool, config.seed, image),
+            outer=initial_outer_state(config, outer, start),
         )
 
     def step(self, state: FRePoState, batch: Batch) -> tuple[FRePoState, Metrics]:
-        """One update of the distilled set, then one online step of each member that was used.
+        """One update of the distilled set, then online steps of each member that was used.
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
         ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate.
         """
-        problem, config = self.problem, self.problem.config
+        problem, config, outer = self.problem, self.problem.config, self.problem.outer
         members = problem.pool.members
         by_member = jax.tree.map(lambda x: x.reshape(members, problem.batch, *x.shape[1:]), batch)
-        grads, metrics = make_meta_gradient(problem)(
-            state.step, state.distilled, state.pool, by_member
+        grads, slope, metrics = make_meta_gradient(problem, self.member_gradient)(
+            state.step, state.distilled, state.outer.sharpness, state.pool, by_member
         )
         if not config.learn_labels:
             grads = grads._replace(labels=jnp.zeros_like(grads.labels))
-        updates, optimiser = lamb(config).update(grads, state.optimiser, state.distilled)
+        norms = {f"grad_norm_{name}": optax.tree.norm(x) for name, x in grads._asdict().items()}
+        grads, following = clipped(outer, state.outer, grads)
+        updates, moments = optimiser(config, outer).update(grads, state.optimiser, state.distilled)
         distilled = DistilledSet(*optax.apply_updates(state.distilled, updates))
+        following = updated(config, outer, following, distilled, slope)
         pool, online = make_pool_update(problem)(state.step, distilled, state.pool)
-        metrics |= {
+        metrics |= norms | {
             "online_loss": online,
-            "grad_norm_images": optax.tree.norm(grads.images),
-            "grad_norm_labels": optax.tree.norm(grads.labels),
-            "learning_rate": jnp.asarray(learning_rate_schedule(config)(state.step)),
+            "learning_rate": jnp.asarray(learning_rate_schedule(config, outer)(state.step)),
         }
-        return FRePoState(state.step + 1, distilled, optimiser, pool), metrics
+        if following.sharpness is not None:
+            metrics["inverse_temperature"] = jnp.exp(following.sharpness)
+        return FRePoState(state.step + 1, distilled, moments, pool, following), metrics
 
     def distilled(self, state: FRePoState) -> DistilledSet:
-        """The set being learned."""
-        return state.distilled
+        """The set being learned, or its running average."""
+        return averaged(self.problem.outer, state.outer, state.distilled, state.step)
 
     def shardings(self, state: FRePoState) -> Any:
         """Rows over "data" where they divide, members over "pool"."""
@@ -121,6 +141,7 @@ class FRePo(Algorithm):
             distilled=jax.tree.map(rows, state.distilled),
             optimiser=jax.tree.map(rows, state.optimiser),
             pool=jax.tree.map(lambda _: over(mesh, POOL), state.pool),
+            outer=jax.tree.map(rows, state.outer),
         )
 
     def without_padding(self, state: FRePoState) -> FRePoState:
@@ -174,4 +195,5 @@ def _map_rows(function: Callable[[jax.Array], jax.Array], state: FRePoState) -> 
     return state._replace(
         distilled=jax.tree.map(on_rows, state.distilled),
         optimiser=jax.tree.map(on_rows, state.optimiser),
+        outer=jax.tree.map(on_rows, state.outer),
     )

@@ -43,13 +43,25 @@ class PoolConfig:
     max_online: int = setting(
         100, "MAX_ONLINE", "online steps before a net is replaced, T", low=0, high=LARGEST_COUNT
     )
-    learning_rate: float = setting(3e-4, "", "Adam, for the nets", above=0)
+    learning_rate: float = setting(3e-4, "ONLINE_LEARNING_RATE", "of Adam in online steps", above=0)
     batch: int = setting(1000, "", "largest minibatch of an online step", low=1)
     dtype: str = setting(
         "float32",
         "NET_DTYPE",
         "of the nets of the pool in online steps: float32 | bfloat16",
         choices=NET_DTYPES,
+    )
+    online_steps: int = setting(
+        1, "ONLINE_STEPS", "online steps of a net per outer step that uses it", low=1, high=1000
+    )
+    draw_online_steps: bool = setting(
+        False, "DRAW_ONLINE_STEPS", "each time a random number of 1 to ONLINE_STEPS instead"
+    )
+    ages: str = setting(
+        "staggered",
+        "POOL_AGES",
+        "of the nets at the start: staggered (their resets spread out) | zero",
+        choices=("staggered", "zero"),
     )
 
     def __post_init__(self) -> None:
@@ -115,7 +127,9 @@ def fresh_member(
 
 
 def initial_age(member: int, config: PoolConfig) -> int:
-    """Staggered within each stratum so that resets spread out: `T (i mod S) // S`."""
+    """Staggered within each stratum so that resets spread out, `T (i mod S) // S`; or 0."""
+    if config.ages == "zero":
+        return 0
     return config.max_online * (member % config.stratum) // config.stratum
 
 

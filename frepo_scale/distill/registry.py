@@ -9,8 +9,9 @@ from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.distill.algorithm import Algorithm, Problem
 from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.rcig import RCIG
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"frepo": FRePo}
+ALGORITHMS: dict[str, type[Algorithm]] = {"frepo": FRePo, "rcig": RCIG}
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class AlgorithmConfig:
     """The choice of the algorithm."""
 
     name: str = setting(
-        "frepo", "ALGORITHM", "frepo, or the dotted path of an Algorithm class of your own"
+        "frepo", "ALGORITHM", "frepo, rcig, or the dotted path of an Algorithm class of your own"
     )
     args: dict[str, Any] = setting(
         {}, "ALGORITHM_ARGS", "further arguments of the algorithm's constructor, by name"

@@ -157,11 +157,13 @@ def checkpoint_tree(algorithm: Algorithm, state: TrainState) -> Any:
     """
     if algorithm.rows != algorithm.problem.size:
         state = _resharded(algorithm, state, partial(_without_padding, algorithm))
-    inner = state.algorithm
-    fields = (*inner._fields, "best", "first_bad_step")
+    # A part without arrays, such as that of a switch which is off, is not on disk: checkpoints of a
+    # version without that part can be read.
+    parts = state.algorithm._asdict().items()
+    inner = {name: part for name, part in parts if jax.tree.leaves(part)}
     # The names of fields are the names of the arrays on disk; the name of the class is not stored.
-    tree: Any = _tree_class(fields)
-    return tree(*inner, state.best, state.first_bad_step)
+    tree: Any = _tree_class((*inner, "best", "first_bad_step"))
+    return tree(**inner, best=state.best, first_bad_step=state.first_bad_step)
 
 
 @cache
@@ -175,10 +177,11 @@ def from_checkpoint_tree(algorithm: Algorithm, tree: Any, like: TrainState) -> T
     Args:
       algorithm: the algorithm.
       tree: as `checkpoint_tree` gives it.
-      like: a state of the algorithm, for the type of its state.
+      like: a state of the algorithm, for the parts without arrays.
     """
-    *inner, best, first_bad_step = tree
-    state = TrainState(type(like.algorithm)(*inner), best, first_bad_step)
+    inner = tree._asdict()
+    best, first_bad_step = inner.pop("best"), inner.pop("first_bad_step")
+    state = TrainState(like.algorithm._replace(**inner), best, first_bad_step)
     if algorithm.rows != algorithm.problem.size:
         state = _resharded(algorithm, state, partial(_with_padding, algorithm))
     return state

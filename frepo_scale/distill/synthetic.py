@@ -40,10 +40,14 @@ def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) 
     return by_class_then_draw[starts[:, None] + np.arange(ipc)].reshape(-1)
 
 
+def centred_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """`onehot - 1/K` of integer labels (n,): float32 (n, K)."""
+    return np.eye(num_classes, dtype=np.float32)[labels] - np.float32(1.0 / num_classes)
+
+
 def scaled_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """`(onehot - 1/K) / sqrt(K/10)` of integer labels (n,): float32 (n, K)."""
-    onehot = np.eye(num_classes, dtype=np.float32)[labels]
-    return (onehot - np.float32(1.0 / num_classes)) / np.float32(np.sqrt(num_classes / 10))
+    return centred_labels(labels, num_classes) / np.float32(np.sqrt(num_classes / 10))
 
 
 def real_set(real: Rows, num_classes: int, ipc: int, key: jax.Array) -> DistilledSet:

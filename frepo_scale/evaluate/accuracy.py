@@ -6,10 +6,19 @@ Source: docs/algorithm.md section 6: the same recipe with hard labels and with r
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.evaluate.baselines import all_training_images, random_real_images, with_hard_labels
+from frepo_scale.evaluate.baselines import (
+    all_training_images,
+    check_held_out,
+    check_in_memory,
+    full_data_steps,
+    random_real_images,
+    shared_score,
+    with_hard_labels,
+)
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Task
+from frepo_scale.evaluate.protocol import score
+from frepo_scale.evaluate.soft_labels import SoftRandom, has_soft_labels
 
 _SELECTED = {"held-out": ", best on held-out images", "last step": ", last step"}
 
@@ -25,18 +34,17 @@ class Accuracy:
     title: str = "test accuracy"
 
     def check(self, task: Task) -> None:
-        """Raises InputError if all training images are asked for and not in memory."""
-        if task.config.full_data and not task.in_memory:
-            raise InputError(
-                "FULL_DATA = True with training images that are read during the run",
-                "images in memory",
-                "leave FULL_DATA out, or use --gin.DATA_PLACEMENT=memory",
-            )
+        """Raises InputError if training images are needed that are not in memory or not there."""
+        if task.config.full_data:
+            check_in_memory(task, "FULL_DATA = True", "leave FULL_DATA out")
+        if task.config.soft_random:
+            check_in_memory(task, "SOFT_RANDOM = True", "leave SOFT_RANDOM out")
+            check_held_out(task, "SOFT_RANDOM = True", "leave SOFT_RANDOM out")
 
     def run(self, context: EvaluationContext) -> Iterator[Measurement]:
         """Distilled, last step, hard labels, random real images, all training images."""
         label = "distilled set" + _SELECTED.get(context.selected_by, "")
-        selected = context.score("distilled", context.distilled)
+        selected = shared_score(context, "distilled", context.distilled)
         yield Measurement("distilled", label, selected)
         last = context.sets.get("distilled_last")
         if last is not None:
@@ -44,23 +52,27 @@ class Accuracy:
             if last is not context.distilled:
                 found = context.score("distilled_last", last)
             yield Measurement("distilled_last", "distilled set, last step", found)
-        yield Measurement(
-            "distilled_hard",
-            "distilled images, hard labels",
-            context.score("distilled_hard", with_hard_labels(context)),
-        )
+        hard = shared_score(context, "distilled_hard", with_hard_labels(context))
+        yield Measurement("distilled_hard", "distilled images, hard labels", hard)
 
         def random_images(net: int) -> DistilledSet:
             return random_real_images(context, net)
 
-        yield Measurement(
-            "random_real", "random real images", context.score("random_real", random_images)
-        )
+        found = shared_score(context, "random_real", random_images)
+        yield Measurement("random_real", "random real images", found)
+        if context.config.soft_random and has_soft_labels(context.distilled.labels):
+            yield self._soft(context)
         if context.config.full_data:
-            steps = context.config.full_data_steps or context.steps
-            everything = all_training_images(context)
-            yield Measurement(
-                "full_data",
-                "full training set",
-                context.score("full_data", everything, steps=steps),
-            )
+            steps, everything = full_data_steps(context), all_training_images(context)
+            found = shared_score(context, "full_data", everything, steps=steps)
+            yield Measurement("full_data", "full training set", found)
+
+    def _soft(self, context: EvaluationContext) -> Measurement:
+        soft = SoftRandom(context)
+        found = [(top1, top5) for top1, top5 in soft.accuracies()]
+        return Measurement(
+            "random_soft",
+            "random real images, soft labels of a teacher",
+            score(found, context.real.num_classes),
+            {"temperature": soft.temperature},
+        )

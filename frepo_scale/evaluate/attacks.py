@@ -1,127 +1,143 @@
-"""Membership inference: attacks that tell a net's training images from other images.
+"""Changed test images: adversarial ones within a bound of the pixels, noise, blur.
 
-Source: docs/algorithm.md section 9. Legend: n images, K classes, m members and o others that an AUC
-is taken over.
+All of it is done on pixels in [0, 1]; the net sees them through normalisation and whitening, and
+gradients pass through both.
+
+Sources: FGSM, Goodfellow et al. 2015; PGD, Madry et al. 2018, with the margin of Carlini and Wagner
+2017 as the loss: the nets are trained with squared errors, so the scale of their logits carries no
+meaning for a cross entropy.
+
+Legend: n images, b of them at a time, H W C their shape, K classes.
 """
 
-import warnings
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-# Key: the name in results; value: the label in tables.
-ATTACKS = {
-    "threshold": "threshold on the loss",
-    "logistic": "logistic regression",
-    "mlp": "MLP",
-    "forest": "random forest",
-    "neighbours": "k nearest neighbours",
-}
-MOST = 10_000  # members, and others, of an attack: more take minutes and change nothing
+from frepo_scale.data.net_inputs import Constants, to_net_inputs
+from frepo_scale.data.whitening import Preprocessing
+from frepo_scale.evaluate.fit import TrainedNet
+
+PGD_STEPS = 10
+_STEP = 2.5 / PGD_STEPS  # of a PGD step, in units of the bound
+_AT_ONCE = 500
 
 
-class Outputs(NamedTuple):
-    """What an attacker sees of a net.
-
-    Attributes:
-      logits: (n, K) float32.
-      loss: (n,) float32, of each image with its true class.
-    """
-
-    logits: np.ndarray
-    loss: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Outputs":
-        """The outputs at `rows` (m,) int64."""
-        return Outputs(self.logits[rows], self.loss[rows])
+def constants_of(preprocessing: Preprocessing) -> Constants:
+    """The preprocessing as arguments of jitted functions."""
+    whitening = preprocessing.whitening
+    return Constants(
+        preprocessing.channel_mean,
+        preprocessing.channel_std,
+        None if whitening is None else whitening.mean,
+        None if whitening is None else whitening.matrix,
+    )
 
 
-class Auc(NamedTuple):
-    """Area under the ROC curve, members against others.
-
-    Attributes:
-      value: in [0, 1]; 0.5 is guessing.
-      standard_error: see `standard_error`.
-    """
-
-    value: float
-    standard_error: float
+def pixels_of(inputs: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The pixels (n, H, W, C) in [0, 1], multiples of 1/255, of net inputs of real images."""
+    return preprocessing.to_pixels(inputs).astype(np.float32) / np.float32(255)
 
 
-def standard_error(auc: float, members: int, others: int) -> float:
-    """The standard error of an AUC over m members and o others (Hanley and McNeil 1982).
+def correct(
+    net: TrainedNet, constants: Constants, pixels: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Whether the net is right, bool (n,), on pixels (n, H, W, C) with labels (n,)."""
+    parts = [
+        _correct(net.module, net.variables, constants, pixels[rows], labels[rows])
+        for rows in _batches(len(pixels))
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])
 
-    With Q1 = A / (2 - A) and Q2 = 2 A^2 / (1 + A) its square is
-    (A (1 - A) + (m - 1)(Q1 - A^2) + (o - 1)(Q2 - A^2)) / (m o). It accounts for the choice of the
-    images, not for that of the net or of the attack.
-    """
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    spread = (members - 1) * (q1 - auc**2) + (others - 1) * (q2 - auc**2)
-    return float(np.sqrt(max(auc * (1 - auc) + spread, 0.0) / (members * others)))
 
-
-def run_attacks(members: Outputs, others: Outputs, seed: int) -> dict[str, Auc]:
-    """The AUC of every attack, by its key in `ATTACKS`.
-
-    As many members as others are used, at most `MOST` of each. The threshold needs no training and
-    is judged on all of them. The other attacks are trained on one half, with the logits and the
-    loss as features, and judged on the other half.
+def attacked(
+    net: TrainedNet,
+    constants: Constants,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    bound: float,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """Adversarial images: FGSM, or with a `start` PGD of 10 steps.
 
     Args:
-      members: outputs for the images that the net was trained on.
-      others: outputs for other images.
-      seed: of the choices of images and of the attacks.
+      net: the net that is attacked.
+      constants: from pixels to its inputs.
+      pixels: (n, H, W, C) in [0, 1].
+      labels: (n,) int.
+      bound: the largest change of a pixel.
+      start: (n, H, W, C) in [-1, 1], the first change in units of the bound.
+
+    Returns:
+      (n, H, W, C) float32 in [0, 1].
     """
-    size = min(len(members.loss), len(others.loss), MOST)
-    chosen = members.take(_order(seed, 1, len(members.loss))[:size])
-    unseen = others.take(_order(seed, 2, len(others.loss))[:size])
-    found = {"threshold": _auc(-chosen.loss, -unseen.loss)}
-    half = size // 2
-    train, is_member = _features(chosen, unseen, slice(half))
-    judged, _ = _features(chosen, unseen, slice(half, None))
-    with warnings.catch_warnings():
-        # An attack on few images may end at its largest number of iterations, which is as good.
-        warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
-        for name, attack in _trained(seed, half).items():
-            scores = attack.fit(train, is_member).predict_proba(judged)[:, 1]
-            found[name] = _auc(scores[: size - half], scores[size - half :])
-    return found
+    parts = []
+    for rows in _batches(len(pixels)):
+        origin = now = jnp.asarray(pixels[rows])
+        steps, size = 1, bound
+        if start is not None:
+            now = jnp.clip(origin + bound * start[rows], 0, 1)
+            steps, size = PGD_STEPS, bound * _STEP
+        for _ in range(steps):
+            now = _step(
+                net.module, net.variables, constants, origin, now, labels[rows], bound, size
+            )
+        parts.append(np.asarray(now))
+    return np.concatenate(parts)
 
 
-def _order(seed: int, part: int, size: int) -> np.ndarray:
-    """A random order of `size` rows that never changes (see `data.pipeline`)."""
-    return np.argsort(np.random.Philox(key=[seed, part]).random_raw(size), kind="stable")
+def _batches(n: int) -> list[slice]:
+    return [slice(lo, lo + _AT_ONCE) for lo in range(0, n, _AT_ONCE)]
 
 
-def _features(members: Outputs, others: Outputs, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and loss (2 n, K + 1) of the members at `rows`, then of the others; (2 n,) bool."""
-    parts = [np.column_stack([*part])[rows] for part in (members, others)]
-    is_member = np.repeat([True, False], [len(part) for part in parts])
-    return np.concatenate(parts), is_member
+def _logits(module: nn.Module, variables: Any, constants: Constants, pixels: jax.Array) -> Any:
+    inputs = to_net_inputs(constants, 255.0 * pixels)
+    return module.apply(variables, inputs, train=False)[0]
 
 
-def _auc(members: np.ndarray, others: np.ndarray) -> Auc:
-    """Of scores that are higher for members."""
-    from sklearn.metrics import roc_auc_score
+@partial(jax.jit, static_argnums=0)
+def _correct(
+    module: nn.Module, variables: Any, constants: Constants, pixels: jax.Array, labels: jax.Array
+) -> jax.Array:
+    logits = _logits(module, variables, constants, pixels)
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    return (jnp.argmax(logits, axis=-1) == labels) & finite
 
-    truth = np.repeat([1, 0], [len(members), len(others)])
-    value = float(roc_auc_score(truth, np.concatenate([members, others])))
-    return Auc(value, standard_error(value, len(members), len(others)))
+
+@partial(jax.jit, static_argnums=0)
+def _step(
+    module: nn.Module,
+    variables: Any,
+    constants: Constants,
+    origin: jax.Array,
+    now: jax.Array,
+    labels: jax.Array,
+    bound: float,
+    size: float,
+) -> jax.Array:
+    """One step of `size` along the sign of the gradient, within `bound` of `origin`."""
+
+    def margin(pixels: jax.Array) -> jax.Array:
+        logits_bK = _logits(module, variables, constants, pixels)
+        own = jax.nn.one_hot(labels, logits_bK.shape[-1], dtype=bool)
+        others_b = jnp.max(jnp.where(own, -jnp.inf, logits_bK), axis=-1)
+        return jnp.sum(others_b - jnp.sum(jnp.where(own, logits_bK, 0), axis=-1))
+
+    moved = now + size * jnp.sign(jax.grad(margin)(now))
+    return jnp.clip(jnp.clip(moved, origin - bound, origin + bound), 0, 1)
 
 
-def _trained(seed: int, half: int) -> dict[str, Any]:
-    """The attacks that are trained, with fixed hyperparameters."""
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def noisy(pixels: np.ndarray, noise: np.ndarray, std: float) -> np.ndarray:
+    """Pixels with `std` times standard normal `noise` of their shape, clipped to [0, 1]."""
+    return np.clip(pixels + np.float32(std) * noise, 0, 1)
 
-    attacks = {
-        "logistic": LogisticRegression(max_iter=1000),
-        "mlp": MLPClassifier((64,), max_iter=200, early_stopping=half >= 100, random_state=seed),
-        "forest": RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
-        "neighbours": KNeighborsClassifier(min(31, half)),
-    }
-    return {name: make_pipeline(StandardScaler(), attack) for name, attack in attacks.items()}
+
+def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
+    """Pixels (n, H, W, C) after a Gaussian filter of `sigma` pixels, edges replicated."""
+    from scipy.ndimage import gaussian_filter  # not at the top: only this evaluation needs it
+
+    return np.asarray(gaussian_filter(pixels, (0, sigma, sigma, 0), mode="nearest"))

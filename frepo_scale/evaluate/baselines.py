@@ -1,15 +1,22 @@
-"""Labelled sets that a distilled set is compared with, for every evaluation.
+"""Labelled sets that a distilled set is compared with, and scores that evaluations share.
 
 Source: docs/algorithm.md section 6. Legend: N distilled images, n training images, K classes.
 """
 
+from typing import Unpack
+
 import numpy as np
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import everything
 from frepo_scale.distill.synthetic import hard_labels, real_set, scaled_labels
-from frepo_scale.evaluate.evaluation import EvaluationContext
+from frepo_scale.evaluate.evaluation import EvaluationContext, Labelled, Task, Training
+from frepo_scale.evaluate.protocol import Score, score
+from frepo_scale.evaluate.registry import file_version
+
+_VERSION = file_version(__file__)
 
 
 def with_hard_labels(context: EvaluationContext) -> DistilledSet:
@@ -32,3 +39,49 @@ def all_training_images(context: EvaluationContext) -> DistilledSet:
     """All n training images that are not held out, with hard labels."""
     train, classes = context.real.train, context.real.num_classes
     return DistilledSet(everything(train), scaled_labels(np.asarray(train.labels), classes))
+
+
+def full_data_steps(context: EvaluationContext) -> int:
+    """Adam steps of nets trained on all training images."""
+    return context.config.full_data_steps or context.steps
+
+
+def check_in_memory(task: Task, what: str, fix: str) -> None:
+    """Raises InputError if training images that `what` needs as a whole are not in memory."""
+    if not task.in_memory:
+        raise InputError(
+            f"{what} with training images that are read during the run",
+            "images in memory",
+            f"{fix}, or use --gin.DATA_PLACEMENT=memory",
+        )
+
+
+def check_held_out(task: Task, what: str, fix: str) -> None:
+    """Raises InputError if there are no held-out images, with which `what` chooses."""
+    if not task.held_out:
+        raise InputError(
+            f"{what} with a data set of so few images that none is held out",
+            "at least 20 training images of some class",
+            fix,
+        )
+
+
+def shared_accuracies(
+    context: EvaluationContext, key: str, labelled: Labelled, **training: Unpack[Training]
+) -> list[tuple[float, ...]]:
+    """Top-1 and top-5 test accuracy of each net trained on a set.
+
+    Evaluations that call it with the same key train the nets once. The key therefore stands for
+    the other arguments.
+    """
+    test = context.real.test
+    shared = context.shared(_VERSION)
+    return shared.measure(key, labelled, lambda net: net.accuracy(test), **training)
+
+
+def shared_score(
+    context: EvaluationContext, key: str, labelled: Labelled, **training: Unpack[Training]
+) -> Score:
+    """The score of `shared_accuracies`."""
+    found = shared_accuracies(context, key, labelled, **training)
+    return score([(top1, top5) for top1, top5 in found], context.real.num_classes)

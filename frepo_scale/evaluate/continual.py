@@ -8,6 +8,7 @@ test images of the classes seen so far. A prediction is the largest of the logit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from frepo_scale.evaluate.accuracy import Accuracy
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Part, Task
 from frepo_scale.evaluate.protocol import Score
 
+X_LABEL = "classes seen"
 STEPS = 10_000  # Adam steps of each net, unless EVAL_STEPS is set
 Sets = Callable[[list[Part], int], DistilledSet]
 
@@ -30,12 +32,10 @@ class Continual:
 
     Attributes:
       title: the heading of the table.
-      x_label: of the figure.
       series: what the runs of its series differ in.
     """
 
     title: str = "test accuracy on the classes seen"
-    x_label: str = "classes seen"
     series: str = "classes"
 
     def check(self, task: Task) -> None:
@@ -55,12 +55,15 @@ class Continual:
             steps = context.config.steps or STEPS
             if key == "full_data":
                 steps = context.config.full_data_steps or steps
-            scores = []
             for step in range(len(context.parts)):
                 score, seen = _after(context, key, step, labelled, steps)
-                scores.append(score)
                 name = f"{label}, {seen} classes seen"
-                yield Measurement(f"{key}_{step}", name, score, label, seen)
+                yield Measurement(f"{key}_{step}", name, score, point(label, seen, X_LABEL))
+
+
+def point(curve: str, x: int, x_label: str) -> dict[str, Any]:
+    """The facts that make a row a point of a curve, and a cell of a table of curves by x."""
+    return {"row": curve, "column": str(x), "x": x, "x_label": x_label}
 
 
 def check_series(name: str, wanted: str, task: Task) -> None:

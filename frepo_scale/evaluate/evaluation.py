@@ -10,7 +10,8 @@ Legend: N distilled images, H W height and width in pixels, C channels, K classe
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -58,17 +59,17 @@ class Measurement(NamedTuple):
       key: names the row in `result.json`, such as "random_real"; unique within its evaluation.
       label: names it in the table and the report, such as "random real images".
       score: what was measured.
-      curve: names the curve of the report's figure that the row is a point of; "": no curve.
-      x: where on the curve, in units of the evaluation's `x_label`.
-      table: the heading of its table; "": the title of the evaluation.
+      facts: further entries of the row in `result.json`, such as a chosen learning rate. "row" and
+        "column" arrange the rows of an evaluation that all have them as a table with two axes,
+        in the report as a heat map. "unit" is "%" unless given: the score is a fraction; with
+        "" it is shown as it is. With "x" and "x_label" the rows of one "row" are the points of a
+        curve in the report. "standard_error", of an AUC, is shown instead of `std`.
     """
 
     key: str
     label: str
     score: Score
-    curve: str = ""
-    x: float | None = None
-    table: str = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,17 @@ class EvaluationContext:
     def named(self, evaluation: str) -> "EvaluationContext":
         """The same context, whose stored accuracies belong to `evaluation`."""
         return replace(self, _prefix=f"{evaluation}/")
+
+    def shared(self, version: str) -> "EvaluationContext":
+        """The same context for measurements that several evaluations make alike.
+
+        A net with such a key is trained once. The same key must always be given the same
+        arguments.
+
+        Args:
+          version: of the code that makes them; stored values of another one are not used.
+        """
+        return replace(self, _prefix=f"shared@{version}/", _used=set())
 
     @property
     def distilled(self) -> DistilledSet:
@@ -301,8 +313,7 @@ class Evaluation(Protocol):
     """The interface of an evaluation: a class that is constructed without arguments.
 
     It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
-    cannot be done. It is called before the run starts. One whose rows are points of curves has a
-    text `x_label`, the heading of the horizontal axis. One that judges the runs of a series has
+    cannot be done. It is called before the run starts. One that judges the runs of a series has
     `series`, "classes" or "chunks".
     """
 

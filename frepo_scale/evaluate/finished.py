@@ -24,11 +24,12 @@ class FinishedNets:
         """Reads the file if there is one; a damaged file counts as empty.
 
         Args:
-          path: the file; None stores nothing.
+          path: the file; None keeps them in memory only.
           sets: what is evaluated, by name.
           settings: a fingerprint of everything else the measurements depend on.
         """
-        self._path = path if is_first() else None
+        self._first = is_first()
+        self._path = path if self._first else None
         digest = hashlib.sha256(settings.encode())
         for name, labelled in sorted(sets.items()):
             digest.update(name.encode())
@@ -57,10 +58,12 @@ class FinishedNets:
 
     def put(self, name: str, net: int, values: Sequence[float]) -> None:
         """Stores the measurements of one more net."""
+        if not self._first:
+            return
+        self._nets[f"{name}/{net}"] = [float(value) for value in values]
         if self._path is None:
             return
         # The launchers count the lines `"<name>/<net>": [` to see that a run makes progress.
-        self._nets[f"{name}/{net}"] = [float(value) for value in values]
         with whole_file(self._path) as file:
             content = {"evaluation": self._identity, "nets": self._nets}
             file.write((json.dumps(content, indent=1) + "\n").encode())

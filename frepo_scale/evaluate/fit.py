@@ -122,6 +122,7 @@ class Fitter:
         self._start = jax.jit(self._start_fn, static_argnums=1)
         self._step = jax.jit(self._step_fn, donate_argnums=0)
         self._test = jax.jit(self._test_fn, donate_argnums=1)
+        self._logits = jax.jit(self._logits_fn)
 
     def _start_fn(self, net: jax.Array, shape: tuple[int, ...]) -> _Fitting:
         key = key_for(self._seed, self._config.draws.init, net)
@@ -152,6 +153,11 @@ class Fitter:
         params = optax.apply_updates(state.params, updates)
         return _Fitting(params, stats, optimiser, state.step + 1)
 
+    def _logits_fn(self, state: _Fitting, images: jax.Array) -> jax.Array:
+        variables = {"params": state.params, "batch_stats": state.stats}
+        logits: jax.Array = self.module.apply(variables, images, train=False)[0]
+        return logits
+
     def _test_fn(
         self,
         state: _Fitting,
@@ -160,8 +166,7 @@ class Fitter:
         labels: jax.Array,
         mask: jax.Array,
     ) -> Hits:
-        variables = {"params": state.params, "batch_stats": state.stats}
-        logits, _ = self.module.apply(variables, images, train=False)
+        logits = self._logits_fn(state, images)
         # Rank of the true class: the number of larger logits. Of equal logits the first one wins,
         # as in argmax.
         own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
@@ -209,6 +214,14 @@ class Fitter:
         progress(self._config.steps % _POLL_EVERY)
         return state
 
+    def logits(self, state: _Fitting, images: np.ndarray) -> np.ndarray:
+        """Logits (n, K) float32 of net inputs (n, H, W, C)."""
+        parts = [
+            np.asarray(self._logits(state, images[lo : lo + _TEST_BATCH]))
+            for lo in range(0, len(images), _TEST_BATCH)
+        ]
+        return np.concatenate(parts)
+
     def test(self, state: _Fitting, split: Rows) -> tuple[float, float]:
         """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs, read 500 at a time."""
         totals = Hits.empty()
@@ -249,6 +262,10 @@ class TrainedNet(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """`params` and `batch_stats`, for `module.apply(variables, images, train=False)`."""
         return {"params": self.state.params, "batch_stats": self.state.stats}
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits (n, K) float32 of net inputs (n, H, W, C), 500 at a time."""
+        return self.fitter.logits(self.state, images)
 
     def accuracy(self, rows: Rows) -> tuple[float, float]:
         """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs with integer labels."""

@@ -7,7 +7,7 @@ images. An area under the ROC curve of 50 % is guessing.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,14 +19,15 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows, everything
 from frepo_scale.distill.synthetic import scaled_labels
-from frepo_scale.evaluate.attacks import ATTACKS, Outputs, run_attacks
-from frepo_scale.evaluate.continual import check_series
+from frepo_scale.evaluate.continual import check_series, point
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Part, Task
 from frepo_scale.evaluate.fit import TrainedNet
+from frepo_scale.evaluate.membership_attacks import ATTACKS, Outputs, run_attacks
 from frepo_scale.evaluate.protocol import Score
 
 # Updates after which a net is attacked; those below EVAL_STEPS, and EVAL_STEPS, where it is set.
 UPDATES = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)
+X_LABEL = "updates"
 ARMS = {"distilled": "distilled chunk", "real": "real chunk"}
 _AT_ONCE = 500  # images per call of the net
 _NUMBERS = 1 + 2 * len(ATTACKS)  # of one net after one number of updates
@@ -37,13 +38,11 @@ class Membership:
     """Test accuracy and the AUC of five attacks, of nets trained on distilled and real chunks.
 
     Attributes:
-      title: the heading of the table of attacks.
-      x_label: of the figures.
+      title: the heading of the table.
       series: what the runs of its series differ in.
     """
 
-    title: str = "AUC of membership attacks"
-    x_label: str = "updates"
+    title: str = "test accuracy, and AUC of membership attacks, by number of updates"
     series: str = "chunks"
 
     def check(self, task: Task) -> None:
@@ -57,7 +56,7 @@ class Membership:
             )
 
     def run(self, context: EvaluationContext) -> Iterator[Measurement]:
-        """Test accuracy, then every attack: of both arms, after every number of updates."""
+        """Of both arms the test accuracy and every attack, after every number of updates."""
         updates = _updates(context.config.steps)
         shape = (-1, len(updates), _NUMBERS)
         found = {
@@ -68,17 +67,17 @@ class Membership:
         for arm, label in ARMS.items():
             for place, number in enumerate(updates):
                 score = Score.of(measured[arm][:, place, 0].tolist())
-                name = f"{label}, {number} updates"
+                facts = point(f"{label}: test accuracy", number, X_LABEL)
                 key = f"{arm}_accuracy_{number}"
-                yield Measurement(key, name, score, label, number, "test accuracy")
-        for arm, label in ARMS.items():
+                yield Measurement(key, f"{facts['row']}, {number} updates", score, facts)
             for column, (attack, attack_label) in enumerate(ATTACKS.items()):
-                curve = f"{label}: {attack_label}"
                 for place, number in enumerate(updates):
                     values = measured[arm][:, place, 1 + 2 * column : 3 + 2 * column]
-                    score = _mean_auc(values)
-                    name, key = f"{curve}, {number} updates", f"{arm}_{attack}_{number}"
-                    yield Measurement(key, name, score, curve, number)
+                    facts = point(f"{label}: AUC, {attack_label}", number, X_LABEL)
+                    facts |= {"standard_error": _error(values)}
+                    score = Score.of(values[:, 0].tolist())
+                    key = f"{arm}_{attack}_{number}"
+                    yield Measurement(key, f"{facts['row']}, {number} updates", score, facts)
 
 
 def _updates(steps: int) -> tuple[int, ...]:
@@ -87,14 +86,13 @@ def _updates(steps: int) -> tuple[int, ...]:
     return (*(number for number in UPDATES if number < last), last)
 
 
-def _mean_auc(values: np.ndarray) -> Score:
-    """The mean of AUCs (n, 2), each with its standard error.
+def _error(aucs: np.ndarray) -> float:
+    """A bound of the standard error of the mean of AUCs (n, 2), each with its standard error.
 
-    The mean of the standard errors bounds that of the mean, however the AUCs depend on each other:
-    they have the test images in common, and several nets of one chunk its members.
+    It is their mean, which bounds that of the mean however the AUCs depend on each other: they have
+    the test images in common, and several nets of one chunk its members.
     """
-    mean = Score.of(values[:, 0].tolist())
-    return replace(mean, standard_error=float(values[:, 1].mean()))
+    return float(aucs[:, 1].mean())
 
 
 def _measure(

@@ -19,8 +19,10 @@ from frepo_scale.data.types import Rows
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FitConfig, Fitter, TrainedNet
+from frepo_scale.evaluate.named_nets import named_nets
 from frepo_scale.evaluate.registry import check_evaluations
 from frepo_scale.models.apply import NET_DTYPES
+from frepo_scale.models.registry import NetConfig
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 
@@ -72,6 +74,22 @@ class EvaluationConfig:
     full_data_steps: int = setting(
         0, "FULL_DATA_STEPS", "Adam steps there; 0: as for the distilled set", low=0
     )
+    soft_random: bool = setting(
+        False,
+        "SOFT_RANDOM",
+        "nets are also trained on random real images with soft labels of a teacher, for comparison",
+    )
+    cross_nets: list[Any] = setting(
+        ["convnet", "alexnet/none", "vgg11/batch", "resnet18/batch"],
+        "CROSS_NETS",
+        "nets of the evaluation cross_architecture: NET, NET/NORM, or a dict of fields",
+    )
+    cross_runs: int = setting(
+        0, "CROSS_RUNS", "fresh nets of each of its numbers; 0: EVAL_NETS", low=0
+    )
+    robustness_images: int = setting(
+        1_000, "ROBUSTNESS_IMAGES", "test images of the evaluation robustness; 0: all", low=0
+    )
     evaluations: list[str] = setting(
         ["accuracy"],
         "EVALUATIONS",
@@ -82,6 +100,7 @@ class EvaluationConfig:
         """Raises InputError for a value out of its bounds."""
         check_settings(self)
         object.__setattr__(self, "evaluations", check_evaluations(self.evaluations))
+        named_nets(self.cross_nets, NetConfig())
 
     def steps_for(self, size: int) -> int:
         """Adam steps of the final evaluation of `size` images."""
@@ -124,7 +143,6 @@ class Score:
       n: number of nets.
       top5_mean: the same of the top-5 accuracy, where it is reported.
       top5_std: the same.
-      standard_error: of the mean, where the evaluation knows it otherwise than from `std`.
     """
 
     mean: float
@@ -132,7 +150,6 @@ class Score:
     n: int
     top5_mean: float | None = None
     top5_std: float | None = None
-    standard_error: float | None = None
 
     @staticmethod
     def of(values: Sequence[float]) -> "Score":

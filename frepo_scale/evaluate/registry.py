@@ -16,6 +16,9 @@ EVALUATIONS = {
     "accuracy": "frepo_scale.evaluate.accuracy.Accuracy",
     "continual": "frepo_scale.evaluate.continual.Continual",
     "membership": "frepo_scale.evaluate.membership.Membership",
+    "cross_architecture": "frepo_scale.evaluate.cross_architecture.CrossArchitecture",
+    "robustness": "frepo_scale.evaluate.robustness.Robustness",
+    "scores": "frepo_scale.evaluate.scores.Scores",
 }
 
 
@@ -88,8 +91,15 @@ def version_of(evaluation: "Evaluation") -> str:
     Accuracies stored by an older version of the file are not used again.
     """
     try:
-        path = inspect.getsourcefile(type(evaluation))
-        with open(path or "", "rb") as file:
+        return file_version(inspect.getsourcefile(type(evaluation)) or "")
+    except TypeError:  # a class that no file defines
+        return ""
+
+
+def file_version(path: str) -> str:
+    """A fingerprint of a file: "" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()[:12]
-    except (OSError, TypeError):
+    except OSError:
         return ""

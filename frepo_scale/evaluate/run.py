@@ -19,9 +19,8 @@ def evaluate_sets(
 
     Returns:
       "evaluations": a list of {"name", "title", "rows"}; a row is {"key", "label", "mean", "std",
-      "n"}, with "top5_mean" and "top5_std" where there are 100 classes or more, with
-      "standard_error" where it is known, and with "curve" and "x" where it is a point of a curve.
-      An evaluation with several tables is several entries of the list. The scores of
+      "n"}, with "top5_mean" and "top5_std" where there are 100 classes or more, and with the facts
+      that the evaluation gives (see `Measurement`). The scores of
       `accuracy` are also found under their keys alone ("distilled", "distilled_last",
       "random_real", ...).
 
@@ -33,26 +32,14 @@ def evaluate_sets(
     results = []
     for name, evaluation in evaluations.items():
         rows: dict[str, dict[str, Any]] = {}
-        tables: dict[str, list[dict[str, Any]]] = {}
-        for measured in evaluation.run(context.named(f"{name}@{version_of(evaluation)}")):
-            key, scores = measured.key, measured.score.as_dict()
+        named = context.named(f"{name}@{version_of(evaluation)}")
+        for key, label, score, facts in evaluation.run(named):
             if key in rows:
                 raise RunError(f"evaluation {name!r} yielded two rows with the key {key!r}")
-            rows[key] = {"key": key, "label": measured.label, **scores}
-            if measured.x is not None:
-                rows[key] |= {"curve": measured.curve, "x": measured.x}
-            tables.setdefault(measured.table or evaluation.title, []).append(rows[key])
+            rows[key] = {"key": key, "label": label, **score.as_dict(), **facts}
             if name == "accuracy":
-                found[key] = scores
-        axis = {"x_label": getattr(evaluation, "x_label", "")} if _has_curves(rows) else {}
-        results += [
-            {"name": name, "title": title, "rows": part, **axis}
-            for title, part in (tables or {evaluation.title: []}).items()
-        ]
+                found[key] = score.as_dict()
+        results.append({"name": name, "title": evaluation.title, "rows": list(rows.values())})
     if context.selected_by == "last step" and "distilled" in found:
         found["distilled_last"] = found["distilled"]  # one row in the table, but both keys
     return found | {"evaluations": results}
-
-
-def _has_curves(rows: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any("x" in row for row in rows.values())

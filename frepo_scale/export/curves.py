@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _INK = "#010203"  # replaced by the text colour of the page
 _BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#a06fd6", "#d9605b")
+_LINES = ("-", "--", ":")
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#a06fd6", "#d9605b", "#8a8f98")
+_FEW = 4  # more curves need a larger figure
 _MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
 
@@ -73,27 +75,31 @@ def accuracy_curve(metrics: list[dict[str, Any]], random_real: float | None) -> 
     return _svg("accuracy", draw)
 
 
-def point_curves(
-    name: str, x_label: str, curves: Mapping[str, Mapping[float, tuple[float, float]]]
-) -> str:
-    """Curves of an evaluation with error bars, as one `<svg>`; the points have equal distances.
+def point_curves(name: str, measured: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of an evaluation that are points of curves, as a figure in HTML; "" without any.
+
+    The points have equal distances. The first six curves are solid, the next six dashed in the
+    same colours, and so on.
 
     Args:
       name: what is measured.
-      x_label: what x is.
-      curves: label to the points of the curve: x to (value, half the bar), as fractions. The first
-        five are solid, the next five dashed in the same colours.
+      measured: rows as `result.json` has them; points have "x", "x_label" and the curve, "row".
     """
-    places = sorted({x for points in curves.values() for x in points})
+    rows = [row for row in measured if "x" in row]
+    if not rows:
+        return ""
+    places = sorted({row["x"] for row in rows})
+    curves = dict.fromkeys(row["row"] for row in rows)
 
     def draw(axes: "Axes") -> None:
-        for number, (label, points) in enumerate(curves.items()):
+        for number, label in enumerate(curves):
+            points = [row for row in rows if row["row"] == label]
             axes.errorbar(
-                [places.index(x) for x in points],
-                [100 * value for value, _ in points.values()],
-                [100 * bar for _, bar in points.values()],
+                [places.index(row["x"]) for row in points],
+                [100 * row["mean"] for row in points],
+                [100 * (row.get("standard_error", row.get("std")) or 0) for row in points],
                 color=_COLOURS[number % len(_COLOURS)],
-                linestyle="-" if number < len(_COLOURS) else "--",
+                linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
                 label=label,
                 linewidth=1.5,
                 marker="o",
@@ -101,7 +107,10 @@ def point_curves(
             )
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
 
-    return _svg(name, draw, (x_label, [f"{x:g}" for x in places]))
+    axis = (rows[0]["x_label"], [f"{x:g}" for x in places])
+    if len(curves) <= _FEW:
+        return f'<div class="points">{_svg(name, draw, axis)}</div>'
+    return f'<div class="points many">{_svg(name, draw, axis, (8.0, 5.2))}</div>'
 
 
 def _series(metrics: list[dict[str, Any]], name: str, factor: float = 1.0) -> _Series:
@@ -141,11 +150,15 @@ def _line(axes: "Axes", series: _Series, colour: str, label: str, **style: Any) 
 
 
 def _svg(
-    name: str, draw: Callable[["Axes"], None], axis: tuple[str, Sequence[str]] | None = None
+    name: str,
+    draw: Callable[["Axes"], None],
+    axis: tuple[str, Sequence[str]] | None = None,
+    size: tuple[float, float] = (5.2, 3.3),
 ) -> str:
-    """A figure as one `<svg>`; `axis` is the label of the x axis and the texts of 0, 1, ... on it.
+    """A figure of some inches as one `<svg>`.
 
-    Without `axis` x is the outer step.
+    `axis` is the label of the x axis and the texts of 0, 1, ... on it; without it x is the outer
+    step.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -154,7 +167,7 @@ def _svg(
     # With a salt equal curves give equal text and two curves have different ids. Font type
     # "none" keeps text as text.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
         axes.set_xlabel("outer step" if axis is None else axis[0], color=_INK)

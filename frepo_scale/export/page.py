@@ -37,6 +37,14 @@ h2 { margin: 0 0 14px; font-size: 17px; }
 .ours .mean { background: var(--ours); opacity: 0.55; }
 tr:first-child .mean { opacity: 1; }
 .bar .std { top: 6px; height: 2px; background: var(--ink); border-radius: 1px; }
+.wide { overflow-x: auto; }
+.heat { border-collapse: separate; border-spacing: 3px; font-variant-numeric: tabular-nums; }
+.heat caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: 13px;
+  padding-top: 6px; }
+.heat th { font-weight: 400; text-align: left; padding: 4px 14px 4px 0; white-space: nowrap; }
+.heat thead th { color: var(--soft); font-size: 13px; text-align: center; padding: 0 8px 4px; }
+.heat tbody td { background: color-mix(in srgb, var(--ours) var(--shade), transparent);
+  border-radius: 5px; padding: 6px 12px; text-align: center; white-space: nowrap; }
 dl { margin: 0; }
 dt { color: var(--soft); font-size: 13px; }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -53,8 +61,8 @@ img { max-width: 100%; height: auto; display: block; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr));
   gap: 20px 28px; }
 .curves figcaption { margin: 0 0 4px; font-size: 14px; color: var(--ink); }
-.points { max-width: 620px; margin-bottom: 14px; }
-.wide { overflow-x: auto; }
+.points { max-width: 560px; margin-bottom: 14px; }
+.points.many { max-width: 860px; }
 svg { width: 100%; height: auto; display: block; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }

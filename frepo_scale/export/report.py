@@ -12,8 +12,8 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
-from frepo_scale.export.curves import accuracy_curve, loss_curve
-from frepo_scale.export.grids import grid_section, grid_text, grids
+from frepo_scale.export.curves import accuracy_curve, loss_curve, point_curves
+from frepo_scale.export.evaluation_figures import figure, grid_of, text_grid
 from frepo_scale.export.page import fill_page
 
 _MOST_SNAPSHOTS = 8
@@ -35,17 +35,24 @@ class ResultRow:
       label: what was measured.
       mean: over the nets, in [0, 1].
       std: over the nets; None where it is not known or there is one net.
+      row: its row in a table with two axes; "" if there is none.
+      column: its column there.
+      unit: "%" for fractions; "" for numbers that are shown as they are.
     """
 
     key: str
     label: str
     mean: float
     std: float | None
+    row: str = ""
+    column: str = ""
+    unit: str = "%"
 
     def text(self) -> str:
-        """Such as "87.1 ± 0.8 %"."""
-        spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
-        return f"{100 * self.mean:.1f}{spread} %"
+        """Such as "87.1 ± 0.8 %", or "0.412 ± 0.013" without a unit."""
+        factor, digits = (100, 1) if self.unit == "%" else (1, 3)
+        spread = "" if self.std is None else f" ± {factor * self.std:.{digits}f}"
+        return f"{factor * self.mean:.{digits}f}{spread} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -56,15 +63,17 @@ class ResultTable:
       title: what they are, such as "test accuracy".
       networks: over how many nets, as text; "" where it is not known or differs.
       rows: the measurements; top-5 accuracies follow those of all top-1 accuracies.
+      curves: a figure of the rows that are points of curves, as HTML; "" without any.
     """
 
     title: str
     networks: str
     rows: tuple[ResultRow, ...]
+    curves: str = ""
 
 
 def result_tables(result: dict[str, Any]) -> list[ResultTable]:
-    """The scores of a result, one table per evaluation that has any, without points of curves.
+    """The scores of a result, one table per evaluation that has any.
 
     Args:
       result: what `result.json` holds, see `evaluate.run.evaluate_sets`. A file written before
@@ -78,8 +87,7 @@ def result_tables(result: dict[str, Any]) -> list[ResultTable]:
             if isinstance(part, dict) and "mean" in part
         ]
         found = [{"title": "test accuracy", "rows": rows}]
-    tables = [(part["title"], [row for row in part["rows"] if "x" not in row]) for part in found]
-    return [_table(title, rows) for title, rows in tables if rows]
+    return [_table(part["title"], part["rows"]) for part in found if part["rows"]]
 
 
 def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
@@ -92,25 +100,34 @@ def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
     counts = {part.get("n") for part in measured}
     count = counts.pop() if len(counts) == 1 else None
     networks = "1 network" if count == 1 else f"mean ± std of {count} networks" if count else ""
-    return ResultTable(title, networks, tuple(rows))
+    if any("standard_error" in part for part in measured):
+        networks += "; of AUCs: mean ± standard error"
+    return ResultTable(title, networks, tuple(rows), point_curves(title, measured))
 
 
 def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> ResultRow:
-    std = part.get(f"{prefix}std")
-    known = std is not None and math.isfinite(std) and part.get("n") != 1
-    return ResultRow(key, label, part[f"{prefix}mean"], std if known else None)
+    std = part.get("standard_error", part.get(f"{prefix}std"))
+    single = part.get("n") == 1 and "standard_error" not in part
+    known = std is not None and math.isfinite(std) and not single
+    position = {name: part[name] for name in ("row", "column", "unit") if name in part}
+    if prefix and "row" in position:
+        position["row"] += ", top 5"
+    return ResultRow(key, label, part[f"{prefix}mean"], std if known else None, **position)
 
 
 def format_table(result: dict[str, Any]) -> str:
     """The result as aligned plain text for the terminal, without a final newline."""
-    texts = [_aligned(table) for table in result_tables(result)]
-    texts += [grid_text(grid) for grid in grids(result)]
-    if not texts:
+    tables = result_tables(result)
+    if not tables:
         return _NOTHING if result else "no result yet"
-    return "\n\n".join(texts)
+    return "\n\n".join(_aligned(table) for table in tables)
 
 
 def _aligned(table: ResultTable) -> str:
+    grid = grid_of(table.rows)
+    if grid is not None:
+        head = ", ".join(part for part in (table.title, table.networks, "in %") if part)
+        return f"{head}\n{text_grid(grid)}"
     labels = max(len(row.label) for row in table.rows)
     values = max(len(row.text()) for row in table.rows)
     head = table.title + (f", {table.networks}" if table.networks else "")
@@ -128,6 +145,7 @@ def write_report(
     times: dict[str, str],
     operative_config: str,
     paths: dict[str, str],
+    evaluated: dict[str, Any] | None = None,
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
@@ -143,6 +161,7 @@ def write_report(
       times: how its time was spent, see `export.account`.
       operative_config: the configuration the run used, shown as it is.
       paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
+      evaluated: what `evaluation.json` holds, the scores of `frepo-scale evaluate`.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
@@ -154,6 +173,7 @@ def write_report(
         headline=_headline(result, metrics),
         sections=[
             *result_sections(result),
+            *_sections(result_tables(evaluated or {}), " (frepo-scale evaluate)"),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
@@ -183,7 +203,7 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
             "distilled set alone"
         )
         return text + ("; " + ", ".join(others) if others else "") + "."
-    if result_tables(result) or grids(result):
+    if result_tables(result):
         return "<strong>Finished.</strong>"
     if result:
         return f"<strong>Finished</strong>; {_NOTHING}."
@@ -202,39 +222,18 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
 
 def result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Headings and HTML of all tables and figures of a result."""
-    facts, tables = _facts(result), result_tables(result)
-    sections = [(table.title[:1].upper() + table.title[1:], _bars(table)) for table in tables]
-    sections += [grid_section(grid) for grid in grids(result)]
+    facts, sections = _facts(result), _sections(result_tables(result))
     if not sections:
         return [("Result", facts)]
     return [(sections[0][0], sections[0][1] + facts), *sections[1:]]
 
 
-def _bars(table: ResultTable) -> str:
-    scores = table.rows
-    # Bars start at 0 and the longest is the best score, so lengths are proportional.
-    full = max(max(score.mean + (score.std or 0) for score in scores), 1e-9)
-    rows = []
-    for score in scores:
-        low, high = score.mean - (score.std or 0), score.mean + (score.std or 0)
-        spread = (
-            f'<i class="std" style="left:{_percent(low / full)};'
-            f'width:{_percent((high - low) / full)}"></i>'
-            if score.std
-            else ""
-        )
-        kind = "ours" if score.key.startswith("distilled") else "other"
-        rows.append(
-            f'<tr class="{kind}"><th scope="row">{escape(score.label)}</th><td class="bar"><div>'
-            f'<i class="mean" style="width:{_percent(score.mean / full)}"></i>{spread}</div></td>'
-            f'<td class="value">{score.text()}</td></tr>'
-        )
-    caption = f"<caption>{escape(table.networks)}</caption>" if table.networks else ""
-    return f'<table class="result">{caption}<tbody>{"".join(rows)}</tbody></table>'
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
+def _sections(tables: list[ResultTable], suffix: str = "") -> list[tuple[str, str]]:
+    """A heading and a figure for each evaluation."""
+    return [
+        (t.title[:1].upper() + t.title[1:] + suffix, t.curves + figure(t.rows, t.networks))
+        for t in tables
+    ]
 
 
 def _facts(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ def write_series_report(workdir: Workdir, name: str) -> None:
 
     The pages of its runs are linked, not contained: they have their own galleries and curves.
     """
-    result = read_result(workdir) if is_file(workdir.result) else {}
+    result = read_result(workdir.result) if is_file(workdir.result) else {}
     runs = result.get("series", {})
     done = f"<b>{len(runs)}</b> runs, judged together." if runs else "Not finished."
     page = fill_page(
@@ -46,7 +46,7 @@ def _links(runs: dict[str, str]) -> str:
 
 def print_series(workdir: Workdir, heading: str = "") -> None:
     """Prints the tables of a finished series and the paths of its files."""
-    print(heading + "\n" + format_table(read_result(workdir)) + "\n")
+    print(heading + "\n" + format_table(read_result(workdir.result)) + "\n")
     for what, path in _paths(workdir).items():
         print(f"{what:14} {path}")
 

@@ -20,8 +20,8 @@ from frepo_scale.distill.state import (
     initial_train_state,
     make_train_step,
 )
-from frepo_scale.export.gallery import save_gallery
 from frepo_scale.export.run_report import print_result, write_text
+from frepo_scale.jobs.gallery import write_gallery
 from frepo_scale.jobs.preprocessing import (
     check_data,
     check_same_data,
@@ -284,11 +284,16 @@ class _Attempt:
         if not is_first():
             return ()
         workdir, config = self.work.workdir, self.work.run.config
-        tensorboard = TensorBoardWriter(workdir.tensorboard)
+        tensorboard = self._tensorboard = TensorBoardWriter(workdir.tensorboard)
         self._writer = MultiWriter([JsonlWriter(workdir.metrics, resume_at=start), tensorboard])
         closing.callback(self._writer.close)
         actions = StepActions(
-            tensorboard, workdir.tensorboard, start, config.distill.steps, config.loop.profile_at
+            tensorboard,
+            workdir.tensorboard,
+            workdir.profile_request,
+            start,
+            config.distill.steps,
+            config.loop.profile_at,
         )
         closing.callback(actions.close)
         return (actions.after_step,)
@@ -340,8 +345,4 @@ class _Attempt:
 
     def _save_gallery(self, distilled: DistilledSet, step: int) -> None:
         if is_first():
-            path = self.work.workdir.gallery / f"step_{step:07d}.png"
-            pixels = self.work.preprocessing.to_pixels(distilled.images)
-            dataset, ipc = self.work.run.dataset, self.work.run.config.distill.ipc
-            names = tuple(dataset.class_names[label] for label in dataset.classes)
-            save_gallery(path, pixels, names, ipc)
+            write_gallery(self.work, self._tensorboard, distilled, step)

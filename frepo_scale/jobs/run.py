@@ -18,7 +18,7 @@ from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
 from frepo_scale.distill.registry import algorithm_class, build_algorithm
-from frepo_scale.distill.synthetic import choose_rows, real_set
+from frepo_scale.distill.synthetic import centred_labels, choose_rows, hard_labels, real_set
 from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
 from frepo_scale.evaluate.finished import FinishedNets
@@ -64,8 +64,13 @@ class Run:
         Args:
           target: the target part as float32 net inputs.
         """
-        config = self.config.distill
-        return real_set(target, self.dataset.num_classes, config.ipc, _start_key(self.config))
+        config = self.config
+        classes, ipc = self.dataset.num_classes, config.distill.ipc
+        start = real_set(target, classes, ipc, _start_key(config))
+        if config.outer.label_scale == "one":
+            hard = hard_labels(self.dataset.classes, ipc)
+            return start._replace(labels=centred_labels(hard, classes))
+        return start
 
 
 def build_run(recipe: Recipe) -> Run:
@@ -104,7 +109,16 @@ def problem_of(
     """
     module = build_net(config.net, num_classes, image_shape, mesh.shape[DATA] > 1)
     size = len(chosen_classes(config.data.classes, num_classes)) * config.distill.ipc
-    return Problem(module, config.distill, config.pool, config.ridge, mesh, size, config.data.batch)
+    return Problem(
+        module,
+        config.distill,
+        config.pool,
+        config.ridge,
+        mesh,
+        size,
+        config.data.batch,
+        config.outer,
+    )
 
 
 def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluation]:

@@ -10,6 +10,8 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import jax
+
 from frepo_scale.core.identity import default_settings, scientific_settings, settings_sha256
 from frepo_scale.core.paths import is_file
 from frepo_scale.export.run_report import write_text
@@ -24,6 +26,7 @@ from frepo_scale.jobs.workdirs import NAME_LINE
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.compiled import keep_compiled
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import on_first
@@ -58,6 +61,7 @@ def distill_series(recipe: Recipe, root: Path, change: Change) -> None:
     new = agree(int(not is_file(workdir.identity)))
     needed = _checked_bytes(recipe, recipes) if new else 0
     on_first(lambda: _open(workdir, recipe, needed))
+    keep_compiled(workdir.compiled, jax.default_backend())  # the runs compile the same programs
     for run, part in zip(runs, recipes, strict=True):
         if not agree(int(Workdir(root / run.name).finished)):
             with _own_signals():

@@ -7,6 +7,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import check_settings, class_name, setting
 from frepo_scale.data.dataset import DataConfig
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.registry import AlgorithmConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig
@@ -57,6 +58,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     series: SeriesConfig = field(default_factory=SeriesConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
 
     def __post_init__(self) -> None:
         """Raises InputError for a part of another class, or settings that exclude each other."""

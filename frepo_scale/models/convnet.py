@@ -6,10 +6,10 @@ Source: docs/algorithm.md section 3; Zhou et al. 2022, appendix on architectures
 import flax.linen as nn
 import jax
 
-from frepo_scale.models.norm import BatchNorm
+from frepo_scale.core.errors import InputError
+from frepo_scale.models.norm import normalised
 
-NORMS = ("batch", "layer", "group", "instance", "none")
-_GROUPS = 32
+ACTIVATIONS = ("relu", "softplus")
 
 
 class ConvNet(nn.Module):
@@ -19,14 +19,17 @@ class ConvNet(nn.Module):
       num_classes: width of the head, K.
       width: channels of the first block; each further block has twice as many.
       depth: number of blocks.
-      norm: one of `NORMS`. "layer" normalises over (H, W, C), "instance" over (H, W) per channel,
-        "group" over (H, W) and the channels of one of up to 32 groups.
+      norm: one of `models.norm.NORMS`.
+      activation: one of `ACTIVATIONS`. "softplus" is `log(1 + exp(beta x)) / beta`, a smooth ReLU.
+      softplus_beta: beta.
     """
 
     num_classes: int
     width: int = 128
     depth: int = 3
     norm: str = "batch"
+    activation: str = "relu"
+    softplus_beta: float = 60.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -35,7 +38,7 @@ class ConvNet(nn.Module):
         first_padding = 3 if x.shape[-1] == 1 else 1
         for block in range(self.depth):
             if block:
-                x = self._normalise(x, block, train)
+                x = normalised(x, self.norm, train, f"norm{block}")
             padding = first_padding if block == 0 else 1
             x = nn.Conv(
                 self.width * 2**block,
@@ -44,31 +47,27 @@ class ConvNet(nn.Module):
                 param_dtype=x.dtype,
                 name=f"conv{block}",
             )(x)
-            x = nn.avg_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            x = nn.avg_pool(self._activate(x), (2, 2), strides=(2, 2))
         features = x.reshape(x.shape[0], -1)
         logits = nn.Dense(self.num_classes, param_dtype=x.dtype, name="head")(features)
         return logits, features
 
-    def _normalise(self, x: jax.Array, block: int, train: bool) -> jax.Array:
-        name = f"norm{block}"
-        channels = x.shape[-1]
-        match self.norm:
-            case "batch":
-                return BatchNorm(name=name)(x, train)
-            case "layer":
-                axes = (-3, -2, -1)
-                layer = nn.LayerNorm(
-                    reduction_axes=axes, feature_axes=-1, param_dtype=x.dtype, name=name
-                )
-                return layer(x)
-            case "group":
-                groups = next(g for g in range(_GROUPS, 0, -1) if channels % g == 0)
-                return nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)(x)
-            case "instance":
-                return nn.GroupNorm(num_groups=None, group_size=1, param_dtype=x.dtype, name=name)(
-                    x
-                )
-        return x
+    def _activate(self, x: jax.Array) -> jax.Array:
+        if self.activation == "softplus":
+            return nn.softplus(self.softplus_beta * x) / self.softplus_beta
+        return nn.relu(x)
+
+    @nn.nowrap
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        """Raises InputError if the last map of (H, W, C) images would vanish."""
+        if smallest_map(image_shape, self.depth) == 0:
+            deepest = smallest_map(image_shape, 0).bit_length() - 1  # each block halves the map
+            raise InputError(
+                f"DEPTH = {self.depth}: the feature map of a {image_shape[0]} px image"
+                " shrinks to size 0",
+                f"a depth of at most {deepest}",
+                f"use --gin.DEPTH={deepest}",
+            )
 
 
 def smallest_map(image_shape: tuple[int, ...], depth: int) -> int:

@@ -1,11 +1,12 @@
-"""Batch normalisation with the paper's running average, over a batch spread over devices.
+"""The norms of the nets, and batch normalisation over a batch spread over devices.
 
-This replaces flax's layer for two reasons. The running statistics follow `r <- 0.1 r + 0.9 batch`
-with the *biased* variance (docs/algorithm.md section 3). And a batch may be spread over devices
-unevenly, with no image on some: it is normalised by its global sums and counts, where flax takes
-the mean of local means.
+`BatchNorm` replaces flax's layer for two reasons. The running statistics follow
+`r <- 0.1 r + 0.9 batch` with the *biased* variance (docs/algorithm.md section 3). And a batch may
+be spread over devices unevenly, with no image on some: it is normalised by its global sums and
+counts, where flax takes the mean of local means.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,8 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+NORMS = ("batch", "layer", "group", "instance", "none")
 BATCH_NORM_EPSILON = 1e-5
 RUNNING_WEIGHT = 0.1  # weight of the old running value
+_GROUPS = 32
 
 
 class _Spread(NamedTuple):
@@ -45,15 +48,16 @@ def batch_spread_over(axis: str, weights: jax.Array) -> Iterator[None]:
 
 
 def _mean_over_batch(x: jax.Array) -> jax.Array:
-    """Mean per channel (C,) of the global batch of (b, H, W, C)."""
+    """Mean per channel (C,) of the global batch of (b, H, W, C) or (b, C)."""
     spread = _spread.get()
     axes = tuple(range(x.ndim - 1))
     if spread is None:
         return jnp.mean(x, axes)
     weights = spread.weights.astype(x.dtype)
-    total = jax.lax.psum(jnp.sum(x * weights[:, None, None, None], axes), spread.axis)
+    each = weights.reshape(-1, *[1] * (x.ndim - 1))
+    total = jax.lax.psum(jnp.sum(x * each, axes), spread.axis)
     images = jax.lax.psum(jnp.sum(weights), spread.axis)
-    return total / (images * x.shape[1] * x.shape[2])
+    return total / (images * math.prod(x.shape[1:-1]))
 
 
 class BatchNorm(nn.Module):
@@ -64,7 +68,9 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, H, W, C) float to the same; updates `batch_stats` if `train` and it is mutable.
+        """(B, H, W, C) or (B, C) float to the same.
+
+        It updates `batch_stats` if `train` is true and the collection is mutable.
 
         bfloat16 is computed in float32 and rounded at the end: sums over thousands of pixels lose
         all their digits in 8 bits.
@@ -86,3 +92,36 @@ class BatchNorm(nn.Module):
             batch_mean, batch_var = mean.value, var.value
         y = (x - batch_mean) * (scale / jnp.sqrt(batch_var + BATCH_NORM_EPSILON)) + bias
         return y.astype(given)
+
+
+def normalised(x: jax.Array, norm: str, train: bool, name: str) -> jax.Array:
+    """`x` after the norm layer `name`, which becomes a child of the net being applied.
+
+    To be called in a compact method of a flax module.
+
+    Args:
+      x: (B, H, W, C) maps, or (B, C) vectors.
+      norm: one of `NORMS`. "batch" normalises over the batch and (H, W), "layer" over (H, W, C),
+        "instance" over (H, W) per channel, "group" over (H, W) and the channels of one of up to
+        32 groups; "none" returns `x`.
+      train: training mode of "batch".
+      name: of the layer.
+
+    Returns:
+      Shape and dtype of `x`.
+    """
+    match norm:
+        case "batch":
+            return BatchNorm(name=name)(x, train)
+        case "layer":
+            axes = tuple(range(1 - x.ndim, 0))
+            layer = nn.LayerNorm(
+                reduction_axes=axes, feature_axes=-1, param_dtype=x.dtype, name=name
+            )
+            return layer(x)
+        case "group":
+            groups = next(g for g in range(_GROUPS, 0, -1) if x.shape[-1] % g == 0)
+            return nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)(x)
+        case "instance":
+            return nn.GroupNorm(num_groups=None, group_size=1, param_dtype=x.dtype, name=name)(x)
+    return x

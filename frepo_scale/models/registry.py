@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -20,12 +20,30 @@ from flax.core import FrozenDict
 from frepo_scale.core.dotted import import_class
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import check_settings, setting
-from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
-from frepo_scale.models.norm import BatchNorm
+from frepo_scale.models.alexnet import AlexNet
+from frepo_scale.models.convnet import ACTIVATIONS, ConvNet
+from frepo_scale.models.mlp import MLP
+from frepo_scale.models.norm import NORMS, BatchNorm
+from frepo_scale.models.resnet import ResNet10, ResNet18
+from frepo_scale.models.vgg import VGG11
 
-NETS: dict[str, type[nn.Module]] = {"convnet": ConvNet}
+NETS: dict[str, type[nn.Module]] = {
+    "convnet": ConvNet,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "resnet10": ResNet10,
+    "resnet18": ResNet18,
+    "mlp": MLP,
+}
 # Fields that have a setting of their own.
-_SETTINGS = {"num_classes": "DATASET", "width": "WIDTH", "depth": "DEPTH", "norm": "NORM"}
+_SETTINGS = {
+    "num_classes": "DATASET",
+    "width": "WIDTH",
+    "depth": "DEPTH",
+    "norm": "NORM",
+    "activation": "POOL_ACTIVATION",
+    "softplus_beta": "SOFTPLUS_BETA",
+}
 
 
 @dataclass(frozen=True)
@@ -35,13 +53,20 @@ class NetConfig:
     Attributes:
       name: a key of `NETS`, or the dotted path of a user's own flax module class. The class is
         constructed with those of `num_classes, width, depth, norm` that it has fields for.
+      width: channels of the first layer of "convnet", of each hidden layer of "mlp". The other
+        nets have their standard widths.
+      depth: blocks of "convnet", hidden layers of "mlp".
+      norm: one of `models.norm.NORMS`.
       args: values of further fields of the class, by name: numbers, texts, booleans, None, lists
         and dicts of them. Lists arrive as tuples and dicts as `FrozenDict`, so that the module can
         be hashed.
+      evaluation_norm: the norm of evaluation nets; "": as in the paper.
     """
 
     name: str = setting(
-        "convnet", "NET", "convnet, or the dotted path of a flax module of your own"
+        "convnet",
+        "NET",
+        " | ".join(NETS) + ", or the dotted path of a flax module of your own",
     )
     width: int = setting(
         128, "WIDTH", "channels of the first layer, doubling per layer", low=1, high=2**20
@@ -49,7 +74,22 @@ class NetConfig:
     depth: int = setting(3, "DEPTH", "convolution blocks", low=1)
     norm: str = setting("batch", "NORM", "batch | layer | group | instance | none", choices=NORMS)
     args: dict[str, Any] = setting(
-        {}, "NET_ARGS", "further fields of a net of your own, such as {'heads': 4}"
+        {}, "NET_ARGS", "further fields of the net, such as {'width_multiplier': 0.5}"
+    )
+    evaluation_norm: str = setting(
+        "",
+        "EVAL_NORM",
+        "norm of evaluation nets; '': none where NORM is batch, else NORM",
+        choices=("", *NORMS),
+    )
+    activation: str = setting(
+        "relu",
+        "POOL_ACTIVATION",
+        "relu | softplus: of the nets of the pool; evaluation nets have relu",
+        choices=ACTIVATIONS,
+    )
+    softplus_beta: float = setting(
+        60.0, "SOFTPLUS_BETA", "softplus is log(1 + exp(beta x)) / beta", above=0
     )
 
     def __post_init__(self) -> None:
@@ -64,8 +104,13 @@ class NetConfig:
         object.__setattr__(self, "args", _checked_args(self.args))
 
     def for_evaluation(self) -> "NetConfig":
-        """The net of fresh evaluation nets: without norm where the pool nets have BatchNorm."""
-        return replace(self, norm="none") if self.norm == "batch" else self
+        """The net of fresh evaluation nets, with ReLU.
+
+        Where the pool nets have BatchNorm they have no norm (docs/algorithm.md section 3), unless
+        `evaluation_norm` names one.
+        """
+        norm = "none" if self.norm == "batch" else self.norm
+        return replace(self, norm=self.evaluation_norm or norm, activation="relu")
 
 
 def _checked_args(args: Any) -> dict[str, Any]:
@@ -106,30 +151,19 @@ def build_net(
       spread: whether batches will be spread over several devices.
 
     Raises:
-      InputError: the class cannot be imported, has no such field, a feature map would vanish, the
-        module does not return (logits (B, K), features (B, d)), or it keeps statistics of a spread
-        batch that are not of the whole batch.
+      InputError: the class cannot be imported, has no such field, the net does not suit such
+        images, the module does not return (logits (B, K), features (B, d)), or it keeps statistics
+        of a spread batch that are not of the whole batch.
     """
-    if config.name == "convnet":
-        _check_depth(config, image_shape)
     cls = NETS[config.name] if config.name in NETS else import_class("NET", config.name, nn.Module)
     module = _construct(cls, config, num_classes)
-    if config.name not in NETS:
+    if config.name in NETS:
+        cast(Any, module).check(image_shape)
+    else:
         _check_outputs(config.name, module, num_classes, image_shape)
         if spread:
             _check_statistics(config.name, module, image_shape)
     return module
-
-
-def _check_depth(config: NetConfig, image_shape: tuple[int, ...]) -> None:
-    if smallest_map(image_shape, config.depth) == 0:
-        deepest = smallest_map(image_shape, 0).bit_length() - 1  # each block halves the map
-        raise InputError(
-            f"DEPTH = {config.depth}: the feature map of a {image_shape[0]} px image"
-            " shrinks to size 0",
-            f"a depth of at most {deepest}",
-            f"use --gin.DEPTH={deepest}",
-        )
 
 
 def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.Module:
@@ -138,10 +172,18 @@ def _construct(cls: type[nn.Module], config: NetConfig, num_classes: int) -> nn.
         "width": config.width,
         "depth": config.depth,
         "norm": config.norm,
+        "activation": config.activation,
+        "softplus_beta": config.softplus_beta,
     }
     # Flax adds `parent` and `name` to the fields of every module.
     known = [name for name in inspect.signature(cls).parameters if name not in ("parent", "name")]
     own = [name for name in known if name not in given]
+    if "activation" not in known and config.activation != "relu":
+        raise InputError(
+            f"POOL_ACTIVATION = {config.activation!r}: NET = {config.name!r} has no such field",
+            "'relu', or a net with a field 'activation'",
+            "use --gin.POOL_ACTIVATION=relu",
+        )
     for name, value in config.args.items():
         if name not in own:
             raise InputError(

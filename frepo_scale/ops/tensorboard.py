@@ -8,6 +8,7 @@ to, which object stores cannot do; on them TensorFlow writes the events.
 
 import contextlib
 import importlib.util
+import io
 import logging
 import os
 import socket
@@ -18,9 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frepo_scale.core.paths import is_local
+import numpy as np
+
+from frepo_scale.core.paths import is_file, is_local, remove
 
 PROFILED_STEPS = 5
+_POLL, _POLL_STORE = 1.0, 60.0  # seconds between two polls for the request of a profile
 
 
 class _EventFileSummaries:
@@ -55,11 +59,31 @@ class _EventFileSummaries:
         ]
         self._add(step=step, summary=summary_pb2.Summary(value=values))
 
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto import summary_pb2
+
+        values = []
+        for name, (image,) in images.items():
+            height, width, channels = image.shape
+            png = summary_pb2.Summary.Image(
+                height=height, width=width, colorspace=channels, encoded_image_string=_png(image)
+            )
+            values.append(summary_pb2.Summary.Value(tag=name, image=png))
+        self._add(step=step, summary=summary_pb2.Summary(value=values))
+
     def flush(self) -> None:
         self._records.flush()
 
     def close(self) -> None:
         self._records.close()
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def has_tensorflow() -> bool:
@@ -108,6 +132,10 @@ class TensorBoardWriter:
         """Records scalars of a step."""
         self.clu_writer.write_scalars(step, scalars)
 
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Records an image (H, W, 3 or 4) uint8 of a step."""
+        self.clu_writer.write_images(step, {name: image[None]})
+
     def flush(self) -> None:
         """Waits until everything is in the event file."""
         self.clu_writer.flush()
@@ -121,13 +149,20 @@ class StepActions:
     """clu's periodic actions of a training loop; call `after_step` after every step."""
 
     def __init__(
-        self, writer: TensorBoardWriter, logdir: Path, start: int, steps: int, profile_at: int
+        self,
+        writer: TensorBoardWriter,
+        logdir: Path,
+        request: Path,
+        start: int,
+        steps: int,
+        profile_at: int,
     ) -> None:
-        """Reports progress every minute and takes at most one profile of a few steps.
+        """Reports progress every minute and takes profiles of a few steps.
 
         Args:
           writer: the writer for progress reports.
-          logdir: the folder for the profile.
+          logdir: the folder for the profiles.
+          request: the file by which a person asks for a profile of a run under way.
           start: the step at which the loop starts. The profile is relative to it, so that resumed
             runs take one too.
           steps: the step at which the loop ends.
@@ -140,20 +175,38 @@ class StepActions:
         self._progress = periodic_actions.ReportProgress(
             num_train_steps=steps, writer=writer.clu_writer
         )
-        self._logdir = str(logdir)
-        self._profile: Any = None
-        if profile_at:
-            self._profile = periodic_actions.Profile(
-                logdir=self._logdir,
-                num_profile_steps=PROFILED_STEPS,
-                profile_duration_ms=None,
-                first_profile=start + profile_at,
-                every_secs=None,
-            )
+        self._logdir, self._request = str(logdir), request
+        self._polled, self._every = time.monotonic(), _POLL if is_local(request) else _POLL_STORE
+        self._profile = self._profile_from(start + profile_at) if profile_at else None
+
+    def _profile_from(self, step: int) -> Any:
+        from clu import periodic_actions
+
+        return periodic_actions.Profile(
+            logdir=self._logdir,
+            num_profile_steps=PROFILED_STEPS,
+            profile_duration_ms=None,
+            first_profile=step,
+            every_secs=None,
+        )
+
+    def _requested(self) -> bool:
+        """Whether a person has asked for a profile; the request is removed."""
+        now = time.monotonic()
+        if now - self._polled < self._every:
+            return False
+        self._polled = now
+        if not is_file(self._request):
+            return False
+        remove(self._request)
+        return True
 
     def after_step(self, step: int) -> None:
         """Tells every action that `step` steps are complete."""
         self._progress(step)
+        if self._requested():
+            self.close()
+            self._profile = self._profile_from(step + 1)
         if self._profile is None:
             return
         try:

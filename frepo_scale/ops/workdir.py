@@ -45,6 +45,7 @@ class Workdir:
         self.checkpoints = self.root / "checkpoints"
         self.metrics = self.root / "metrics.jsonl"
         self.tensorboard = self.root / "tensorboard"
+        self.profile_request = self.root / "profile_now"
         self.gallery = self.root / "gallery"
         self.preprocessing = self.root / "preprocessing.npz"
         self.distilled = self.root / "distilled.npz"

@@ -21,7 +21,9 @@ def least_ridge(rows: int) -> float:
     return rows * float(jnp.finfo(jnp.float64).eps) / LARGEST_ERROR
 
 
-def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: float) -> Solution:
+def solve(
+    problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: float | jax.Array
+) -> Solution:
     """Solves for the map and raises the ridge until the answer can be trusted.
 
     The ridge is raised at once to `least_ridge`, and tenfold while the relative residual is above
@@ -65,6 +67,16 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
         w_dK, alpha = x, jnp.zeros((0, 0), dtype)
     rho, raised = in_force * unit, (tries > 1) | (ridge < least)
     return Solution(w_dK, f_rd, y_rK, alpha, factor, rho, rho, in_force, raised)
+
+
+def with_labels(problem: RidgeProblem, solution: Solution, y_rK: jax.Array) -> Solution:
+    """The solution for other labels (r, K), with the same factor and ridge."""
+    f_rd, system, rows = problem.f_rd, problem.system, problem.rows
+    if problem.dual:
+        x = system.solve(solution.factor, rows.gather(y_rK))
+        w_dK = rows.sum(f_rd.T @ rows.local(x, len(f_rd)))
+        return solution._replace(w_dK=w_dK, y_rK=y_rK, alpha=x)
+    return solution._replace(w_dK=system.solve(solution.factor, rows.sum(f_rd.T @ y_rK)), y_rK=y_rK)
 
 
 def adjoint(

@@ -30,7 +30,9 @@ _RAISE = 10.0
 _MOST_RAISES = 8
 
 
-def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: float) -> Solution:
+def solve(
+    problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: float | jax.Array
+) -> Solution:
     """Solves for the map and raises the ridge until its error is bounded by `conjugate.ACCEPTABLE`.
 
     Where there is no Cholesky factor, the shift of the preconditioner is raised tenfold, else the
@@ -84,6 +86,15 @@ def solve(problem: RidgeProblem, matrix: jax.Array, y_rK: jax.Array, ridge: floa
     raised = (in_force > jnp.asarray(ridge, dtype)) | ~(error <= ACCEPTABLE)
     solved = (w_dK, problem.f_rd, y_rK, alpha, factor)
     return Solution(*solved, in_force * unit, factor_shift * unit, in_force, raised)
+
+
+def with_labels(problem: RidgeProblem, solution: Solution, y_rK: jax.Array) -> Solution:
+    """The solution for other labels (r, K), with the same factor and ridge."""
+    zero_dK = jnp.zeros_like(solution.w_dK)
+    alpha, w_dK, _ = _augmented(
+        problem, solution.factor, solution.rho, solution.shift, y_rK, zero_dK, LONGEST
+    )
+    return solution._replace(w_dK=w_dK, y_rK=y_rK, alpha=alpha)
 
 
 def adjoint(

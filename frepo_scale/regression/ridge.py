@@ -36,6 +36,7 @@ from frepo_scale.regression.problem import RidgeProblem, Rows, Solution
 FORMS = ("auto", "dual", "primal")
 PRECISIONS = ("auto", "float32", "float64")
 FACTORISATIONS = ("auto", "library", "blocked")
+SCALES = ("relative", "absolute")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RidgeConfig:
     """How the regression is regularised and solved."""
 
     ridge: float = setting(
-        1e-6, "RIDGE", "multiple of tr(K)/rows added to the diagonal of the Gram matrix K", low=0
+        1e-6, "RIDGE", "added to the diagonal of the Gram matrix K, in units of RIDGE_SCALE", low=0
     )
     form: str = setting(
         "auto",
@@ -74,6 +75,12 @@ class RidgeConfig:
         low=0,
         operational=True,
     )
+    scale: str = setting(
+        "relative",
+        "RIDGE_SCALE",
+        "unit of RIDGE: relative: tr(K)/rows; absolute: the number of distilled images",
+        choices=SCALES,
+    )
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds."""
@@ -92,6 +99,10 @@ class RidgeConfig:
             library = device.platform in ("cpu", "gpu", "cuda", "rocm")
             factorisation = "library" if library else "blocked"
         return replace(self, precision=precision, factorisation=factorisation)
+
+    def unit(self, images: int) -> float | None:
+        """The unit of an absolute ridge, the number of distilled images; None if relative."""
+        return float(images) if self.scale == "absolute" else None
 
     def is_dual(self, rows: int, dim: int) -> bool:
         """Whether `rows` x `rows` is factorised, for features of dimension `dim`."""
@@ -133,7 +144,12 @@ def _arithmetic(config: RidgeConfig) -> Iterator[None]:
 
 
 def solve(
-    f_rd: jax.Array, y_rK: jax.Array, rows: int, config: RidgeConfig, axis: str | None = None
+    f_rd: jax.Array,
+    y_rK: jax.Array,
+    rows: int,
+    config: RidgeConfig,
+    axis: str | None = None,
+    unit: float | None = None,
 ) -> Solution:
     """The linear map W (d, K) with `F_t W` = the ridge prediction for target features `F_t`.
 
@@ -151,6 +167,7 @@ def solve(
       rows: R, without padding.
       config: ridge, form and precision.
       axis: the mesh axis rows are spread over, None if all are here.
+      unit: `rho = ridge * unit` instead, if not None.
     """
     config = config.resolved(jax.devices()[0])
     with _arithmetic(config):
@@ -164,16 +181,64 @@ def solve(
             matrix = problem.system.gram_of_rows(f_Rd)
         else:
             matrix = problem.system.gram_of_columns(f_rd, axis)
-        return _solver(f_rd).solve(problem, matrix, y_rK, config.ridge)
+        # The guard compares with the mean square of a row, whatever the unit is.
+        ridge = config.ridge if unit is None else config.ridge * unit / problem.mean_square()
+        return _solver(f_rd).solve(problem, matrix, y_rK, ridge)
+
+
+def with_labels(
+    solution: Solution,
+    y_rK: jax.Array,
+    rows: int,
+    config: RidgeConfig,
+    axis: str | None = None,
+) -> Solution:
+    """The solution for other labels: one more solve with the existing factor.
+
+    Args:
+      solution: of `solve`, same rows, config and axis.
+      y_rK: the labels (r, K), zero where the features are padding.
+      rows: R, without padding.
+      config: ridge, form and precision.
+      axis: the mesh axis rows are spread over.
+    """
+    config = config.resolved(jax.devices()[0])
+    with _arithmetic(config):
+        f_rd = solution.f_rd
+        problem = _problem(f_rd, rows, config, axis)
+        return _solver(f_rd).with_labels(problem, solution, y_rK.astype(f_rd.dtype))
+
+
+def coefficients(
+    solution: Solution, rows: int, config: RidgeConfig, axis: str | None = None
+) -> jax.Array:
+    """`(K + rho I)^-1 Y`, this device's rows (r, K), in the precision of the solve.
+
+    Arguments as those of `with_labels`.
+    """
+    config = config.resolved(jax.devices()[0])
+    with _arithmetic(config):
+        f_rd = solution.f_rd
+        problem = _problem(f_rd, rows, config, axis)
+        if problem.dual:
+            return problem.rows.local(solution.alpha, len(f_rd))
+        if f_rd.dtype == jnp.float64:
+            return (solution.y_rK - f_rd @ solution.w_dK) / solution.rho
+        return solution.alpha
 
 
 def adjoint(
-    solution: Solution, dw_dK: jax.Array, rows: int, config: RidgeConfig, axis: str | None = None
+    solution: Solution,
+    dw_dK: jax.Array,
+    rows: int,
+    config: RidgeConfig,
+    axis: str | None = None,
+    unit: float | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients with respect to this device's features (r, d) and labels (r, K), and their error.
 
-    One more solve with the existing factor. rho's dependence on F is included, unless the guard
-    raised the ridge: then rho is a constant.
+    One more solve with the existing factor. rho's dependence on F is included, unless the ridge is
+    absolute or the guard raised it: then rho is a constant.
 
     Args:
       solution: of `solve`, same rows, config and axis.
@@ -181,6 +246,7 @@ def adjoint(
       rows: R, without padding.
       config: ridge, form and precision.
       axis: the mesh axis rows are spread over.
+      unit: that of `solve`.
 
     Returns:
       The gradients in the dtype of `dw_dK`, and a bound of the relative error of the solve behind
@@ -193,8 +259,9 @@ def adjoint(
         problem = _problem(f_rd, rows, config, axis)
         given_dK = dw_dK.astype(f_rd.dtype)
         df_rd, dy_rK, drho, error = _solver(f_rd).adjoint(problem, solution, given_dK)
-        slope = jnp.where(solution.raised, 0.0, drho * 2 * solution.ridge / rows)
-        df_rd = df_rd + slope * f_rd
+        if unit is None:
+            slope = jnp.where(solution.raised, 0.0, drho * 2 * solution.ridge / rows)
+            df_rd = df_rd + slope * f_rd
         return df_rd.astype(given), dy_rK.astype(given), error.astype(given)
 
 

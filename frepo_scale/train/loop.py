@@ -101,7 +101,7 @@ def train(
             batch = next(batches)
         first = done == start
         with ledger.during("compile" if first else "step"):
-            with hooks.compiling() if first else nullcontext():
+            with hooks.compiling() if first else nullcontext(), _marked(done):
                 state, metrics = step(state, batch)
             del batch  # freed after its step, not when the next batch arrives
             done += 1
@@ -111,6 +111,11 @@ def train(
                 log.restart(done)  # the rates exclude compilation
         for action in hooks.after_step:
             action(done)
+
+
+def _marked(step: int) -> AbstractContextManager[None]:
+    """The mark by which profilers find the steps and measure them."""
+    return jax.profiler.StepTraceAnnotation("outer_step", step_num=step)
 
 
 def _wait(in_flight: deque[jax.Array], loss: jax.Array, first: bool) -> None:

@@ -27,6 +27,7 @@ WRONG = {
             "MESH_POOL",
             "CHUNK",
             "PROBE_STEPS",
+            "ONLINE_STEPS",
         ]
     },
     **{
@@ -42,17 +43,33 @@ WRONG = {
             "KEEP_EVERY",
             "CHANCE_PROBES",
             "PROFILE_AT",
+            "CROSS_RUNS",
+            "ROBUSTNESS_IMAGES",
         ]
     },
     "RESOLUTION": [value for value in [*NO_INTS, "0"] if value != "None"],  # None: as stored
     "RIDGE": NO_FLOATS,
+    "CLIP": NO_FLOATS,
+    "LABEL_MARGIN": NO_FLOATS,
+    "AVERAGE": [*NO_FLOATS, "1.0"],
+    "ONLINE_LEARNING_RATE": [*NO_FLOATS, "0"],
+    "SOFTPLUS_BETA": [*NO_FLOATS, "0"],
     "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{
-        name: NO_BOOLS for name in ["REGRESSION_FLIP", "LEARN_LABELS", "FULL_DATA", "DETERMINISTIC"]
+        name: NO_BOOLS
+        for name in [
+            "REGRESSION_FLIP",
+            "LEARN_LABELS",
+            "FULL_DATA",
+            "SOFT_RANDOM",
+            "DETERMINISTIC",
+            "DRAW_ONLINE_STEPS",
+        ]
     },
+    "EVAL_NORM": [value for value in NO_NAMES if value],  # "": as in the paper
     "EVAL_FLIP": [value for value in NO_BOOLS if value != "None"],  # None: as it suits the data
     **{
         name: NO_NAMES
@@ -67,6 +84,13 @@ WRONG = {
             "DATA_SOURCE",
             "DATA_PLACEMENT",
             "ALGORITHM",
+            "OUTER_LOSS",
+            "OPTIMISER",
+            "SCHEDULE",
+            "LABEL_SCALE",
+            "RIDGE_SCALE",
+            "POOL_ACTIVATION",
+            "POOL_AGES",
         ]
     },
     "ALGORITHM": NO_NAMES,
@@ -80,6 +104,10 @@ WRONG = {
     "SERIES_PARTS": [*NO_INTS, "0", "1"],
     "SERIES_RUNS": [*NO_INTS, "6"],  # of five parts
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
+    "CROSS_NETS": [
+        *("convnet", "[]", "5", "None", "", "[3]", "['convnett']", "['convnet/bach']"),
+        *("['convnet', 'convnet']", "[{'nam': 'mlp'}]", "[{'name': 'mlp', 'depth': 0}]"),
+    ],
 }
 
 
@@ -99,7 +127,6 @@ def test_wrong_types_and_ranges(name, distill):
     ("binding", "value"),
     [
         ("Pool.batch", "0"),
-        ("Pool.learning_rate", "-1"),
         ("Evaluation.batch", "1.5"),
         ("Ridge.form", "prime"),
         ("Ridge.precision", "float16"),
@@ -131,6 +158,7 @@ def test_a_seed_has_31_bits(distill):
         ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
         ("NORM=btch", ["'btch'", "did you mean batch?"]),
         ("ALGORITHM_ARGS={'rate': 1}", ["'rate'", "ALGORITHM_ARGS={}"]),
+        ("ALGORITHM=rcig", ["RIDGE_SCALE = 'relative'", "--gin.RIDGE_SCALE=absolute"]),
         ("EVALUATIONS=['no.Such']", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=no.Such", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=pathlib.Path", ["pathlib.Path", "frepo_scale.distill.algorithm.Algorithm"]),

@@ -20,7 +20,9 @@ from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.distill.rcig import RCIG
 from frepo_scale.distill.state import (
     checkpoint_tree,
     from_checkpoint_tree,
@@ -44,7 +46,7 @@ def prepared(text):
     mesh = build_mesh(MeshConfig(pool_axis, data_axis), devices)
     dtype = np.dtype(case.get("dtype", "float64"))
     size, members = case.get("size", 10), case["members"]
-    module = ConvNet(num_classes=CLASSES, width=case.get("width", 8), depth=2, norm="batch")
+    module = ConvNet(CLASSES, case.get("width", 8), depth=2, norm=case.get("norm", "batch"))
     config = DistillConfig(
         ipc=size // CLASSES,
         steps=1000,
@@ -55,7 +57,12 @@ def prepared(text):
     )
     # Ages start at up to T: with T = 3 every stratum sees resets within the run.
     pool = PoolConfig(
-        size=case.get("pool", 8), members=members, max_online=3, batch=case.get("online", 1000)
+        size=case.get("pool", 8),
+        members=members,
+        max_online=3,
+        batch=case.get("online", 1000),
+        online_steps=case.get("online_steps", 1),
+        draw_online_steps="online_steps" in case,
     )
     rng = np.random.default_rng(0)
     start = DistilledSet(
@@ -68,14 +75,19 @@ def prepared(text):
         factorisation=case.get("factorisation", "auto"),
         block=case.get("block", 256),
         distribute_above=case.get("distribute_above", 4096),
+        scale=case.get("scale", "relative"),
     )
 
-    frepo = FRePo(Problem(module, config, pool, ridge, mesh, size, BATCH))
+    outer = OuterConfig(**case.get("outer", {}))
+    problem = Problem(module, config, pool, ridge, mesh, size, BATCH, outer)
+    algorithm = FRePo(problem)
+    if "rcig" in case:
+        algorithm = RCIG(problem, *case["rcig"])
 
     def state():
-        return initial_train_state(frepo, start)
+        return initial_train_state(algorithm, start)
 
-    return frepo, state, make_train_step(frepo, state())
+    return algorithm, state, make_train_step(algorithm, state())
 
 
 def losses(case):

@@ -21,6 +21,18 @@ PRIMAL = {"members": 1, "width": 2, "size": 45, "form": "primal", "online": 11, 
 FACTORED = {"members": 2, "width": 2, "size": 45, "flip": False, "ridge": 1e-4, "steps": 15}
 BLOCKED = FACTORED | {"factorisation": "blocked", "block": 4}
 SPREAD = BLOCKED | {"distribute_above": 0}
+SWITCHES = {"loss": "cross_entropy", "optimiser": "adabelief", "average": 0.9, "clip": 2.0}
+RCIG = {
+    "members": 2,
+    "width": 2,
+    "norm": "none",
+    "steps": 8,
+    "rcig": [3, 3],
+    "scale": "absolute",
+    "ridge": 5e-4,
+    "outer": SWITCHES,
+    "online_steps": 2,
+}
 FLOAT32 = {"members": 2, "dtype": "float32", "ridge": 1e-3}
 
 
@@ -118,6 +130,22 @@ def test_spread_factorisation():
     )
     found = [*found, *run_in_two_processes(on_meshes(SPREAD, [2, 4]))]
     assert max(differences(found)) <= 1e-9, differences(found)
+
+
+def test_rcig_with_all_switches(tmp_path):
+    """Conjugate gradients over uneven shards, chunks, and a run that moves with its average."""
+    moving = RCIG | {"checkpoints": str(tmp_path)}
+    found = on_eight_devices(
+        [
+            *on_meshes(RCIG, [1, 1], [2, 4]),
+            *on_meshes(RCIG | {"chunk": 4}, [1, 4]),
+            moving | {"mesh": [1, 4], "chunk": 4, "steps": 4},
+            moving | {"mesh": [2, 4], "steps": 8},
+        ]
+    )
+    *whole, first, second = found
+    whole.append({"losses": first["losses"] + second["losses"]})
+    assert max(differences(whole)) <= 1e-9, differences(whole)
 
 
 def test_float32():

@@ -38,14 +38,22 @@ def for_all(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def streamed(tmp_path_factory):
-    """Settings of a run that reads the digits from records."""
-    folder = tmp_path_factory.mktemp("set")
-    parts = Digits().listing(folder, lambda: None).parts.items()
-    arrays = {f"{a}_{name}": v for name, part in parts for a, v in (("x", part.pixels),
-              ("y", part.labels))}  # fmt: skip
-    np.savez(folder / "digits.npz", **arrays)
-    prepare(PrepareConfig(folder / "digits.npz", folder / "out", 8, workers=1), Preemption())
+def streamed(for_all):
+    """Settings of a run that reads the digits from records.
+
+    The path is part of an export, so all processes of pytest-xdist must use the same one.
+    """
+    folder = for_all / "records"
+    folder.mkdir(exist_ok=True)
+    with one_at_a_time(folder / "lock"):
+        if not (folder / "out").exists():
+            parts = Digits().listing(folder, lambda: None).parts.items()
+            arrays = {f"{a}_{name}": v for name, part in parts
+                      for a, v in (("x", part.pixels), ("y", part.labels))}  # fmt: skip
+            np.savez(folder / "digits.npz", **arrays)
+            prepare(
+                PrepareConfig(folder / "digits.npz", folder / "out", 8, workers=1), Preemption()
+            )
     given = {"DATASET": "npz", "DATA_DIR": folder / "out", "DATA_PLACEMENT": "stream"}
     return given | {"CHANCE_PROBES": 0}  # their accuracy is too low after so few steps
 

@@ -8,13 +8,13 @@ import pytest
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split, everything
-from frepo_scale.evaluate.attacks import ATTACKS
 from frepo_scale.evaluate.continual import Continual
-from frepo_scale.evaluate.evaluation import Measurement, Part, RealData, Task
+from frepo_scale.evaluate.evaluation import Part, RealData, Task
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.membership import UPDATES, Membership, _updates, outputs_of
-from frepo_scale.evaluate.protocol import EvaluationConfig, Score
+from frepo_scale.evaluate.membership_attacks import ATTACKS
+from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.models.registry import NetConfig
 
@@ -54,7 +54,7 @@ def trained(monkeypatch):
 
 def test_continual_trains_on_the_steps_so_far(continual, trained):
     rows = list(Continual().run(continual))
-    assert [(row.key, row.curve, row.x) for row in rows] == [
+    assert [(row.key, row.facts["row"], row.facts["x"]) for row in rows] == [
         ("distilled_0", "distilled sets", 1),
         ("distilled_1", "distilled sets", 2),
         ("random_real_0", "random real images", 1),
@@ -72,7 +72,8 @@ def test_continual_tests_on_the_classes_seen(continual, blobs):
     assert rows["distilled_0"].mean == rows["random_real_0"].mean == 1.0
     assert rows["distilled_1"].mean > 0.6
     other = Split(blobs(60, 1).images, 1 - blobs(60, 1).labels)
-    swapped = replace(continual, real=replace(continual.real, test=other), _used=set())
+    fresh = {"finished": FinishedNets(None, {}, ""), "_used": set()}
+    swapped = replace(continual, real=replace(continual.real, test=other), **fresh)
     assert {row.key: row.score for row in Continual().run(swapped)}["distilled_1"].mean < 0.4
 
 
@@ -124,23 +125,22 @@ def membership(context, blobs):
     return replace(given, parts=tuple(parts), config=config, real=parts[0].real)
 
 
+@pytest.mark.slow
 def test_membership_measures_both_arms(membership, trained, monkeypatch):
     monkeypatch.setattr("frepo_scale.evaluate.membership.UPDATES", (10, 20, 500))
     found = evaluate_sets({"membership": Membership()}, membership)
-    accuracy, aucs = found["evaluations"]
-    assert (accuracy["title"], aucs["title"]) == ("test accuracy", Membership.title)
-    assert accuracy["x_label"] == aucs["x_label"] == "updates"
-    assert [row["key"] for row in accuracy["rows"]] == [
-        f"{arm}_accuracy_{number}" for arm in ("distilled", "real") for number in (10, 20, 30)
-    ]
-    assert [row["key"] for row in aucs["rows"]] == [
-        f"{arm}_{attack}_{number}"
+    (table,) = found["evaluations"]
+    keys = [
+        f"{arm}_{measure}_{number}"
         for arm in ("distilled", "real")
-        for attack in ATTACKS
+        for measure in ("accuracy", *ATTACKS)
         for number in (10, 20, 30)
     ]
-    assert all(row["n"] == 4 for row in accuracy["rows"] + aucs["rows"])  # two nets, two chunks
-    assert all(0 < row["standard_error"] < 0.2 for row in aucs["rows"])
+    assert [row["key"] for row in table["rows"]] == keys
+    assert all(row["n"] == 4 for row in table["rows"])  # two nets, two chunks
+    assert [row["x"] for row in table["rows"]] == [10, 20, 30] * 12
+    errors = [row["standard_error"] for row in table["rows"] if "standard_error" in row]
+    assert len(errors) == 30 and all(0 < error < 0.2 for error in errors)
     # One training of a net serves all numbers of updates.
     assert trained == [(4, [0, 1])] * 4 + [(20, [0, 1])] * 4
 
@@ -157,6 +157,7 @@ def test_what_is_measured_on_the_way_is_what_shorter_trainings_give(context):
     assert whole == (*short, *last)
 
 
+@pytest.mark.slow
 def test_members_that_were_learned_by_heart_are_found(context):
     """Noise with random labels: only nets that saw it have a small loss there."""
     rng = np.random.default_rng(0)
@@ -196,20 +197,3 @@ def test_updates_end_with_the_steps_of_the_recipe():
     assert _updates(0) == UPDATES
     assert _updates(300) == (100, 250, 300)
     assert _updates(250) == (100, 250)
-
-
-def test_rows_with_a_place_are_points_of_curves(context):
-    class Curves:
-        title, x_label = "t", "steps"
-
-        def run(self, context):
-            yield Measurement("a", "A", Score(0.5, 0.1, 2), "curve", 3)
-            yield Measurement("b", "B", Score(0.5, 0.1, 2, standard_error=0.2), table="other")
-
-    first, second = evaluate_sets({"c": Curves()}, context())["evaluations"]
-    assert (first["title"], first["x_label"]) == ("t", "steps")
-    assert first["rows"] == [
-        {"key": "a", "label": "A", "mean": 0.5, "std": 0.1, "n": 2, "curve": "curve", "x": 3}
-    ]
-    assert (second["name"], second["title"]) == ("c", "other")
-    assert second["rows"][0]["standard_error"] == 0.2 and "x" not in second["rows"][0]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from frepo_scale.models.apply import apply_net
-from frepo_scale.models.convnet import NORMS, ConvNet
-from frepo_scale.models.norm import BatchNorm
+from frepo_scale.models.convnet import ConvNet
+from frepo_scale.models.norm import NORMS, BatchNorm
 
 
 def net(norm="batch", dtype=jnp.float32):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from frepo_scale.models.convnet import NORMS, ConvNet, smallest_map
-from frepo_scale.models.norm import BatchNorm
+from frepo_scale.models.convnet import ConvNet, smallest_map
+from frepo_scale.models.norm import NORMS, BatchNorm, normalised
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_initialisation_is_lecun_normal_with_zero_bias():
     ("norm", "axes"), [("layer", (1, 2, 3)), ("instance", (1, 2)), ("batch", (0, 1, 2))]
 )
 def test_each_norm_normalises_over_its_axes(norm, axes):
-    class Probe(ConvNet):
+    class Probe(nn.Module):
         @nn.compact
         def __call__(self, x, train=False):
-            return self._normalise(x, 1, train)
+            return normalised(x, norm, train, "norm1")
 
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (5, 6, 6, 4))
-    module = Probe(num_classes=2, norm=norm)
+    module = Probe()
     variables = module.init(jax.random.key(1), x)
     y, _ = module.apply(variables, x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(np.mean(y, axes), 0, atol=1e-5)
@@ -103,3 +103,18 @@ def test_running_statistics_by_hand():
     y = module.apply({**variables, **updated}, x, train=False)
     expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_softplus_is_a_smooth_relu():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    smooth = ConvNet(num_classes=3, width=2, depth=2, norm="none", activation="softplus")
+    sharp = ConvNet(num_classes=3, width=2, depth=2, norm="none")
+    variables = sharp.init(jax.random.key(0), images)
+
+    def difference(beta):
+        found = smooth.clone(softplus_beta=beta).apply(variables, images)[1]
+        return float(jnp.abs(found - sharp.apply(variables, images)[1]).max())
+
+    assert 0 < difference(1000.0) < difference(60.0) < difference(5.0)
+    # One value of the formula, through a net of one block: log(1 + exp(beta x)) / beta.
+    np.testing.assert_allclose(smooth._activate(jnp.float32(0.01)), np.log1p(np.exp(0.6)) / 60)

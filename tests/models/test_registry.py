@@ -164,9 +164,29 @@ def test_a_vanishing_map_is_refused_with_the_deepest_possible():
         build_net(NetConfig(width=1, depth=4), 5, SHAPE)
 
 
+def test_the_activation_of_the_pool_is_not_that_of_evaluation_nets():
+    config = NetConfig(activation="softplus", softplus_beta=30.0)
+    module = build_net(config, 3, (8, 8, 3))
+    assert (module.activation, module.softplus_beta) == ("softplus", 30.0)
+    assert build_net(config.for_evaluation(), 3, (8, 8, 3)).activation == "relu"
+
+
+def test_a_net_without_the_field_refuses_another_activation():
+    with pytest.raises(InputError) as refused:
+        build_net(NetConfig(f"{__name__}.Own", activation="softplus"), 3, (8, 8, 3))
+    assert "POOL_ACTIVATION" in str(refused.value)
+    assert refused.value.fix == "use --gin.POOL_ACTIVATION=relu"
+
+
 def test_evaluation_nets_have_no_batch_norm_and_keep_other_norms():
     assert NetConfig(norm="batch").for_evaluation().norm == "none"
     assert NetConfig(norm="group").for_evaluation() == NetConfig(norm="group")
+
+
+def test_the_norm_of_evaluation_nets_may_be_named():
+    chosen = NetConfig(norm="batch", evaluation_norm="batch")
+    assert chosen.for_evaluation().norm == chosen.for_evaluation().for_evaluation().norm == "batch"
+    assert NetConfig(norm="none", evaluation_norm="layer").for_evaluation().norm == "layer"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +195,7 @@ def test_evaluation_nets_have_no_batch_norm_and_keep_other_norms():
         {"width": 0},
         {"depth": 0},
         {"norm": "bach"},
+        {"evaluation_norm": "bach"},
         {"name": 3},
         {"args": "heads"},
         {"args": {3: 4}},

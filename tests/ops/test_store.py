@@ -104,7 +104,7 @@ def test_event_files_on_a_store_need_tensorflow(root, store, monkeypatch, capsys
     monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     assert "gs://bucket/run/tensorboard" in capsys.readouterr().err
-    actions = StepActions(writer, root / "tensorboard", 0, 10, 0)
+    actions = StepActions(writer, root / "tensorboard", root / "profile_now", 0, 10, 0)
     writer.write_scalars(1, {"a": 1.0})
     actions.after_step(1)
     writer.flush()
@@ -140,7 +140,7 @@ def test_a_profile_that_cannot_be_written_is_no_reason_to_stop(root, monkeypatch
     monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     writer = TensorBoardWriter(root / "tensorboard")
     capsys.readouterr()
-    actions = StepActions(writer, root / "tensorboard", 0, 100, 10)
+    actions = StepActions(writer, root / "tensorboard", root / "profile_now", 0, 100, 10)
     for step in range(1, 30):
         actions.after_step(step)
     actions.close()

@@ -1,5 +1,6 @@
 """TensorBoard reads what clu writes, and TensorFlow is not imported for it."""
 
+import io
 import logging
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from frepo_scale.ops.tensorboard import (
     PROFILED_STEPS,
@@ -89,7 +91,7 @@ from frepo_scale.ops.tensorboard import StepActions
 logdir = Path(sys.argv[1])
 write(logdir)
 writer = TensorBoardWriter(logdir / "actions")
-actions = StepActions(writer, logdir / "actions", 0, 30, 10)
+actions = StepActions(writer, logdir / "actions", logdir / "profile_now", 0, 30, 10)
 for step in range(1, 31):
     actions.after_step(step)
 actions.close()
@@ -135,7 +137,7 @@ def test_tensorflow_writes_the_same_events_on_a_store(tmp_path: Path) -> None:
 def _run(logdir: Path, start: int, steps: int, last: int, profile_at: int = 10) -> list[Path]:
     """Runs steps start + 1 to last of a loop; returns the profiles."""
     writer = TensorBoardWriter(logdir)
-    actions = StepActions(writer, logdir, start, steps, profile_at)
+    actions = StepActions(writer, logdir, logdir / "profile_now", start, steps, profile_at)
     step = jax.jit(lambda x: x + 1)
     x = jnp.zeros(4)
     for done in range(start + 1, last + 1):
@@ -169,3 +171,42 @@ def test_closing_does_not_stop_another_profile(tmp_path: Path) -> None:
     _run(tmp_path / "ours", 0, 5, 5, 0)
     jax.profiler.stop_trace()
     assert list((tmp_path / "theirs").rglob("*.xplane.pb"))
+
+
+def test_a_profile_is_taken_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frepo_scale.ops.tensorboard._POLL", 0.0)
+    request = tmp_path / "profile_now"
+    writer = TensorBoardWriter(tmp_path)
+    actions = StepActions(writer, tmp_path, request, 0, 60, 0)
+    step = jax.jit(lambda x: x + 1)
+    x = jnp.zeros(4)
+    found = []
+    for done in range(1, 61):
+        if done in (10, 30):
+            request.touch()
+        x = step(x)
+        actions.after_step(done)
+        found.append(len(list(tmp_path.rglob("*.xplane.pb"))))
+        assert not request.exists()
+    actions.close()
+    writer.close()
+    assert found[8] == 0 and found[10 + PROFILED_STEPS + 1] == 1  # twice in one run
+    # Profiles of one second share a folder; its files are replaced.
+    assert found[-1] in (1, 2)
+
+
+def test_an_image_is_read_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = TensorBoardWriter(tmp_path)
+    image = np.arange(4 * 6 * 4, dtype=np.uint8).reshape(4, 6, 4)
+    writer.write_image(7, "distilled set", image)
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Images("distilled set")
+    assert (event.step, event.height, event.width) == (7, 4, 6)
+    decoded = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    assert np.array_equal(decoded, image)

@@ -15,8 +15,9 @@ from one_device import on_one_device, whole_minibatch
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.whitening import moments, zca
 from frepo_scale.distill.algorithm import Problem
-from frepo_scale.distill.config import DistillConfig, lamb, learning_rate_schedule
+from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.features import features_of
+from frepo_scale.distill.outer import OuterConfig, learning_rate_schedule, optimiser
 from frepo_scale.distill.pool import (
     Member,
     PoolConfig,
@@ -106,7 +107,7 @@ def meta_gradient(case, flip, one, x):
     pool = jax.tree.map(lambda leaf: leaf[None], one)
     targets = Batch(x["x_target"][None], jnp.argmax(x["y_target"], -1)[None])
     gradient = jax.jit(make_meta_gradient(parts))
-    return lambda distilled: gradient(jnp.int32(0), distilled, pool, targets)
+    return lambda distilled: gradient(jnp.int32(0), distilled, None, pool, targets)
 
 
 @pytest.mark.parametrize("case", ["m28_id", "c32_bn"])
@@ -138,7 +139,7 @@ def test_regression_and_gradients(golden, precision, case, flip):
         compare(golden, precision, name + "pred", target_features @ weights)
 
     start = DistilledSet(x["x_proto"], x["y_proto"])
-    grads, parts = meta_gradient(case, flip, one, x)(start)
+    grads, _, parts = meta_gradient(case, flip, one, x)(start)
     compare(golden, precision, name + "total_loss", parts["loss"])
     compare(golden, precision, name + "kernel_loss", parts["regression_loss"])
     compare(golden, precision, name + "label_loss", parts["label_loss"])
@@ -152,12 +153,12 @@ def test_lamb_steps(golden, precision, case, flip):
     x = inputs(golden, case, precision)
     one = member(golden, case, "params", precision)
     gradient = meta_gradient(case, flip, one, x)
-    optimiser = lamb(DistillConfig())
+    lamb = optimiser(DistillConfig(), OuterConfig())
     distilled = DistilledSet(x["x_proto"], x["y_proto"])
-    state = optimiser.init(distilled)
+    state = lamb.init(distilled)
     for step in (1, 2, 3):
-        grads, metrics = gradient(distilled)
-        updates, state = optimiser.update(grads, state, distilled)
+        grads, _, metrics = gradient(distilled)
+        updates, state = lamb.update(grads, state, distilled)
         distilled = jax.tree.map(lambda p, u: p + u, distilled, updates)
         name = f"{case}/{flip}/lamb/"
         compare(golden, precision, f"{name}metric_total_loss_step{step}", metrics["loss"])
@@ -234,7 +235,7 @@ def test_label_loss(golden, precision):
 
 
 def test_schedule(golden, precision):
-    schedule = learning_rate_schedule(DistillConfig())
+    schedule = learning_rate_schedule(DistillConfig(), OuterConfig())
     ours = [schedule(jnp.int32(s)) for s in golden["f64/lr/steps"]]
     compare(golden, precision, "lr/values", np.asarray(ours))
 

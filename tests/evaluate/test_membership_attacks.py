@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from frepo_scale.evaluate import attacks
-from frepo_scale.evaluate.attacks import ATTACKS, Outputs, run_attacks, standard_error
+from frepo_scale.evaluate import membership_attacks
+from frepo_scale.evaluate.membership_attacks import ATTACKS, Outputs, run_attacks, standard_error
 
 
 def outputs(rng, n, shift):
@@ -64,6 +64,6 @@ def test_attacks_repeat_and_are_bounded(monkeypatch):
     rng = np.random.default_rng(4)
     members, others = outputs(rng, 60, 1.0), outputs(rng, 80, 0.0)
     assert run_attacks(members, others, 5) == run_attacks(members, others, 5)
-    monkeypatch.setattr(attacks, "MOST", 20)
+    monkeypatch.setattr(membership_attacks, "MOST", 20)
     few = run_attacks(members, others, 5)["threshold"]
     assert few.standard_error == standard_error(few.value, 20, 20)
