@@ -73,7 +73,7 @@ def main() -> int:
         """Wall and own-thread seconds per step of the whole loop, logging every hundredth."""
         tensorboard = TensorBoardWriter(folder)
         writer = MultiWriter([JsonlWriter(folder / "metrics.jsonl", 0), tensorboard])
-        actions = StepActions(tensorboard, folder, 0, STEPS + 1, profile_at=0)
+        actions = StepActions(tensorboard, folder, folder / "profile_now", 0, STEPS + 1, 0)
         ledger = Ledger(None)
         state = initial_train_state(frepo, start)
         order = GlobalOrder(len(labels), BATCH, 0)

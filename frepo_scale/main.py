@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_distill, _evaluate, _prepare, _report, _export, _settings):
+    for add in (_distill, _evaluate, _prepare, _report, _export, _profile, _settings):
         add(commands)
     return top
 
@@ -144,6 +144,16 @@ def _export(commands: "argparse._SubParsersAction[_Parser]") -> None:
     export.add_argument("workdir", metavar="WORKDIR", help="workdir of a finished run")
     export.add_argument("--format", choices=("npz", "folder"), default="npz", help="default: npz")
     export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to write")
+
+
+def _profile(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    profile = commands.add_parser(
+        "profile",
+        help="profile the next steps of a run under way",
+        description="Asks a run that is training now for a profile of its next steps, which"
+        " TensorBoard shows.",
+    )
+    profile.add_argument("workdir", metavar="WORKDIR", help="workdir of the run")
 
 
 def _settings(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -286,6 +296,13 @@ def _run_export(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     export(to_path(options.workdir), options.format, Path(options.out).expanduser())
 
 
+def _run_profile(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.profile import request_profile
+
+    request_profile(to_path(options.workdir))
+
+
 def _run_settings(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     from frepo_scale import config
 
@@ -298,6 +315,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = 
     "prepare": _run_prepare,
     "report": _run_report,
     "export": _run_export,
+    "profile": _run_profile,
     "settings": _run_settings,
 }
 

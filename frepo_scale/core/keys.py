@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     FINAL_BATCH = 10
     FINAL_AUGMENT = 11
     ONLINE_COUNT = 12
+    GRADIENT_ROWS = 13
 
 
 def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) -> jax.Array:

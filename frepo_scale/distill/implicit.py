@@ -23,16 +23,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from frepo_scale.core.checks import check_float, check_int
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Metrics, Problem
+from frepo_scale.distill.chosen import Chosen
+from frepo_scale.distill.conjugate_gradients import Solved, conjugate_gradients
 from frepo_scale.distill.features import chunked_features, map_chunks, sum_over_chunks
 from frepo_scale.distill.member_gradient import (
     Gradient,
-    Rows,
+    Pulled,
     mean_slope,
     outer_loss,
     regression_rows,
@@ -71,76 +72,16 @@ class ImplicitConfig:
         check_float("ALGORITHM_ARGS: tolerance", self.tolerance, 0.0, 1.0)
 
 
-class Solved(NamedTuple):
-    """A solution of conjugate gradients.
-
-    Attributes:
-      x: the solution, a pytree.
-      residual: the relative residual in the 2-norm (scalar).
-      steps: iterations (int32 scalar).
-    """
-
-    x: Any
-    residual: jax.Array
-    steps: jax.Array
-
-
-def conjugate_gradients(
-    product: Callable[[Any], Any], right: Any, steps: int, tolerance: float, platform: str
-) -> Solved:
-    """Solves `A x = right` for a symmetric positive definite A, from x = 0.
-
-    Args:
-      product: x to A x, pytrees that are the same on every device of the axis "data".
-      right: the right-hand side.
-      steps: largest number of iterations.
-      tolerance: relative residual at which it stops.
-      platform: on CPUs all iterations are unrolled, because the gradient of a convolution is many
-        times slower inside a loop there; those after the last one change nothing.
-    """
-    start = optax.tree.vdot(right, right)
-    limit = tolerance**2 * start
-    zero = jax.tree.map(jnp.zeros_like, right)
-
-    Carry = tuple[Any, Any, Any, jax.Array, jax.Array]
-
-    def active(carry: Carry) -> jax.Array:
-        *_, square, count = carry
-        # All devices must leave the loop together: there are collectives in it.
-        return (jax.lax.pmax(square, DATA) > limit_everywhere) & (count < steps)
-
-    def iterate(carry: Carry) -> Carry:
-        x, residual, direction, square, count = carry
-        image = product(direction)
-        length = square / optax.tree.vdot(direction, image)
-        x = jax.tree.map(lambda x, d: x + length * d, x, direction)
-        residual = jax.tree.map(lambda r, q: r - length * q, residual, image)
-        following = optax.tree.vdot(residual, residual)
-        direction = jax.tree.map(lambda r, d: r + following / square * d, residual, direction)
-        return x, residual, direction, following, count + 1
-
-    limit_everywhere = jax.lax.pmax(limit, DATA)
-    carry: Carry = (zero, right, right, start, jnp.int32(0))
-    if platform == "cpu":
-        for _ in range(steps):
-            used = active(carry)
-            carry = jax.tree.map(
-                lambda new, old, used=used: jnp.where(used, new, old), iterate(carry), carry
-            )
-    else:
-        carry = jax.lax.while_loop(active, iterate, carry)
-    x, _, _, square, count = carry
-    tiny = jnp.finfo(start.dtype).tiny
-    return Solved(x, jnp.sqrt(square / jnp.maximum(start, tiny)), count)
-
-
 class _Linearised(NamedTuple):
-    """The linearised body of a member on this device's rows; products with J and Jᵀ by chunks."""
+    """The linearised body of a member on this device's rows; products with J and Jᵀ by chunks.
+
+    If some images are chosen for the gradient, the body is linearised on them alone: J is 0 on the
+    other rows, whose features are constants.
+    """
 
     problem: Problem
     member: Member
-    rows: Rows
-    targets: jax.Array
+    pulled: Pulled
 
     @property
     def platform(self) -> str:
@@ -182,7 +123,12 @@ class _Linearised(NamedTuple):
 
     def of_rows(self, v: Any) -> jax.Array:
         """`J_s v` of the synthetic images, zero on padding."""
-        return self.tangent(self.rows.images, v) * self.rows.weight
+        pulled = self.pulled
+        return pulled.to_rows(self.tangent(pulled.images, v)) * pulled.rows.weight
+
+    def to_body(self, z_rK: jax.Array) -> Any:
+        """`J_sᵀ z` of the synthetic images, summed over all devices."""
+        return self.cotangent(self.pulled.images, self.pulled.of(z_rK))
 
     def to_images(self, tau: Any, v: Any, direct: "_Slopes", implicit: "_Slopes") -> jax.Array:
         """Both parts of the gradient with respect to the rows' images: (r, 2, H, W, C)."""
@@ -200,9 +146,10 @@ class _Linearised(NamedTuple):
             pull = jax.vjp(seen, images)[1]
             return jnp.stack([pull(slopes[:3])[0], pull(slopes[3:])[0]], axis=1)
 
-        chunk, weight = self.problem.config.chunk, self.rows.weight
-        slopes = [slope * weight for slope in (*direct, *implicit)]
-        return map_chunks(of_chunk, chunk, self.platform, self.rows.images, *slopes)
+        chunk, pulled = self.problem.config.chunk, self.pulled
+        slopes = [pulled.of(slope * pulled.rows.weight) for slope in (*direct, *implicit)]
+        found = map_chunks(of_chunk, chunk, self.platform, pulled.images, *slopes)
+        return pulled.scale * pulled.to_rows(found)
 
 
 class _Slopes(NamedTuple):
@@ -228,16 +175,13 @@ class _Inner(NamedTuple):
 
     def inverse(self, z_rK: jax.Array) -> jax.Array:
         """`(K + rho I)⁻¹ z`, this device's rows."""
-        solved = with_labels(self.solution, z_rK, self.net.rows.total, self.ridge, DATA)
-        found = coefficients(solved, self.net.rows.total, self.ridge, DATA)
-        return found.astype(z_rK.dtype) * self.net.rows.weight
+        solved = with_labels(self.solution, z_rK, self.net.pulled.rows.total, self.ridge, DATA)
+        found = coefficients(solved, self.net.pulled.rows.total, self.ridge, DATA)
+        return found.astype(z_rK.dtype) * self.net.pulled.rows.weight
 
     def product(self, v: Any) -> Any:
         """`A v`."""
-        rows = self.net.rows
-        return jax.tree.map(
-            jnp.add, v, self.net.cotangent(rows.images, self.inverse(self.net.of_rows(v)))
-        )
+        return jax.tree.map(jnp.add, v, self.net.to_body(self.inverse(self.net.of_rows(v))))
 
     def solve(self, right: Any, steps: int, tolerance: float) -> Solved:
         """`A⁻¹ right`, or zero where conjugate gradients did not converge at all."""
@@ -256,12 +200,13 @@ def implicit_gradient(
     real: jax.Array,
     batch: Batch,
     sharpness: jax.Array | None,
+    chosen: Chosen | None = None,
 ) -> Gradient:
     """The direct and the implicit part of the gradient; see `member_gradient.MemberGradient`."""
     config, platform = problem.config, platform_of(problem.mesh)
     ridge, unit = resolved_ridge(problem), problem.ridge.unit(problem.size)
     rows = regression_rows(problem, distilled, real)
-    net = _Linearised(problem, member, rows, batch.images)
+    net = _Linearised(problem, member, Pulled(rows, chosen, problem.size))
     f_bd, f_rd = (
         chunked_features(problem.module, member, images, config, platform)
         for images in (batch.images, rows.images)
@@ -271,7 +216,7 @@ def implicit_gradient(
     inner = _Inner(net, ridge, solution)
 
     # The inner problem.
-    right = net.cotangent(rows.images, inner.inverse(rows.y_rK))
+    right = net.to_body(inner.inverse(rows.y_rK))
     found = inner.solve(right, settings.inner_steps, settings.tolerance)
     tau = found.x
     r_rK = rows.y_rK - net.of_rows(tau)
@@ -290,9 +235,7 @@ def implicit_gradient(
     direct = _Slopes(jnp.zeros_like(dr_rK), -dr_rK, df_rd)
 
     # The gradient through tau.
-    g = jax.tree.map(
-        jnp.subtract, net.cotangent(batch.images, e_bK), net.cotangent(rows.images, dr_rK)
-    )
+    g = jax.tree.map(jnp.subtract, net.cotangent(batch.images, e_bK), net.to_body(dr_rK))
     through = inner.solve(g, settings.implicit_steps, settings.tolerance)
     a_rK = inner.inverse(net.of_rows(through.x))
     b_rK = coefficients(solution, rows.total, ridge, DATA).astype(a_rK.dtype) * rows.weight

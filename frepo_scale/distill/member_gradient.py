@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from frepo_scale.core.types import Batch, DistilledSet, centred_onehot
 from frepo_scale.distill.algorithm import Metrics, Problem
+from frepo_scale.distill.chosen import Chosen
 from frepo_scale.distill.features import chunked_features, chunked_image_gradient
 from frepo_scale.distill.pool import Member
 from frepo_scale.parallel.mesh import DATA, platform_of
@@ -47,6 +48,7 @@ class MemberGradient(Protocol):
         real: jax.Array,
         batch: Batch,
         sharpness: jax.Array | None,
+        chosen: Chosen | None,
     ) -> Gradient:
         """The gradient.
 
@@ -57,6 +59,8 @@ class MemberGradient(Protocol):
           real: (n,) 1 for an image, 0 for padding.
           batch: this device's target images (b, H, W, C) and labels (b,).
           sharpness: scalar; None where the loss has none.
+          chosen: the images that get a gradient; None: all. Their gradients are scaled by N over
+            their number, so that the mean over all choices is the gradient.
         """
 
 
@@ -74,6 +78,46 @@ class Rows(NamedTuple):
     y_rK: jax.Array
     weight: jax.Array
     total: int
+
+
+class Pulled(NamedTuple):
+    """The rows through whose images the gradient is taken: all of them, or those of chosen images.
+
+    Attributes:
+      rows: all rows.
+      chosen: the images; None: all.
+      size: N.
+    """
+
+    rows: Rows
+    chosen: Chosen | None
+    size: int
+
+    @property
+    def images(self) -> jax.Array:
+        """This device's images, mirrored ones included."""
+        return self.of(self.rows.images)
+
+    @property
+    def scale(self) -> float:
+        """What makes the mean over all choices the gradient."""
+        return 1.0 if self.chosen is None else self.size / self.chosen.total
+
+    def _parts(self) -> int:
+        return self.rows.total // self.size  # 2 with mirrored images
+
+    def of(self, x_r: jax.Array) -> jax.Array:
+        """The rows of `images`, of an array with all rows (r, ...)."""
+        if self.chosen is None:
+            return x_r
+        return jnp.concatenate([self.chosen.spread(x) for x in jnp.split(x_r, self._parts())])
+
+    def to_rows(self, y: jax.Array) -> jax.Array:
+        """An array with all rows (r, ...) from that of `images`; 0 for the others."""
+        if self.chosen is None:
+            return y
+        n = len(self.rows.images) // self._parts()
+        return jnp.concatenate([self.chosen.collect(x, n) for x in jnp.split(y, self._parts())])
 
 
 def regression_rows(problem: Problem, distilled: DistilledSet, real: jax.Array) -> Rows:
@@ -138,6 +182,7 @@ def frepo_gradient(
     real: jax.Array,
     batch: Batch,
     sharpness: jax.Array | None,
+    chosen: Chosen | None = None,
 ) -> Gradient:
     """The gradient through the regression on a frozen net: section 4, steps 2 to 4."""
     config, module, platform = problem.config, problem.module, platform_of(problem.mesh)
@@ -153,9 +198,11 @@ def frepo_gradient(
         loss = outer_loss(pred_bK, batch.labels, sharpness)
         dw_dK = jax.lax.psum(f_bd.T @ loss.error_BK, DATA) / problem.batch
     df_rd, dy_rK, error = adjoint(solution, dw_dK, rows.total, ridge, DATA, unit)
+    pulled = Pulled(rows, chosen, problem.size)
     d_seen = chunked_image_gradient(
-        module, member, rows.images, df_rd * rows.weight, config, platform
+        module, member, pulled.images, pulled.of(df_rd * rows.weight), config, platform
     )
+    d_seen = pulled.scale * pulled.to_rows(d_seen) if chosen is not None else d_seen
     metrics = target_metrics(problem, pred_bK, batch, loss, solution)
     metrics["gradient_error_bound"] = error.astype(pred_bK.dtype)
     return Gradient(

@@ -53,6 +53,12 @@ class OuterConfig:
     clip: float = setting(
         0.0, "CLIP", "largest norm of the gradient, in units of its running norm; 0: no limit"
     )
+    gradient_images: int = setting(
+        0,
+        "GRADIENT_IMAGES",
+        "distilled images that get a gradient in an outer step, a random choice; 0: all",
+        low=0,
+    )
     margin: float = setting(
         1.0, "LABEL_MARGIN", "cap of the label margin, in units of 1/classes; 0: no margin term"
     )

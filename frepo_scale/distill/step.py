@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Metrics, Problem
+from frepo_scale.distill.chosen import Chosen, choose
 from frepo_scale.distill.member_gradient import Gradient, MemberGradient, frepo_gradient
 from frepo_scale.distill.pool import (
     Member,
@@ -107,9 +108,12 @@ def _meta_gradient(
     grads = jax.tree.map(jnp.zeros_like, distilled)
     slope = None if sharpness is None else jnp.zeros_like(sharpness)
     sums: Metrics = {}
-    for number, (local, _) in enumerate(chosen_members(problem, step)):
+    for number, (local, index) in enumerate(chosen_members(problem, step)):
         own = Batch(batch.images[number], batch.labels[number])
-        found = member_gradient(problem, take_member(pool, local), distilled, real, own, sharpness)
+        chosen = gradient_rows(problem, step, index)
+        found = member_gradient(
+            problem, take_member(pool, local), distilled, real, own, sharpness, chosen
+        )
         grads, slope = jax.tree.map(jnp.add, (grads, slope), (found.distilled, found.sharpness))
         sums = {name: sums.get(name, 0.0) + value for name, value in found.metrics.items()}
     members = problem.pool.members
@@ -124,6 +128,15 @@ def _meta_gradient(
     metrics["label_loss"] = jax.lax.psum(value, DATA)
     metrics["loss"] = metrics["regression_loss"] + metrics["label_loss"]
     return Gradient(grads._replace(labels=grads.labels + d_labels), slope, metrics)
+
+
+def gradient_rows(problem: Problem, step: jax.Array, index: jax.Array) -> Chosen | None:
+    """The images that get a gradient through a member at a step; None: all."""
+    count = problem.outer.gradient_images
+    if not 0 < count < problem.size:
+        return None
+    key = key_for(problem.config.seed, Purpose.GRADIENT_ROWS, step, index)
+    return choose(key, problem.size, count, problem.mesh.shape[DATA])
 
 
 def _advance_pool(
@@ -210,24 +223,12 @@ def online_minibatch(
     sent once.
     """
     images, labels = distilled
-    data, n = problem.mesh.shape[DATA], len(images)
-    first = jax.lax.axis_index(DATA) * n
     if problem.size <= problem.pool.batch:
-        return Minibatch(images, labels, first + jnp.arange(n) < problem.size, problem.size)
+        here = jax.lax.axis_index(DATA) * len(images) + jnp.arange(len(images))
+        return Minibatch(images, labels, here < problem.size, problem.size)
     size = problem.pool.batch
     key = key_for(problem.config.seed, Purpose.ONLINE_BATCH, step, index)
     if problem.pool.online_steps > 1:
         key = jax.random.fold_in(key, number)
-    rows = jax.random.permutation(key, problem.size)[:size]
-    share = -(-size // data)
-    rows = jnp.pad(rows, (0, share * data - size), constant_values=-1)
-    local = rows - first
-    mine = (local >= 0) & (local < n)
-
-    def spread(x: jax.Array) -> jax.Array:
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        part = x[jnp.clip(local, 0, n - 1)] * mine.reshape(shape).astype(x.dtype)
-        return jax.lax.psum_scatter(part, DATA, scatter_dimension=0, tiled=True)
-
-    weights = jax.lax.axis_index(DATA) * share + jnp.arange(share) < size
-    return Minibatch(spread(images), spread(labels), weights, size)
+    chosen = choose(key, problem.size, size, problem.mesh.shape[DATA])
+    return Minibatch(chosen.spread(images), chosen.spread(labels), chosen.weights(), size)

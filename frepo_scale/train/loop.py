@@ -68,8 +68,7 @@ def train(
       state, step: the state, donated to the first step; one jitted step.
       batches: the next one is batch `start`.
       hooks: what else happens.
-      start, steps: outer steps already done, and to reach.
-      preemption, ledger: polled once per step; accounts for the time.
+      start, steps, preemption, ledger: outer steps done and to reach; polled; accounts for time.
     """
     log, probe, save, done = hooks.log, hooks.probe, hooks.save, start
     in_flight: deque[jax.Array] = deque()
@@ -97,24 +96,28 @@ def train(
         if probing or saving:
             log.restart(done)
 
-        with log.waiting_for_input(), ledger.during("data"):
-            batch = next(batches)
         first = done == start
-        with ledger.during("compile" if first else "step"):
-            with hooks.compiling() if first else nullcontext(), _marked(done):
-                state, metrics = step(state, batch)
-            del batch  # freed after its step, not when the next batch arrives
-            done += 1
-            log.step(done, metrics)
-            _wait(in_flight, metrics["loss"], first)
-            if first:
-                log.restart(done)  # the rates exclude compilation
+        with _marked(done):
+            with log.waiting_for_input(), ledger.during("data"):
+                batch = next(batches)
+            with ledger.during("compile" if first else "step"):
+                with hooks.compiling() if first else nullcontext():
+                    state, metrics = step(state, batch)
+                del batch  # freed after its step, not when the next batch arrives
+                done += 1
+                log.step(done, metrics)
+                _wait(in_flight, metrics["loss"], first)
+                if first:
+                    log.restart(done)  # the rates exclude compilation
         for action in hooks.after_step:
             action(done)
 
 
 def _marked(step: int) -> AbstractContextManager[None]:
-    """The mark by which profilers find the steps and measure them."""
+    """The mark by which profilers find the steps and measure them.
+
+    It includes the wait for an earlier step: in the steady state its duration is that of a step.
+    """
     return jax.profiler.StepTraceAnnotation("outer_step", step_num=step)
 
 

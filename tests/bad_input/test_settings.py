@@ -34,6 +34,7 @@ WRONG = {
         name: NO_INTS
         for name in [
             "SEED",
+            "GRADIENT_IMAGES",
             "MAX_ONLINE",
             "EVAL_STEPS",
             "MESH_DATA",

@@ -21,7 +21,13 @@ PRIMAL = {"members": 1, "width": 2, "size": 45, "form": "primal", "online": 11, 
 FACTORED = {"members": 2, "width": 2, "size": 45, "flip": False, "ridge": 1e-4, "steps": 15}
 BLOCKED = FACTORED | {"factorisation": "blocked", "block": 4}
 SPREAD = BLOCKED | {"distribute_above": 0}
-SWITCHES = {"loss": "cross_entropy", "optimiser": "adabelief", "average": 0.9, "clip": 2.0}
+SWITCHES = {
+    "loss": "cross_entropy",
+    "optimiser": "adabelief",
+    "average": 0.9,
+    "clip": 2.0,
+    "gradient_images": 7,
+}
 RCIG = {
     "members": 2,
     "width": 2,

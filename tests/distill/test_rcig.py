@@ -1,5 +1,6 @@
 """RCIG: its closed form against automatic differentiation of the same problem in float64."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -14,9 +15,12 @@ from jax.sharding import PartitionSpec as P
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Problem
+from frepo_scale.distill.chosen import Chosen
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.conjugate_gradients import Solved
 from frepo_scale.distill.frepo import FRePo
-from frepo_scale.distill.implicit import Solved, _safe
+from frepo_scale.distill.implicit import _safe
+from frepo_scale.distill.member_gradient import frepo_gradient
 from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig, initial_pool, take_member
 from frepo_scale.distill.rcig import RCIG
@@ -156,6 +160,62 @@ def test_the_gradient_is_that_of_automatic_differentiation(
         assert difference(found.distilled.labels, d_labels) < 1e-9
         if sharpness is not None:
             np.testing.assert_allclose(found.sharpness, slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_gradient_for_some_images_is_unbiased(flip):
+    """The mean over all choices of 2 of the 6 images is the gradient."""
+    given = problem(flip)
+    distilled, batch = inputs(jnp.float32)
+    member = take_member(pool_of(given, jnp.float32), jnp.int32(0))
+    run = partial(
+        jax.shard_map, mesh=single_device_mesh(), in_specs=P(), out_specs=P(), check_vma=False
+    )
+
+    @jax.jit
+    def gradient(rows):
+        chosen = None if rows is None else Chosen(rows, 2)
+        return run(
+            lambda d, b: frepo_gradient(given, member, d, jnp.ones(SIZE), b, None, chosen).distilled
+        )(distilled, batch)
+
+    every = gradient(None)
+    pairs = list(itertools.combinations(range(SIZE), 2))
+    parts = [gradient(jnp.array(pair)) for pair in pairs]
+    for pair, part in zip(pairs, parts, strict=True):
+        there = np.abs(np.asarray(part.images)).sum((1, 2, 3)) > 0
+        assert np.flatnonzero(there).tolist() == list(pair)
+        assert np.array_equal(part.labels, every.labels)
+    mean = sum(np.asarray(part.images) for part in parts) / len(parts)
+    np.testing.assert_allclose(mean, every.images, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_the_implicit_gradient_for_some_images_is_that_of_a_body_linearised_on_them(monkeypatch):
+    """With all images chosen, in another order, it is the gradient; with some, others get none."""
+    monkeypatch.setattr("frepo_scale.distill.implicit.platform_of", lambda mesh: "gpu")
+    with jax.enable_x64(True):
+        given = problem(flip=True)
+        algorithm = RCIG(given, inner_steps=150, implicit_steps=150, tolerance=1e-13)
+        distilled, batch = inputs(jnp.float64)
+        member = take_member(pool_of(given, jnp.float64), jnp.int32(0))
+        run = partial(
+            jax.shard_map, mesh=single_device_mesh(), in_specs=P(), out_specs=P(), check_vma=False
+        )
+
+        def gradient(rows):
+            chosen = None if rows is None else Chosen(jnp.array(rows), len(rows))
+            real = jnp.ones(SIZE)
+            found = algorithm.member_gradient
+            return jax.jit(
+                run(lambda d, b: found(given, member, d, real, b, None, chosen).distilled)
+            )(distilled, batch)
+
+        every, permuted, some = gradient(None), gradient([3, 1, 0, 5, 4, 2]), gradient([4, 1])
+        assert difference(permuted.images, every.images) < 1e-9
+        assert difference(permuted.labels, every.labels) < 1e-9
+        there = np.abs(np.asarray(some.images)).sum((1, 2, 3)) > 0
+        assert np.flatnonzero(there).tolist() == [1, 4]
 
 
 def test_without_inner_steps_it_is_frepo():
