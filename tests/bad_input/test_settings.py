@@ -200,9 +200,9 @@ def test_an_unknown_recipe(refused):
         (("SERIES=classes", "CLASSES=0-4"), ["CLASSES = '0-4'", "--gin.CLASSES=None"]),
         (("SERIES=chunks", "CHUNK_OF=0/5"), ["CHUNK_OF = '0/5'", "--gin.CHUNK_OF=None"]),
         (("SERIES=classes", "SERIES_PARTS=11"), ["use --gin.SERIES_PARTS=10"]),
-        (("CHUNK_OF=2/8", "IPC=18"), ["IPC = 18", "use --gin.IPC=17"]),
-        (("CLASSES=3,5", "IPC=139"), ["IPC = 139: class", "use --gin.IPC=138"]),
-        (("CHUNK_OF=9/10", "BATCH=150"), ["BATCH = 150", "use --gin.BATCH="]),
+        (("CHUNK_OF=2/8", "BATCH=32", "IPC=18"), ["IPC = 18: class 8", "use --gin.IPC=17"]),
+        (("CLASSES=3,5", "IPC=140"), ["IPC = 140: class 5", "use --gin.IPC=139"]),
+        (("CHUNK_OF=9/10", "BATCH=150"), ["BATCH = 150", "use --gin.BATCH=144"]),
         (("CHUNK_OF=0/900",), ["CHUNK_OF = '0/900'", "no training image of class"]),
         (
             (
