@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from frepo_scale import config
 from frepo_scale.core.paths import read_bytes, to_path
 from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
+from frepo_scale.jobs import series as series_job
 from frepo_scale.jobs.distill import start
 from frepo_scale.jobs.workdirs import recipe_text
 from frepo_scale.ops.workdir import Workdir
@@ -48,7 +50,10 @@ def distill(recipe: str, workdir: _PathLike | None = None, **settings: Any) -> d
     folder = to_path(Path("runs") / read.name if workdir is None else os.fspath(workdir))
     start(read, folder)
     with _as_a_program():
-        distill_job.distill(read, folder)
+        if read.config.series.by is None:
+            distill_job.distill(read, folder)
+        else:
+            series_job.distill_series(read, folder, partial(config.changed, read))
     return _json(Workdir(folder).result)
 
 

@@ -258,6 +258,11 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     return _build(name, overrides, scan, text)
 
 
+def changed(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    """The recipe with some settings changed; values as after `--gin.NAME=`."""
+    return load_text(recipe.name, recipe.text, overrides)
+
+
 def _renamed(where: str, macro: str) -> InputError:
     return InputError(f"{where}{macro} is now {RENAMED[macro]}", f"the name {RENAMED[macro]}")
 

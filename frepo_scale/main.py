@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -236,16 +237,21 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.distill import distill, start
     from frepo_scale.jobs.plan import dry_run
+    from frepo_scale.jobs.series import distill_series, dry_run_series
     from frepo_scale.parallel.runtime import initialize
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:
         initialize()
-        dry_run(recipe, workdir)
     else:
         start(recipe, workdir)
-        distill(recipe, workdir)
+    if recipe.config.series.by is not None:
+        run_series = dry_run_series if options.dry_run else distill_series
+        run_series(recipe, workdir, partial(config.changed, recipe))
+    else:
+        run = dry_run if options.dry_run else distill
+        run(recipe, workdir)
 
 
 def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:

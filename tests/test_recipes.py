@@ -43,6 +43,12 @@ PAPER = {
 DIGITS = ["digits_ipc1", "digits_ipc10"]
 TWINS = ["cifar100_ipc50_ridge", "cub200_ipc10_ridge"]
 SMOKE = "imagenet1k_smoke"
+# The paper's applications: parts, runs, images per class, distilled images of a run.
+SERIES = {
+    "cifar100_continual_5": (5, 5, 20, 400),
+    "cifar100_continual_10": (10, 10, 20, 200),
+    "fashion_mnist_membership": (6, 5, 50, 500),
+}
 # RCIG on each of these data sets, at one and at ten images per class.
 RCIG = [
     f"{dataset}_ipc{ipc}_rcig"
@@ -73,7 +79,7 @@ DATA = {
 
 
 def dataset_of(name: str) -> str:
-    return name.removesuffix("_smoke").partition("_ipc")[0]
+    return re.sub(r"_(smoke|ipc|continual|membership).*", "", name)
 
 
 def ipc_of(name: str) -> int:
@@ -107,10 +113,10 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, SMOKE]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *SERIES, SMOKE]) == RECIPES
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {*SERIES}))
 def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = dataset_of(name)
@@ -131,6 +137,27 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
     assert "memory, MiB" in out
     assert out.endswith(f"workdir runs/{name}; dry run: nothing was trained.\n")
+    assert err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_series_builds(name, made_up, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts, runs, ipc, size = SERIES[name]
+    found = config.load_recipe(config.find_recipe(name), {}).config
+    assert (found.series.parts, found.series.runs or parts) == (parts, runs)
+    assert (found.distill.ipc, found.distill.steps, found.data.batch) == (ipc, 500 * K, 1024)
+    assert found.distill.flip == ("continual" in name)
+    small = ["--gin.BATCH=32", "--gin.IPC=5"]  # of the made-up images
+    data = f"--gin.DATA_DIR={made_up(dataset_of(name))}"
+    assert main(["distill", name, "--dry-run", data, *small]) == 0
+    out, err = capsys.readouterr()
+    assert f"\n{5 * size // ipc} distilled images\n" in out
+    assert [f"runs/{name}/part_{run:02d}: " in out for run in range(runs + 1)] == [
+        *[True] * runs,
+        False,
+    ]
     assert err == ""
     assert list(tmp_path.iterdir()) == []
 

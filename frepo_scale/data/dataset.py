@@ -5,6 +5,7 @@ Source: docs/algorithm.md sections 1 and 6 (the held-out part replaces selection
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +18,13 @@ from frepo_scale.data.loading import load
 from frepo_scale.data.noise import noise_set
 from frepo_scale.data.placement import PLACEMENTS, Room, choose_placement
 from frepo_scale.data.sources.specs import DatasetSpec, spec_for
+from frepo_scale.data.subset import (
+    canonical_classes,
+    check_present,
+    chosen_classes,
+    chunk_rows,
+    parse_chunk,
+)
 from frepo_scale.data.types import Chosen, RawDataset, Rows, Split, everything
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
 
@@ -51,6 +59,17 @@ class DataConfig:
         "at most this many undecodable images are skipped; one more is an error",
         low=0,
     )
+    classes: str | None = setting(
+        None,
+        "CLASSES",
+        "the classes that are distilled, such as '0-19' or '0-4,7', with labels over all classes;"
+        " None: all",
+    )
+    chunk_of: str | None = setting(
+        None,
+        "CHUNK_OF",
+        "a disjoint part of the training images, such as '0/5', the first of five; None: all",
+    )
     batch: int = setting(1024, "BATCH", "target images per net and outer step", low=1)
     images: str = setting(
         "real",
@@ -75,6 +94,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Raises InputError for an unknown data set or a value out of its bounds."""
         spec_for(self.name)
+        object.__setattr__(self, "classes", canonical_classes(self.classes))
+        parse_chunk(self.chunk_of)
         check_settings(self)
         if "." not in self.images:
             check_choice("DATA_SOURCE", self.images, (*_IMAGES, "a dotted path module.Class"))
@@ -85,6 +106,8 @@ class Dataset(RawDataset):
     """A data set split for a run. Pixels stay uint8; `preprocessing` makes net inputs of them.
 
     `train` is the target part, without the held-out images; `test` is for the final numbers only.
+    With `CLASSES` the three parts have images of these classes only. With `CHUNK_OF` the target
+    part and the held-out images are those of one chunk, and the test part is whole.
 
     Attributes:
       spec: facts of the data set that are known before it is read.
@@ -103,13 +126,18 @@ class Dataset(RawDataset):
         """K."""
         return len(self.class_names)
 
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The classes that have images, ascending: (k,) int32, all K unless `CLASSES` is set."""
+        return np.unique(self.train.labels)
+
     @property
     def whitened(self) -> bool:
         """Whether ZCA is applied: colour sets, grey ones not."""
         return self.spec.zca if self.spec.channels is not None else self.image_shape[-1] == 3
 
     def fit_preprocessing(self) -> Preprocessing:
-        """Normalisation, and whitening for colour sets, from the target part."""
+        """Normalisation, and whitening for colour sets, from the target part of all classes."""
         if self.statistics is not None:
             return self.statistics(self.whitened)
         return fit_preprocessing(everything(self.train), self.whitened)
@@ -131,8 +159,14 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
         raw, placement = noise_set(spec, config.resolution), "constant"
     else:
         raw, placement = _load(config, room)
-    held_out = held_out_rows(raw.train.labels, len(raw.class_names))
-    train = _subset(raw.train, ~held_out)
+    chunk, labels = parse_chunk(config.chunk_of), raw.train.labels
+    classes = chosen_classes(config.classes, len(raw.class_names))
+    rows = np.ones(len(labels), bool) if chunk is None else chunk_rows(labels, *chunk)
+    check_present(labels[rows], classes, f"CHUNK_OF = {config.chunk_of!r}: the chunk")
+    held_out = np.zeros(len(labels), bool)
+    held_out[rows] = held_out_rows(labels[rows], len(raw.class_names))
+    target, wanted = rows & ~held_out, np.isin(labels, classes)
+    train = _subset(raw.train, target & wanted)
     if config.batch > len(train):
         raise InputError(
             f"BATCH = {config.batch}: {config.name} has {len(train)} training images after the"
@@ -140,10 +174,21 @@ def load_dataset(config: DataConfig, room: Room = Room("cpu", 0)) -> Dataset:  #
             f"at most {len(train)}",
             f"use --gin.BATCH={len(train)}",
         )
-    parts = {"train": train, "held_out": _subset(raw.train, held_out)}
-    fingerprint = raw.fingerprint or _fingerprint(raw)
-    known = vars(raw) | parts | {"fingerprint": fingerprint}
+    known = vars(raw) | {"train": train, "held_out": _subset(raw.train, held_out & wanted)}
+    if config.classes is not None:
+        known["test"] = _subset(raw.test, np.isin(raw.test.labels, classes))
+    # The statistics of a prepared set are of all its images. A chunk has its own: what is
+    # published of a chunk must not depend on other images.
+    if placement != "constant" and (chunk or (config.classes and raw.statistics is None)):
+        fitted_to = _subset(raw.train, target)
+        known |= {"statistics": lambda whiten: _fit(fitted_to, whiten), "fitted": False}
+    known["fingerprint"] = raw.fingerprint or _fingerprint(raw)
     return Dataset(**known, spec=spec, placement=placement)
+
+
+def _fit(part: Rows, whiten: bool) -> Preprocessing:
+    """The statistics of a part, which is read as a whole."""
+    return fit_preprocessing(everything(part), whiten)
 
 
 def _load(config: DataConfig, room: Room) -> tuple[RawDataset, str]:

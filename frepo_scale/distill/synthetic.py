@@ -9,23 +9,24 @@ from frepo_scale.data.types import Rows
 
 
 def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) -> np.ndarray:
-    """IPC random rows of every class, class-major.
+    """IPC random rows of every class that has any, class-major.
 
     Args:
-      labels: (n,) int32 classes of the real images.
+      labels: (n,) int32 classes of the real images; of k different classes.
       num_classes: K.
       ipc: rows per class.
       key: of the random choice.
 
     Returns:
-      (K * ipc,) int64 rows into `labels`.
+      (k * ipc,) int64 rows into `labels`.
 
     Raises:
       InputError: a class has fewer than `ipc` images.
     """
     counts = np.bincount(labels, minlength=num_classes)
-    if ipc > counts.min():
-        scarce = int(counts.argmin())
+    present = np.flatnonzero(counts)
+    if ipc > counts[present].min():
+        scarce = int(present[counts[present].argmin()])
         raise InputError(
             f"IPC = {ipc}: class {scarce} has {counts[scarce]} training images after the held-out"
             " part is set aside",
@@ -35,7 +36,7 @@ def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) 
     # One draw for the whole set, then the smallest of each class: no per-class random calls.
     draws = np.asarray(jax.random.uniform(key, (len(labels),)))
     by_class_then_draw = np.lexsort((draws, labels))
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[present]
     return by_class_then_draw[starts[:, None] + np.arange(ipc)].reshape(-1)
 
 
@@ -62,6 +63,12 @@ def real_set(real: Rows, num_classes: int, ipc: int, key: jax.Array) -> Distille
     return DistilledSet(real.at(rows), scaled_labels(real.labels[rows], num_classes))
 
 
-def hard_labels(num_classes: int, ipc: int) -> np.ndarray:
-    """The class each synthetic image was started as: int32 (K * ipc,)."""
-    return np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
+def hard_labels(classes: int | np.ndarray, ipc: int) -> np.ndarray:
+    """The class each synthetic image was started as: int32 (k * ipc,).
+
+    Args:
+      classes: the k classes that are distilled, ascending; a number K: 0 to K - 1.
+      ipc: images per class.
+    """
+    distilled = np.arange(classes) if isinstance(classes, int) else classes
+    return np.repeat(distilled.astype(np.int32), ipc)

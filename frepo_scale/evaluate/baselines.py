@@ -22,7 +22,7 @@ _VERSION = file_version(__file__)
 def with_hard_labels(context: EvaluationContext) -> DistilledSet:
     """The distilled images (N images) with the label of their class instead of the learned one."""
     classes = context.real.num_classes
-    labels = scaled_labels(hard_labels(classes, context.ipc), classes)
+    labels = scaled_labels(hard_labels(context.real.classes, context.ipc), classes)
     return DistilledSet(context.distilled.images, labels)
 
 

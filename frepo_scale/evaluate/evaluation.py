@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
+import numpy as np
+
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows
@@ -36,6 +38,7 @@ class Training(TypedDict, total=False):
       learning_rate: Adam's; default `EVAL_LEARNING_RATE`.
       net: the net; default: the evaluation net of the recipe.
       augment: the augmentation; default: that of the data set.
+      constant: whether the learning rate stays constant; default False, see `fit.FitConfig`.
       held_out: use other random draws than those of final scores, and the held-out images where
         `score` tests on test images: for choices, which must not see the test images.
     """
@@ -45,6 +48,7 @@ class Training(TypedDict, total=False):
     learning_rate: float
     net: NetConfig
     augment: AugmentConfig
+    constant: bool
     held_out: bool
 
 
@@ -58,7 +62,8 @@ class Measurement(NamedTuple):
       facts: further entries of the row in `result.json`, such as a chosen learning rate. "row" and
         "column" arrange the rows of an evaluation that all have them as a table with two axes,
         in the report as a heat map. "unit" is "%" unless given: the score is a fraction; with
-        "" it is shown as it is.
+        "" it is shown as it is. With "x" and "x_label" the rows of one "row" are the points of a
+        curve in the report. "standard_error", of an AUC, is shown instead of `std`.
     """
 
     key: str
@@ -84,6 +89,28 @@ class RealData:
     num_classes: int
     held_out: Rows | None = None
 
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes that have training images, ascending: (k,), all K unless `CLASSES` is set."""
+        return np.unique(self.train.labels)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The result of one run of a series (docs/recipes.md).
+
+    Attributes:
+      name: of the run, such as "part_00"; the folder of its workdir.
+      classes: (k,) the classes it distilled, ascending.
+      distilled: its set, labels (k * ipc, K) over all classes.
+      real: the data of its chunk as its nets see them; of a series of classes those of all runs.
+    """
+
+    name: str
+    classes: np.ndarray
+    distilled: DistilledSet
+    real: RealData
+
 
 @dataclass(frozen=True)
 class Task:
@@ -96,6 +123,7 @@ class Task:
       num_classes: K.
       held_out: number of held-out images.
       in_memory: whether the training images are held in memory as a whole.
+      series: what the runs of the series differ in: "classes" or "chunks"; None: it is one run.
     """
 
     config: EvaluationConfig
@@ -104,6 +132,7 @@ class Task:
     num_classes: int
     held_out: int
     in_memory: bool
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,8 @@ class EvaluationContext:
       net: the default evaluation net.
       preprocessing: from pixels to net inputs and back.
       selected_by: how "distilled" was chosen: "held-out", "last step", or "" if unknown.
+      parts: the results of the runs of a series, in order. For a series of classes "distilled" is
+        all their images, for one of chunks that of the first.
     """
 
     sets: Mapping[str, DistilledSet]
@@ -134,6 +165,7 @@ class EvaluationContext:
     net: NetConfig
     preprocessing: Preprocessing | None = None
     selected_by: str = ""
+    parts: tuple[Part, ...] = ()
     _prefix: str = ""
     _used: set[str] = field(default_factory=set)
     _evaluators: dict[str, Evaluator] = field(default_factory=dict)
@@ -200,6 +232,8 @@ class EvaluationContext:
         key: str,
         labelled: Labelled,
         test: Callable[[TrainedNet], Sequence[float]],
+        *,
+        at: Sequence[int] = (),
         **training: Unpack[Training],
     ) -> list[tuple[float, ...]]:
         """Like `score`, for any measurement of a trained net.
@@ -208,10 +242,11 @@ class EvaluationContext:
           key: see `score`.
           labelled: see `score`.
           test: takes a trained net and returns numbers, always the same count.
+          at: after how many Adam steps `test` is called; nothing: after the last one.
           **training: see `Training`.
 
         Returns:
-          What `test` returned for each net.
+          What `test` returned for each net; with `at` the numbers of one call after the other.
         """
         if self._prefix + key in self._used:
             raise RunError(f"{self._prefix}{key}: this key was used before in the evaluation")
@@ -224,6 +259,7 @@ class EvaluationContext:
             _by_net(labelled),
             test,
             self.finished,
+            at,
         )
 
     def train(
@@ -246,7 +282,7 @@ class EvaluationContext:
             steps=training.get("steps", self.steps),
             batch=self.config.batch,
             learning_rate=training.get("learning_rate", self.config.learning_rate),
-            constant=False,
+            constant=training.get("constant", False),
             augment=training.get("augment", evaluator.augment),
             draws=PROBE_DRAWS if training.get("held_out") else FINAL_DRAWS,
             dtype=self.config.dtype,
@@ -277,7 +313,8 @@ class Evaluation(Protocol):
     """The interface of an evaluation: a class that is constructed without arguments.
 
     It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
-    cannot be done. It is called before the run starts.
+    cannot be done. It is called before the run starts. One that judges the runs of a series has
+    `series`, "classes" or "chunks".
     """
 
     @property

@@ -186,6 +186,7 @@ class Fitter:
         net: int,
         preemption: Preemption,
         progress: Callable[[int], None],
+        visit: Callable[[int, _Fitting], None] | None = None,
     ) -> _Fitting:
         """Trains fresh net number `net`; nothing is copied to the host in between.
 
@@ -194,6 +195,8 @@ class Fitter:
           net: number of the net; with the seed it decides every random choice.
           preemption: polled every 20 steps.
           progress: called with the number of steps done since the last call.
+          visit: called after every step with the number of steps done and the state, whose arrays
+            the next step replaces.
 
         Raises:
           Preempted: a stop was requested.
@@ -202,6 +205,8 @@ class Fitter:
         state = self._start(number, tuple(data.images.shape[1:]))
         for step in range(self._config.steps):
             state = self._step(state, data, number)
+            if visit is not None:
+                visit(step + 1, state)
             if step % _POLL_EVERY == _POLL_EVERY - 1:
                 preemption.check()
                 state.step.block_until_ready()

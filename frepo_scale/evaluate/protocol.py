@@ -232,6 +232,7 @@ class Evaluator:
         labelled: Callable[[int], DistilledSet],
         test: Callable[[TrainedNet], Sequence[float]],
         finished: FinishedNets,
+        at: Sequence[int] = (),
     ) -> list[tuple[float, ...]]:
         """Trains fresh nets and measures each.
 
@@ -243,9 +244,10 @@ class Evaluator:
           labelled: the set that net number 0, 1, ... is trained on.
           test: takes a trained net and returns numbers.
           finished: measurements of an earlier attempt; completed here.
+          at: after how many steps `test` is called; nothing: after the last one.
 
         Returns:
-          What `test` returned, one tuple per net.
+          What `test` returned, one tuple per net; with `at` one call after the other.
 
         Raises:
           Preempted: a stop was requested.
@@ -255,7 +257,14 @@ class Evaluator:
             for net in range(nets):
                 values = finished.get(name, net)
                 if values is None:
-                    values = tuple(test(self._train(fit, labelled(net), net, progress.advance)))
+                    measured: list[float] = []
+
+                    def visit(done: int, trained: TrainedNet, to: list[float] = measured) -> None:
+                        if done in (at or (fit.steps,)):
+                            to.extend(test(trained))
+
+                    self._train(fit, labelled(net), net, progress.advance, visit)
+                    values = tuple(measured)
                     finished.put(name, net, values)
                 else:
                     progress.advance(fit.steps)
@@ -268,11 +277,20 @@ class Evaluator:
             return self._train(fit, labelled, net, progress.advance)
 
     def _train(
-        self, fit: FitConfig, labelled: DistilledSet, net: int, advance: Callable[[int], None]
+        self,
+        fit: FitConfig,
+        labelled: DistilledSet,
+        net: int,
+        advance: Callable[[int], None],
+        visit: Callable[[int, TrainedNet], None] = lambda done, trained: None,
     ) -> TrainedNet:
         data = DistilledSet(*(jnp.asarray(x) for x in labelled))
         fitter = self._fitter(fit, len(data.images))
-        return TrainedNet(fitter, fitter.fit(data, net, self._preemption, advance), net)
+
+        def visited(done: int, state: Any) -> None:
+            visit(done, TrainedNet(fitter, state, net))
+
+        return TrainedNet(fitter, fitter.fit(data, net, self._preemption, advance, visited), net)
 
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:
         if (fit, size) not in self._fitters:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Name in a recipe: dotted path of the class. A new evaluation is one module and one line here.
 EVALUATIONS = {
     "accuracy": "frepo_scale.evaluate.accuracy.Accuracy",
+    "continual": "frepo_scale.evaluate.continual.Continual",
+    "membership": "frepo_scale.evaluate.membership.Membership",
     "cross_architecture": "frepo_scale.evaluate.cross_architecture.CrossArchitecture",
     "robustness": "frepo_scale.evaluate.robustness.Robustness",
     "scores": "frepo_scale.evaluate.scores.Scores",

@@ -3,8 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _INK = "#010203"  # replaced by the text colour of the page
 _BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
+_LINES = ("-", "--", ":")
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#a06fd6", "#d9605b", "#8a8f98")
+_FEW = 4  # more curves need a larger figure
 _MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
 
@@ -71,6 +75,44 @@ def accuracy_curve(metrics: list[dict[str, Any]], random_real: float | None) -> 
     return _svg("accuracy", draw)
 
 
+def point_curves(name: str, measured: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of an evaluation that are points of curves, as a figure in HTML; "" without any.
+
+    The points have equal distances. The first six curves are solid, the next six dashed in the
+    same colours, and so on.
+
+    Args:
+      name: what is measured.
+      measured: rows as `result.json` has them; points have "x", "x_label" and the curve, "row".
+    """
+    rows = [row for row in measured if "x" in row]
+    if not rows:
+        return ""
+    places = sorted({row["x"] for row in rows})
+    curves = dict.fromkeys(row["row"] for row in rows)
+
+    def draw(axes: "Axes") -> None:
+        for number, label in enumerate(curves):
+            points = [row for row in rows if row["row"] == label]
+            axes.errorbar(
+                [places.index(row["x"]) for row in points],
+                [100 * row["mean"] for row in points],
+                [100 * (row.get("standard_error", row.get("std")) or 0) for row in points],
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+                label=label,
+                linewidth=1.5,
+                marker="o",
+                markersize=3.5,
+            )
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+
+    axis = (rows[0]["x_label"], [f"{x:g}" for x in places])
+    if len(curves) <= _FEW:
+        return f'<div class="points">{_svg(name, draw, axis)}</div>'
+    return f'<div class="points many">{_svg(name, draw, axis, (8.0, 5.2))}</div>'
+
+
 def _series(metrics: list[dict[str, Any]], name: str, factor: float = 1.0) -> _Series:
     rows = [r for r in metrics if _finite(r.get(name)) and _finite(r.get("step"))]
     rows.sort(key=lambda r: r["step"])
@@ -107,7 +149,17 @@ def _line(axes: "Axes", series: _Series, colour: str, label: str, **style: Any) 
         )
 
 
-def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
+def _svg(
+    name: str,
+    draw: Callable[["Axes"], None],
+    axis: tuple[str, Sequence[str]] | None = None,
+    size: tuple[float, float] = (5.2, 3.3),
+) -> str:
+    """A figure of some inches as one `<svg>`.
+
+    `axis` is the label of the x axis and the texts of 0, 1, ... on it; without it x is the outer
+    step.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -115,12 +167,15 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
     # With a salt equal curves give equal text and two curves have different ids. Font type
     # "none" keeps text as text.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_xlabel("outer step", color=_INK)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel("outer step" if axis is None else axis[0], color=_INK)
+        if axis is None:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.locator_params(axis="x", nbins=6)
+        else:
+            axes.set_xticks(range(len(axis[1])), axis[1])
         axes.margins(x=0.02)
         axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
         axes.tick_params(which="both", colors=_INK, length=0)
@@ -130,10 +185,11 @@ def _svg(name: str, draw: Callable[["Axes"], None]) -> str:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_INK)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True)
-    return _inline(text.getvalue(), name)
+    over = "outer steps" if axis is None else axis[0]
+    return _inline(text.getvalue(), escape(f"{name} over {over}"))
 
 
-def _inline(document: str, name: str) -> str:
+def _inline(document: str, description: str) -> str:
     svg = document[document.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     # matplotlib's style sheet would apply to the whole page.
@@ -142,4 +198,4 @@ def _inline(document: str, name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)  # the page sets the size
     svg = svg.replace(_INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{name} over outer steps"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -61,6 +61,8 @@ img { max-width: 100%; height: auto; display: block; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr));
   gap: 20px 28px; }
 .curves figcaption { margin: 0 0 4px; font-size: 14px; color: var(--ink); }
+.points { max-width: 560px; margin-bottom: 14px; }
+.points.many { max-width: 860px; }
 svg { width: 100%; height: auto; display: block; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }

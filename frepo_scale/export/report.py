@@ -12,7 +12,7 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
-from frepo_scale.export.curves import accuracy_curve, loss_curve
+from frepo_scale.export.curves import accuracy_curve, loss_curve, point_curves
 from frepo_scale.export.evaluation_figures import figure, grid_of, text_grid
 from frepo_scale.export.page import fill_page
 
@@ -63,11 +63,13 @@ class ResultTable:
       title: what they are, such as "test accuracy".
       networks: over how many nets, as text; "" where it is not known or differs.
       rows: the measurements; top-5 accuracies follow those of all top-1 accuracies.
+      curves: a figure of the rows that are points of curves, as HTML; "" without any.
     """
 
     title: str
     networks: str
     rows: tuple[ResultRow, ...]
+    curves: str = ""
 
 
 def result_tables(result: dict[str, Any]) -> list[ResultTable]:
@@ -98,12 +100,15 @@ def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
     counts = {part.get("n") for part in measured}
     count = counts.pop() if len(counts) == 1 else None
     networks = "1 network" if count == 1 else f"mean ± std of {count} networks" if count else ""
-    return ResultTable(title, networks, tuple(rows))
+    if any("standard_error" in part for part in measured):
+        networks += "; of AUCs: mean ± standard error"
+    return ResultTable(title, networks, tuple(rows), point_curves(title, measured))
 
 
 def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> ResultRow:
-    std = part.get(f"{prefix}std")
-    known = std is not None and math.isfinite(std) and part.get("n") != 1
+    std = part.get("standard_error", part.get(f"{prefix}std"))
+    single = part.get("n") == 1 and "standard_error" not in part
+    known = std is not None and math.isfinite(std) and not single
     position = {name: part[name] for name in ("row", "column", "unit") if name in part}
     if prefix and "row" in position:
         position["row"] += ", top 5"
@@ -167,14 +172,14 @@ def write_report(
         title=title,
         headline=_headline(result, metrics),
         sections=[
-            *_result_sections(result),
+            *result_sections(result),
             *_sections(result_tables(evaluated or {}), " (frepo-scale evaluate)"),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
-            ("Time", _definitions(times)),
-            ("Files", _definitions(paths, code=True)),
-            ("Configuration", _config(operative_config)),
+            ("Time", definitions(times)),
+            ("Files", definitions(paths, code=True)),
+            ("Configuration", operative_section(operative_config)),
         ],
     )
     with whole_file(path) as file:
@@ -215,7 +220,8 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     return text + "."
 
 
-def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
+def result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Headings and HTML of all tables and figures of a result."""
     facts, sections = _facts(result), _sections(result_tables(result))
     if not sections:
         return [("Result", facts)]
@@ -225,7 +231,8 @@ def _result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:
 def _sections(tables: list[ResultTable], suffix: str = "") -> list[tuple[str, str]]:
     """A heading and a figure for each evaluation."""
     return [
-        (t.title[:1].upper() + t.title[1:] + suffix, figure(t.rows, t.networks)) for t in tables
+        (t.title[:1].upper() + t.title[1:] + suffix, t.curves + figure(t.rows, t.networks))
+        for t in tables
     ]
 
 
@@ -244,7 +251,7 @@ def _facts(result: dict[str, Any]) -> str:
         facts["exported step"] = f"{selected:,}{how}"
     if digest := result.get("config_sha256"):
         facts["configuration"] = digest[:12]
-    return _definitions(facts)
+    return definitions(facts)
 
 
 def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> str:
@@ -312,7 +319,8 @@ def _figures(curves: list[tuple[str, str]]) -> str:
     return f'<div class="curves">{"".join(parts)}</div>'
 
 
-def _definitions(items: dict[str, str], code: bool = False) -> str:
+def definitions(items: dict[str, str], code: bool = False) -> str:
+    """Names and values as HTML; `code` for paths."""
     if not items:
         return ""
     kind, opening, closing = ("files", "<code>", "</code>") if code else ("facts", "", "")
@@ -323,7 +331,8 @@ def _definitions(items: dict[str, str], code: bool = False) -> str:
     return f'<dl class="{kind}">{"".join(parts)}</dl>'
 
 
-def _config(operative_config: str) -> str:
+def operative_section(operative_config: str) -> str:
+    """The operative configuration as HTML, folded."""
     if not operative_config.strip():
         return ""
     return (

@@ -23,7 +23,7 @@ def write_run_report(workdir: Workdir, name: str) -> None:
     """Writes `report.html` from what the run has written so far."""
     pictures = children(workdir.gallery) if is_folder(workdir.gallery) else []
     galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
-    result = _result(workdir.result) if is_file(workdir.result) else {}
+    result = read_result(workdir.result) if is_file(workdir.result) else {}
     write_report(
         workdir.report,
         title=name,
@@ -33,11 +33,14 @@ def write_run_report(workdir: Workdir, name: str) -> None:
         times=account(read_ledger(workdir.ledger)),
         operative_config=read_text(workdir.operative_config),
         paths=_paths(workdir),
-        evaluated=_result(workdir.evaluation, "evaluate") if is_file(workdir.evaluation) else None,
+        evaluated=read_result(workdir.evaluation, "evaluate")
+        if is_file(workdir.evaluation)
+        else None,
     )
 
 
-def _result(path: Path, command: str = "distill") -> dict[str, Any]:
+def read_result(path: Path, command: str = "distill") -> dict[str, Any]:
+    """The content of `result.json`, or of a file like it; `InputError` if it is damaged."""
     with contextlib.suppress(OSError, ValueError):
         result = json.loads(read_bytes(path))
         if isinstance(result, dict):
@@ -72,7 +75,7 @@ def _paths(workdir: Workdir) -> dict[str, str]:
 
 def print_result(workdir: Workdir, heading: str = "") -> None:
     """Prints the table of a finished run and the paths of its files."""
-    print(heading + "\n" + format_table(_result(workdir.result)) + "\n")
+    print(heading + "\n" + format_table(read_result(workdir.result)) + "\n")
     for what, path in _paths(workdir).items():
         print(f"{what:14} {path}")
 

@@ -97,7 +97,7 @@ def distill(recipe: Recipe, root: Path) -> None:
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
         with (
-            _ends_recorded(workdir, supervisor, preemption),
+            ends_recorded(workdir, supervisor, preemption),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
             state, first = attempt.restore_or_init()
@@ -134,7 +134,7 @@ def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _ends_recorded(
+def ends_recorded(
     workdir: Workdir, supervisor: Supervisor, preemption: Preemption
 ) -> Iterator[None]:
     """Records in the workdir how the attempt ends; errors of its disk become InputErrors."""
@@ -253,7 +253,7 @@ class _Attempt:
             run.algorithm,
             self.work.evaluator,
             self.work.inputs.held_out,
-            run.dataset.num_classes,
+            len(run.dataset.classes),
             # With random images the accuracy stays at chance level.
             chance_probes=0 if run.dataset.placement == "constant" else config.chance_probes,
             at_chance=self._before.at_chance,

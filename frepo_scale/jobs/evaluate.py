@@ -23,6 +23,7 @@ from frepo_scale.jobs.run import (
     evaluation_context,
     evaluation_recipe,
 )
+from frepo_scale.jobs.series_scores import series_scores
 from frepo_scale.jobs.settings import RunConfig
 from frepo_scale.jobs.workdirs import finished_workdir
 from frepo_scale.ops.preemption import Preemption
@@ -34,7 +35,7 @@ from frepo_scale.train.inputs import Inputs
 
 
 def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
-    """Evaluates a finished run or an export with fresh nets and prints the table.
+    """Evaluates a finished run, series or export with fresh nets and prints the table.
 
     A workdir also gets `evaluation.json`; its `result.json` stays as it is.
 
@@ -49,39 +50,25 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
       InputError: the set does not suit the data, or there are no test images.
       Preempted: a stop was requested.
     """
-    precision = matmul_precision(config.distill.matmul_precision)
     in_workdir = is_folder(target)
-    exported = read_npz(finished_workdir(target).distilled if in_workdir else target)
-    mesh = single_device_mesh()  # the result of a pod can be judged on any machine
-    dataset = load_dataset(config.data, room_of(mesh))
-    _check_set(target, exported, config, dataset)
-    for note in dataset.notes:
-        print(f"data: {note}")
-    evaluations = build_evaluations(config, dataset)
-    preemption = Preemption()
-    evaluator = build_evaluator(config, dataset, preemption)
-    preemption.install()
-    inputs = Inputs(dataset, exported.preprocessing, mesh)
-    sets = {"distilled": DistilledSet(exported.images, exported.labels)}
+    if config.series.by is not None and not in_workdir:
+        raise InputError(
+            f"{target} with SERIES = {config.series.by!r}",
+            "the workdir of a series",
+            "leave SERIES out to evaluate a single set",
+        )
     progress = Workdir(target).evaluated_nets if in_workdir else None
-    context = evaluation_context(
-        config,
-        evaluator,
-        RealData(inputs.train, inputs.test, dataset.num_classes, inputs.held_out),
-        sets,
-        exported.preprocessing,
-        progress,
-        dataset.fingerprint,
-        selected_by="",
-    )
+    preemption = Preemption()
     try:
-        with precision:
-            scores = evaluate_sets(evaluations, context)
+        with matmul_precision(config.distill.matmul_precision):
+            if config.series.by is None:
+                scores = _scores(config, target, progress, preemption)
+            else:
+                preemption.install()
+                scores = series_scores(config, target, progress, preemption)
     except Preempted:
         print("stopped; the same command " + ("resumes" if progress else "starts again"))
         raise Preempted(preemption.exit_code) from None
-
-    scores["protocol"] = evaluation_recipe(config, dataset)
 
     def write() -> None:
         print(format_table(scores))
@@ -92,6 +79,33 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
 
     on_first(write)
     return scores
+
+
+def _scores(
+    config: RunConfig, target: Path, progress: Path | None, preemption: Preemption
+) -> dict[str, Any]:
+    """The scores of one distilled set."""
+    exported = read_npz(finished_workdir(target).distilled if is_folder(target) else target)
+    mesh = single_device_mesh()  # the result of a pod can be judged on any machine
+    dataset = load_dataset(config.data, room_of(mesh))
+    _check_set(target, exported, config, dataset)
+    for note in dataset.notes:
+        print(f"data: {note}")
+    evaluations = build_evaluations(config, dataset)
+    evaluator = build_evaluator(config, dataset, preemption)
+    preemption.install()
+    inputs = Inputs(dataset, exported.preprocessing, mesh)
+    context = evaluation_context(
+        config,
+        evaluator,
+        RealData(inputs.train, inputs.test, dataset.num_classes, inputs.held_out),
+        {"distilled": DistilledSet(exported.images, exported.labels)},
+        exported.preprocessing,
+        progress,
+        dataset.fingerprint,
+        selected_by="",
+    )
+    return evaluate_sets(evaluations, context) | {"protocol": evaluation_recipe(config, dataset)}
 
 
 def _check_set(target: Path, exported: Export, config: RunConfig, dataset: Dataset) -> None:
@@ -110,8 +124,8 @@ def _check_set(target: Path, exported: Export, config: RunConfig, dataset: Datas
             "a data set with a test part",
             "prepare it again with its test part",
         )
-    ipc = len(exported.images) // classes
-    if not np.array_equal(exported.hard_labels, hard_labels(classes, ipc)):
+    ipc = len(exported.images) // len(dataset.classes)
+    if not np.array_equal(exported.hard_labels, hard_labels(dataset.classes, ipc)):
         raise InputError(
             f"{target} does not hold the same number of images of each class, class by class",
             "a set that a run has written",

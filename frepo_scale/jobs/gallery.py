@@ -29,6 +29,8 @@ def write_gallery(
 
     path = work.workdir.gallery / f"step_{step:07d}.png"
     pixels = work.preprocessing.to_pixels(distilled.images)
-    save_gallery(path, pixels, work.run.dataset.class_names, work.run.config.distill.ipc)
+    dataset = work.run.dataset
+    names = tuple(dataset.class_names[label] for label in dataset.classes)
+    save_gallery(path, pixels, names, work.run.config.distill.ipc)
     picture = Image.open(io.BytesIO(read_bytes(path)))
     tensorboard.write_image(step, "distilled set", np.asarray(picture))

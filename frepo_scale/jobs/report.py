@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from frepo_scale.export.run_report import print_account, write_run_report
-from frepo_scale.jobs.workdirs import existing_workdir, recipe_text
+from frepo_scale.export.series_report import write_series_report
+from frepo_scale.jobs.workdirs import existing_workdir, is_series, recipe_text
 
 
 def report(path: Path) -> None:
@@ -13,6 +14,7 @@ def report(path: Path) -> None:
       InputError: `path` is no workdir of a run, or a file in it is damaged.
     """
     workdir = existing_workdir(path)
-    write_run_report(workdir, recipe_text(path)[0])
+    write = write_series_report if is_series(path) else write_run_report
+    write(workdir, recipe_text(path)[0])
     print_account(workdir)
     print(f"written to {workdir.report}")

@@ -97,7 +97,7 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
     return Export(
         images=selected.images,
         labels=selected.labels,
-        hard_labels=hard_labels(dataset.num_classes, config.distill.ipc),
+        hard_labels=hard_labels(dataset.classes, config.distill.ipc),
         class_names=dataset.class_names,
         preprocessing=work.preprocessing,
         evaluation=evaluation_recipe(config, dataset),

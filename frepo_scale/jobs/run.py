@@ -13,6 +13,7 @@ from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import room_of
+from frepo_scale.data.subset import chosen_classes
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
@@ -67,7 +68,8 @@ class Run:
         classes, ipc = self.dataset.num_classes, config.distill.ipc
         start = real_set(target, classes, ipc, _start_key(config))
         if config.outer.label_scale == "one":
-            return start._replace(labels=centred_labels(hard_labels(classes, ipc), classes))
+            hard = hard_labels(self.dataset.classes, ipc)
+            return start._replace(labels=centred_labels(hard, classes))
         return start
 
 
@@ -106,7 +108,7 @@ def problem_of(
       InputError: no net of these settings exists for such images.
     """
     module = build_net(config.net, num_classes, image_shape, mesh.shape[DATA] > 1)
-    size = num_classes * config.distill.ipc
+    size = len(chosen_classes(config.data.classes, num_classes)) * config.distill.ipc
     return Problem(
         module,
         config.distill,
@@ -134,6 +136,7 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
         dataset.num_classes,
         len(dataset.held_out),
         dataset.placement not in ("stream", "constant"),
+        config.series.by,
     )
     return load_evaluations(config.evaluation.evaluations, task)
 
@@ -165,7 +168,7 @@ def evaluation_context(
     return EvaluationContext(
         sets=sets,
         real=real,
-        ipc=len(sets["distilled"].images) // real.num_classes,
+        ipc=len(sets["distilled"].images) // len(real.classes),
         seed=config.distill.seed,
         config=config.evaluation,
         evaluator=evaluator,
@@ -198,7 +201,7 @@ def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """The protocol by which the result was measured, for exports and `evaluation.json`."""
-    size = dataset.num_classes * config.distill.ipc
+    size = len(dataset.classes) * config.distill.ipc
     net, protocol = config.net.for_evaluation(), config.evaluation
     return {
         "net": net.name,

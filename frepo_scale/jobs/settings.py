@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import cast
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.settings import class_name
+from frepo_scale.core.settings import check_settings, class_name, setting
 from frepo_scale.data.dataset import DataConfig
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.outer import OuterConfig
@@ -15,6 +15,33 @@ from frepo_scale.models.registry import NetConfig
 from frepo_scale.parallel.mesh import MeshConfig
 from frepo_scale.regression.ridge import RidgeConfig
 from frepo_scale.train.config import LoopConfig
+
+
+@dataclass(frozen=True)
+class SeriesConfig:
+    """A recipe as several runs, each on a part of the data, and an evaluation of all their sets."""
+
+    by: str | None = setting(
+        None,
+        "SERIES",
+        "classes | chunks: one run for each part of the classes, or of the training images; None:"
+        " one run",
+        choices=("classes", "chunks"),
+    )
+    parts: int = setting(5, "SERIES_PARTS", "parts into which a series divides them", low=2)
+    runs: int = setting(
+        0, "SERIES_RUNS", "how many of the parts are distilled, from the first on; 0: all", low=0
+    )
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
+        if self.runs > self.parts:
+            raise InputError(
+                f"SERIES_RUNS = {self.runs} with SERIES_PARTS = {self.parts}",
+                f"at most {self.parts}",
+                f"use --gin.SERIES_RUNS={self.parts}",
+            )
 
 
 @dataclass(frozen=True)
@@ -30,16 +57,25 @@ class RunConfig:
     loop: LoopConfig
     evaluation: EvaluationConfig
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    series: SeriesConfig = field(default_factory=SeriesConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
 
     def __post_init__(self) -> None:
-        """Raises InputError for a part of another class."""
+        """Raises InputError for a part of another class, or settings that exclude each other."""
         for part in fields(self):
             value = getattr(self, part.name)
             if not isinstance(value, cast(type, part.type)):
                 raise InputError(
                     f"Run.{part.name} = {value!r}", f"@{class_name(cast(type, part.type))}()"
                 )
+        name = {"classes": "CLASSES", "chunks": "CHUNK_OF", None: ""}[self.series.by]
+        given = {"CLASSES": self.data.classes, "CHUNK_OF": self.data.chunk_of}.get(name)
+        if given is not None:
+            raise InputError(
+                f"{name} = {given!r} with SERIES = {self.series.by!r}",
+                f"one of the two: the series sets {name} for each of its runs",
+                f"use --gin.SERIES=None for a single run, or --gin.{name}=None",
+            )
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import is_file, is_folder, is_local
+from frepo_scale.core.paths import children, is_file, is_folder, is_local
 from frepo_scale.export.formats import read_npz
 from frepo_scale.export.run_report import read_text
 from frepo_scale.ops.workdir import Workdir
 
+PART = "part_"  # the folders of the runs of a series begin with it
 NAME_LINE = "# recipe: "  # the first line of config.gin
 
 
@@ -32,6 +33,12 @@ def finished_workdir(path: Path) -> Workdir:
       InputError: there is none.
     """
     workdir = existing_workdir(path)
+    if is_series(path):
+        raise InputError(
+            f"{path} is the workdir of a series of runs",
+            "that of one of its runs",
+            f"give the workdir of a run in it, such as {path / f'{PART}00'}",
+        )
     if not is_file(workdir.distilled):
         raise InputError(
             f"{path} has no {workdir.distilled.name}",
@@ -39,6 +46,11 @@ def finished_workdir(path: Path) -> Workdir:
             "resume it with the same frepo-scale distill command first",
         )
     return workdir
+
+
+def is_series(path: Path) -> bool:
+    """Whether a workdir is that of a series: it has workdirs of runs."""
+    return is_folder(path) and any(child.name.startswith(PART) for child in children(path))
 
 
 def recipe_text(target: Path) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class HeldOutProbe:
           algorithm: makes the sets.
           evaluator: trains and tests nets.
           held_out: net inputs and labels; may be empty, then nothing is scored.
-          num_classes: K.
+          num_classes: how many classes the held-out images have.
           chance_probes: the run ends after this many probes in a row at chance level; 0: never.
           at_chance: probes in a row at chance level so far.
           give_up: raises a RunError with the text that it is called with.

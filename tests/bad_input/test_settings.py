@@ -99,6 +99,11 @@ WRONG = {
     "DATASET": [value for value in NO_NAMES if value != "(1,)"],
     "DATA_DIR": ["5", "1.5", "True", "[1]"],
     "NET_ARGS": ["1", "heads", "[]", "None", "", "{1: 2}", "{'width': 3}", "{'heads': 3}"],
+    "CLASSES": ["1.5", "True", "", "one", "3-1", "0-4,4", "0,0", "[]", "-1", "0-10", "{}"],
+    "CHUNK_OF": ["5/5", "0/0", "5", "0.2", "True", "", "one/two", "-1/5", "0/5/1", "[0, 5]"],
+    "SERIES": [value for value in NO_NAMES if value != "None"],  # None: a single run
+    "SERIES_PARTS": [*NO_INTS, "0", "1"],
+    "SERIES_RUNS": [*NO_INTS, "6"],  # of five parts
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
     "CROSS_NETS": [
         *("convnet", "[]", "5", "None", "", "[3]", "['convnett']", "['convnet/bach']"),
@@ -160,6 +165,9 @@ def test_a_seed_has_31_bits(distill):
         ("ALGORITHM=pathlib.Path", ["pathlib.Path", "frepo_scale.distill.algorithm.Algorithm"]),
         ("IPCC=1", ["--gin.IPCC", "did you mean IPC"]),
         ("Pool.sise=1", ["--gin.Pool.sise", "did you mean Pool.size"]),
+        ("EVALUATIONS=['continual']", ["'continual'", "use --gin.SERIES=classes"]),
+        ("EVALUATIONS=['membership']", ["'membership'", "use --gin.SERIES=chunks"]),
+        ("SERIES=chunks", ["'accuracy'", "['membership']"]),
         ("DATA_DIR=/not/there", ["not found at /not/there", "x_train"]),
     ],
 )
@@ -184,3 +192,29 @@ def test_advice_for_a_whole_number_keeps_the_value(distill):
 
 def test_an_unknown_recipe(refused):
     refused("distill", "digits_icp1", mentions=["'digits_icp1'", "did you mean digits_ipc1"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "mentions"),
+    [
+        (("SERIES=classes", "CLASSES=0-4"), ["CLASSES = '0-4'", "--gin.CLASSES=None"]),
+        (("SERIES=chunks", "CHUNK_OF=0/5"), ["CHUNK_OF = '0/5'", "--gin.CHUNK_OF=None"]),
+        (("SERIES=classes", "SERIES_PARTS=11"), ["use --gin.SERIES_PARTS=10"]),
+        (("CHUNK_OF=2/8", "BATCH=32", "IPC=18"), ["IPC = 18: class 8", "use --gin.IPC=17"]),
+        (("CLASSES=3,5", "IPC=140"), ["IPC = 140: class 5", "use --gin.IPC=139"]),
+        (("CHUNK_OF=9/10", "BATCH=150"), ["BATCH = 150", "use --gin.BATCH=144"]),
+        (("CHUNK_OF=0/900",), ["CHUNK_OF = '0/900'", "no training image of class"]),
+        (
+            (
+                "SERIES=chunks",
+                "SERIES_PARTS=40",
+                "BATCH=8",
+                "IPC=4",
+                "EVALUATIONS=['membership']",
+            ),
+            ["IPC = 4", "use --gin.IPC=3"],
+        ),
+    ],
+)
+def test_parts_of_the_data_that_do_not_fit(settings, mentions, distill):
+    distill(*(f"--gin.{setting}" for setting in settings), mentions=mentions)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.export.gallery import save_gallery
-from frepo_scale.export.report import format_table, result_tables, write_report
+from frepo_scale.export.report import format_table, result_sections, result_tables, write_report
 
 SCORES: dict[str, dict[str, Any]] = {
     "distilled": {"mean": 0.8712, "std": 0.0081, "n": 3},
@@ -307,3 +307,31 @@ def test_an_unwritable_page_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(InputError, match="cannot write"):
         write(tmp_path)
+
+
+def test_points_of_curves_are_a_figure_and_a_table() -> None:
+    rows = [
+        {
+            "key": f"{curve}_{x}",
+            "label": str(curve),
+            "mean": 0.5,
+            "std": 0.2,
+            "n": 5,
+            "row": f"{curve} <set>",
+            "column": str(x),
+            "x": x,
+            "x_label": "updates",
+        }
+        | ({"standard_error": 0.01} if curve > 0 else {})
+        for curve in range(7)
+        for x in (100, 16000)
+    ]
+    result = {"evaluations": [{"title": "AUC", "rows": rows}]}
+    ((_, html),) = result_sections(result)
+    assert html.count("<svg ") == 1 and "<set>" not in html
+    assert ">16000<" in html and ">updates<" in html
+    assert html.count("stroke-dasharray: 5") > 0  # the seventh curve
+    lines = format_table(result).split("\n")
+    assert lines[0] == "AUC, mean ± std of 5 networks; of AUCs: mean ± standard error, in %"
+    assert lines[2].split() == ["0", "<set>", "50.0", "±", "20.0", "50.0", "±", "20.0"]
+    assert lines[7].split() == ["5", "<set>", "50.0", "±", "1.0", "50.0", "±", "1.0"]
