@@ -1,18 +1,15 @@
 """Text files of a run, its report, and the table printed at its end."""
 
-import contextlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
 from frepo_scale.export.account import account
 from frepo_scale.export.report import format_table, write_report
+from frepo_scale.export.result_file import read_metrics, read_result
 from frepo_scale.ops.goodput import read_ledger
-from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.workdir import Workdir
 
 _PICTURE = re.compile(r"step_(\d+)\.png")
@@ -22,28 +19,16 @@ def write_run_report(workdir: Workdir, name: str) -> None:
     """Writes `report.html` from what the run has written so far."""
     pictures = children(workdir.gallery) if is_folder(workdir.gallery) else []
     galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
-    result = _result(workdir) if is_file(workdir.result) else {}
+    result = read_result(workdir.result) if is_file(workdir.result) else {}
     write_report(
         workdir.report,
         title=name,
         result=result,
-        metrics=read_jsonl(workdir.metrics),
+        metrics=read_metrics(workdir.metrics),
         galleries=galleries,
         times=account(read_ledger(workdir.ledger)),
         operative_config=read_text(workdir.operative_config),
         paths=_paths(workdir),
-    )
-
-
-def _result(workdir: Workdir) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads(read_bytes(workdir.result))
-        if isinstance(result, dict):
-            return result
-    raise InputError(
-        f"{workdir.result} is damaged",
-        "JSON as a run has written it",
-        "remove it, and the same frepo-scale distill command makes it again",
     )
 
 
@@ -70,7 +55,7 @@ def _paths(workdir: Workdir) -> dict[str, str]:
 
 def print_result(workdir: Workdir, heading: str = "") -> None:
     """Prints the table of a finished run and the paths of its files."""
-    print(heading + "\n" + format_table(_result(workdir)) + "\n")
+    print(heading + "\n" + format_table(read_result(workdir.result)) + "\n")
     for what, path in _paths(workdir).items():
         print(f"{what:14} {path}")
 
