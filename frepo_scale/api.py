@@ -21,7 +21,6 @@ from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.jobs import series as series_job
 from frepo_scale.jobs.distill import start
-from frepo_scale.jobs.workdirs import recipe_text
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.runtime import initialize
 
@@ -57,11 +56,22 @@ def distill(recipe: str, workdir: _PathLike | None = None, **settings: Any) -> d
     return _json(Workdir(folder).result)
 
 
-def evaluate(path: _PathLike, **settings: Any) -> dict[str, Any]:
+def evaluate(
+    path: _PathLike,
+    dataset: str | None = None,
+    labels: _PathLike | None = None,
+    normalised: tuple[str, str] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
     """Trains fresh nets on a distilled set and tests them.
 
     Args:
-      path: the workdir of a finished run, or an exported .npz.
+      path: the workdir of a finished run, an export, or a set of another program: a folder of class
+        folders of images, an .npz with `images` and `labels`, or a .pt of PyTorch.
+      dataset: the data set that a set of another program was made from, such as "cifar10".
+      labels: a file with its labels, where they are not in `path`.
+      normalised: mean and standard deviation of its normalisation, as on the command line:
+        ("0.49,0.48,0.45", "0.25,0.24,0.26").
       **settings: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
 
     Returns:
@@ -73,11 +83,13 @@ def evaluate(path: _PathLike, **settings: Any) -> dict[str, Any]:
       Preempted: SIGTERM or Ctrl-C.
     """
     target = to_path(os.fspath(path))
-    name, text = recipe_text(target)
-    read = config.load_text(name, text, _overrides(settings))
+    told = evaluate_job.told_about(
+        target, None if labels is None else os.fspath(labels), normalised
+    )
+    read = config.recipe_of_set(target, dataset, _overrides(settings))
     initialize()
     with _as_a_program():
-        return evaluate_job.evaluate(read.config, target)
+        return evaluate_job.evaluate(read.config, target, told)
 
 
 def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str, float]:

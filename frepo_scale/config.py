@@ -22,8 +22,10 @@ from gin import config_parser
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
 from frepo_scale.core.text import read_text
+from frepo_scale.data.sources import spec_for
+from frepo_scale.jobs.foreign import check_no_code
 from frepo_scale.jobs.settings import Recipe, RunConfig
-from frepo_scale.jobs.workdirs import NAME_LINE
+from frepo_scale.jobs.workdirs import NAME_LINE, is_own, recipe_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
 
@@ -221,10 +223,11 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
     Raises:
       InputError: anything in it is wrong, naming file, line and name.
     """
-    with contextlib.suppress(InputError):
+    text = ""
+    with contextlib.suppress(InputError):  # which the scan raises again, for its included files too
         text = read_text(path)
-        if text.startswith(NAME_LINE):  # a config.gin that a run has written
-            return load_text(path.stem, text, overrides)
+    if text.startswith(NAME_LINE):  # a config.gin that a run has written
+        return load_text(path.stem, text, overrides)
     scan = _Scan()
     text = scan.file(path, [path.parent, RECIPES])
     known = settings()
@@ -244,6 +247,9 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     """Like `load_recipe` from the text of a `config.gin` that a run or an export holds.
 
     Names of earlier versions in it are read as the new ones.
+
+    Raises:
+      InputError: anything in it is wrong, or it names a class to import that `overrides` do not.
     """
     for old, new in RENAMED.items():
         if re.search(rf"^{new} *=", text, re.M):  # of this version: an old name is the user's own
@@ -255,7 +261,30 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
         text = re.sub(rf"%{old}\b", f"%{new}", text)
     scan = _Scan()
     scan.text(text, name)
-    return _build(name, overrides, scan, text)
+    recipe = _build(name, overrides, scan, text)
+    check_no_code(name, recipe.config, overrides)
+    return recipe
+
+
+def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str]) -> Recipe:
+    """The recipe by which a distilled set is evaluated.
+
+    Args:
+      target: a workdir, an export or a set of another program.
+      dataset: the data set that it was made from; None: the recipe in `target` names it.
+      overrides: settings by name.
+
+    Raises:
+      InputError: there is no recipe, or anything in it is wrong.
+    """
+    if dataset is None or is_own(target):
+        named = {} if dataset is None else {"DATASET": dataset}
+        return load_text(*recipe_text(target), named | {**overrides})
+    spec_for(dataset)
+    found = list(RECIPES.glob(f"{dataset}_ipc*.gin"))
+    if found:  # that with the fewest images per class
+        return load_recipe(min(found, key=lambda path: (len(path.stem), path.stem)), overrides)
+    return load_text(dataset, f"DATASET = {dataset!r}\nIPC = 1\n", overrides)
 
 
 def changed(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:

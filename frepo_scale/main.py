@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from frepo_scale.arguments import add_compare, add_evaluate, add_export
+
 DESCRIPTION = (
     "Distils an image data set into a few learned images per class, by neural feature regression"
     " (FRePo, NeurIPS 2022)."
@@ -31,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_distill, _evaluate, _prepare, _report, _export, _profile, _settings):
+    adders = (_distill, add_evaluate, _prepare, _report, add_export, add_compare, _profile)
+    for add in (*adders, _settings):
         add(commands)
     return top
 
@@ -56,20 +59,6 @@ def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--dry-run",
         action="store_true",
         help="check everything, print the settings and the memory they need, train nothing",
-    )
-
-
-def _evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        usage="%(prog)s WORKDIR|EXPORT.npz [--gin.NAME=VALUE ...]",
-        help="train fresh nets on a distilled set and test them",
-        description="Trains fresh nets on the distilled set of a finished run, or on an exported"
-        " .npz, and tests them.",
-        epilog="Another net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
-    )
-    evaluate.add_argument(
-        "target", metavar="WORKDIR|EXPORT.npz", help="workdir of a run, or an exported .npz"
     )
 
 
@@ -136,19 +125,6 @@ def _report(commands: "argparse._SubParsersAction[_Parser]") -> None:
         description="Writes WORKDIR/report.html from what the run has written so far.",
     )
     report.add_argument("workdir", metavar="WORKDIR", help="workdir of a run")
-
-
-def _export(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    export = commands.add_parser(
-        "export",
-        usage="%(prog)s WORKDIR [--format npz|folder] --out PATH",
-        help="write a distilled set for use elsewhere",
-        description="Writes the distilled set of a finished run: one .npz with everything needed"
-        " to train on it elsewhere, or a folder of viewable PNG images with their labels.",
-    )
-    export.add_argument("workdir", metavar="WORKDIR", help="workdir of a finished run")
-    export.add_argument("--format", choices=("npz", "folder"), default="npz", help="default: npz")
-    export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to write")
 
 
 def _profile(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -257,15 +233,14 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
 def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from frepo_scale import config
     from frepo_scale.core.paths import to_path
-    from frepo_scale.jobs.evaluate import evaluate
-    from frepo_scale.jobs.workdirs import recipe_text
+    from frepo_scale.jobs.evaluate import evaluate, told_about
     from frepo_scale.parallel.runtime import initialize
 
     target = to_path(options.target)
-    name, text = recipe_text(target)
-    recipe = config.load_text(name, text, overrides)
+    told = told_about(target, options.labels, options.normalised)
+    recipe = config.recipe_of_set(target, options.dataset, overrides)
     initialize()
-    evaluate(recipe.config, target)
+    evaluate(recipe.config, target, told)
 
 
 def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
@@ -309,6 +284,13 @@ def _run_profile(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     request_profile(to_path(options.workdir))
 
 
+def _run_compare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.core.paths import to_path
+    from frepo_scale.jobs.compare import compare
+
+    compare([to_path(path) for path in options.paths], Path(options.out).expanduser())
+
+
 def _run_settings(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     from frepo_scale import config
 
@@ -322,6 +304,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = 
     "report": _run_report,
     "export": _run_export,
     "profile": _run_profile,
+    "compare": _run_compare,
     "settings": _run_settings,
 }
 

@@ -17,6 +17,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.export import loaded
 from frepo_scale.export.formats import Export, write_npz
+from frepo_scale.export.safetensors_folder import write_safetensors
 from frepo_scale.jobs import distill as distill_job
 
 NAMES = tuple("0123456789")
@@ -80,6 +81,11 @@ def test_load_gives_what_was_written(file):
         np.testing.assert_array_equal(found.to_pixels(), written.to_pixels())
     assert len(found) == 10
     assert isinstance(found, fs.LoadedSet)
+
+
+def test_load_reads_a_safetensors_folder(file):
+    write_safetensors("hub", export())
+    np.testing.assert_array_equal(fs.load("hub").images, export().images)
 
 
 def test_load_from_a_store(store, tmp_path):
@@ -192,6 +198,8 @@ def test_a_run_from_python(tmp_path, capsys):
     assert fs.distill("digits_ipc1", workdir, **settings) == result  # finished
     distilled = fs.load(workdir)
     assert "recipe='digits_ipc1'" in repr(distilled)
+    assert distilled.results["distilled"] == result["distilled"]  # completed after the evaluation
+    assert distilled.evaluation["architecture"]["blocks"][1]["channels"] == 16
     again = fs.evaluate(workdir)
     assert again["distilled"] == result["distilled"]  # the same protocol gives the same number
     one = fs.evaluate(workdir / "distilled.npz", EVAL_NETS=1)

@@ -15,7 +15,7 @@ LAYERS = [
     {"evaluate", "export", "plan"},
     {"train"},
     {"jobs"},
-    {"config"},
+    {"config", "arguments"},
     {"main", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -23,7 +23,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ALLOWED = {
     "gin": {"config", "main"},
     "tensorflow": {"ops.tensorboard", "data.sources.tfrecord_files"},
-    "torch": {"export.loaded"},
+    "torch": {"export.loaded", "export.any_set_files"},
     "pyarrow": {"data.sources.parquet_files"},
 }
 

@@ -13,7 +13,7 @@ from frepo_scale import main as command
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.main import main, split_overrides
 
-COMMANDS = ["distill", "evaluate", "prepare", "report", "export", "settings"]
+COMMANDS = ["distill", "evaluate", "prepare", "report", "export", "compare", "settings"]
 HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]
 
 
@@ -50,10 +50,11 @@ def test_the_top_help_lists_every_command(capsys):
     ("name", "expected"),
     [
         ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
-        ("evaluate", ["WORKDIR|EXPORT.npz", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
+        ("evaluate", ["PATH", "--dataset NAME", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
         ("prepare", ["--source PATH", "--out DIR", "--resolution R", "--skip-bad N", "lanczos"]),
         ("report", ["WORKDIR", "report.html"]),
-        ("export", ["WORKDIR", "--format npz|folder", "--out PATH"]),
+        ("export", ["WORKDIR", "--format npz|folder|safetensors", "--out PATH"]),
+        ("compare", ["PATH", "--out FILE"]),
     ],
 )
 def test_the_help_of_a_command(name, expected, capsys, monkeypatch):
@@ -112,7 +113,7 @@ except SystemExit as ended:
         (["distill", "a", "--gin"], "--gin"),
         (["distill", "a", "--gin.IPC"], "--gin.IPC=VALUE"),
         (["distill", "a", "--gin.IPC", "--dry-run"], "--gin.IPC=VALUE"),
-        (["evaluate"], "required: WORKDIR|EXPORT.npz"),
+        (["evaluate"], "required: PATH"),
         (["prepare"], "required: --source, --out, --resolution"),
         (["prepare", "--source", "a", "--out", "b", "--resolution", "x"], "'x'"),
         (

@@ -6,9 +6,11 @@ Legend: n images, H W height and width, C channels, D = H*W*C pixels of one imag
 interleaved grids (`data.whitening_grid`); up to 64 px there is one, and E = D.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +29,12 @@ class Whitening:
     Attributes:
       mean: (D,) float32, of whole images.
       matrix: (E, E) float32, symmetric.
-      inverse: (E, E) float32, `x = z @ inverse + mean`.
+      inverse: (E, E) float32, `x = z @ inverse + mean`; None: `invert` solves with `matrix`.
     """
 
     mean: np.ndarray
     matrix: np.ndarray
-    inverse: np.ndarray
+    inverse: np.ndarray | None = None
 
     def apply(self, images: np.ndarray) -> np.ndarray:
         """Normalised (n, H, W, C) float32 images, whitened."""
@@ -40,7 +42,27 @@ class Whitening:
 
     def invert(self, images: np.ndarray) -> np.ndarray:
         """The inverse of `apply`."""
-        return self._product(images, self.inverse) + self.mean.reshape(images.shape[1:])
+        middle = self.mean.reshape(images.shape[1:])
+        if self.inverse is not None:
+            return self._product(images, self.inverse) + middle
+        from scipy.linalg import cho_solve  # not at the top: reading data does not need it
+
+        grid = grid_of(self.mean, self.matrix)
+        rows = np.asarray(split_grids(images, grid)).astype(np.float64)
+        solved = cho_solve(self._factor, rows.T).T
+        return np.asarray(join_grids(solved.astype(np.float32), images.shape, grid)) + middle
+
+    @functools.cached_property
+    def _factor(self) -> Any:
+        """Of `matrix`, for `scipy.linalg.cho_solve`."""
+        from scipy.linalg import LinAlgError, cho_factor
+
+        try:
+            return cho_factor(self.matrix.astype(np.float64))
+        except LinAlgError as error:
+            raise InputError(
+                "the whitening matrix has no inverse", "a positive definite matrix"
+            ) from error
 
     def _product(self, images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         grid = grid_of(self.mean, matrix)
@@ -87,8 +109,9 @@ class Preprocessing:
             arrays |= {
                 "whitening_mean": self.whitening.mean,
                 "whitening_matrix": self.whitening.matrix,
-                "whitening_inverse": self.whitening.inverse,
             }
+            if self.whitening.inverse is not None:
+                arrays["whitening_inverse"] = self.whitening.inverse
         return arrays
 
     @staticmethod
@@ -97,7 +120,9 @@ class Preprocessing:
         whitening = None
         if "whitening_matrix" in arrays:
             whitening = Whitening(
-                arrays["whitening_mean"], arrays["whitening_matrix"], arrays["whitening_inverse"]
+                arrays["whitening_mean"],
+                arrays["whitening_matrix"],
+                arrays.get("whitening_inverse"),
             )
         return Preprocessing(arrays["channel_mean"], arrays["channel_std"], whitening)
 
@@ -224,6 +249,8 @@ def zca(mean: np.ndarray, covariance: np.ndarray, n: int) -> Whitening:
         values[n:] = 1.0
         matrix = (vectors / np.sqrt(values)) @ vectors.T
         inverse = (vectors * np.sqrt(values)) @ vectors.T
+    # Symmetric to the last bit: exports hold one triangle of the matrix.
+    matrix = (matrix + matrix.T) / 2
     return Whitening(*(np.asarray(a, np.float32) for a in (mean, matrix, inverse)))
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _INK = "#010203"  # replaced by the text colour of the page
 _BLUE, _ORANGE, _GREEN = "#4a8fe0", "#e08a2e", "#3fa877"  # readable on white and on black
 _LINES = ("-", "--", ":")
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#a06fd6", "#d9605b", "#8a8f98")
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#b06bd0", "#d05b6a", "#8a8f3c", "#45a6b5", "#96704f")
+_SOLID = 6  # curves before the lines are dashed
 _FEW = 4  # more curves need a larger figure
 _MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
@@ -98,8 +99,8 @@ def point_curves(name: str, measured: Sequence[Mapping[str, Any]]) -> str:
                 [places.index(row["x"]) for row in points],
                 [100 * row["mean"] for row in points],
                 [100 * (row.get("standard_error", row.get("std")) or 0) for row in points],
-                color=_COLOURS[number % len(_COLOURS)],
-                linestyle=_LINES[number // len(_COLOURS) % len(_LINES)],
+                color=_COLOURS[number % _SOLID],
+                linestyle=_LINES[number // _SOLID % len(_LINES)],
                 label=label,
                 linewidth=1.5,
                 marker="o",
@@ -111,6 +112,30 @@ def point_curves(name: str, measured: Sequence[Mapping[str, Any]]) -> str:
     if len(curves) <= _FEW:
         return f'<div class="points">{_svg(name, draw, axis)}</div>'
     return f'<div class="points many">{_svg(name, draw, axis, (8.0, 5.2))}</div>'
+
+
+def compared_curve(named: dict[str, list[dict[str, Any]]], key: str, percent: bool = True) -> str:
+    """One metric of several runs over their steps, as one `<svg>`; "" where none logged it.
+
+    Args:
+      named: rows of each run, see `loss_curve`.
+      key: the metric.
+      percent: whether it is a fraction that is shown in percent.
+    """
+    factor = 100 if percent else 1
+    series = {name: _series(rows, key, factor) for name, rows in named.items()}
+    series = {name: found for name, found in series.items() if len(found.steps)}
+    if not series:
+        return ""
+
+    def draw(axes: "Axes") -> None:
+        for number, (name, found) in enumerate(series.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            # matplotlib leaves labels that begin with "_" out of the legend.
+            _line(axes, found, colour, " " + name if name.startswith("_") else name)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{' %' if percent else ''}")
+
+    return _svg(key.replace("_", " "), draw)
 
 
 def _series(metrics: list[dict[str, Any]], name: str, factor: float = 1.0) -> _Series:

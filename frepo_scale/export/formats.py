@@ -1,24 +1,27 @@
-"""The distilled set on disk: one self-contained .npz, or a folder of viewable images.
+"""The distilled set as one self-contained .npz file.
 
-Legend: N distilled images, H W height and width, C channels (1 or 3), K classes, D = H*W*C.
+Legend: N distilled images, H W height and width, C channels (1 or 3), K classes, D = H*W*C, E the
+side of the whitening matrix (`data.whitening`), D up to 64 px.
 """
 
-import csv
 import json
-import re
-import zipfile
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frepo_scale.core.atomic import whole_file, whole_folder
+from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import open_to_read
 from frepo_scale.data.whitening import Preprocessing, whitened_size
+from frepo_scale.export.npz_files import Header, read_arrays
+from frepo_scale.export.preprocessing import describe_preprocessing
 
-FORMAT = "frepo_scale-distilled-1"
+FORMAT = "frepo_scale-distilled-2"
+# Earlier versions, which are still read. 1 had the whole whitening matrix and its inverse.
+_OLD_FORMATS = ("frepo_scale-distilled-1",)
 
 _PLAIN = (
     "meta",
@@ -30,14 +33,10 @@ _PLAIN = (
     "channel_mean",
     "channel_std",
 )
-_WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
+_WHITENING = ("whitening_mean", "whitening_upper")
+_OLD_WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
 _AGAIN = "export the set again, or copy the file again"
-_NOTE = (
-    "The PNG files show the images after undoing the normalisation (and the whitening), rounded "
-    "to 8 bits and clipped to the range of pixels. Training on them is less accurate than on "
-    "the .npz export, which holds the learned values. The rows of labels.csv are in the "
-    "order of that export; its soft_<k> columns are the learned labels."
-)
+_LONGEST_META = 2**24  # characters
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Export:
       evaluation: the recipe that gives the reported accuracy (net, steps, batch, ...); JSON
         values.
       provenance: where the set comes from (data set, step, seed, versions, ...); JSON values.
+      results: the measured accuracies by name, each {"mean", "std", "n"}; empty before the
+        evaluation of a run. JSON values.
     """
 
     images: np.ndarray
@@ -62,6 +63,7 @@ class Export:
     preprocessing: Preprocessing
     evaluation: dict[str, Any]
     provenance: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
 
     def to_pixels(self) -> np.ndarray:
         """The images as viewable (N, H, W, C) uint8 pixels, clipped and rounded."""
@@ -71,149 +73,182 @@ class Export:
 def write_npz(path: str | Path, export: Export) -> None:
     """Writes one uncompressed .npz; equal exports give equal bytes.
 
-    Uncompressed because learned images are close to noise. An existing file is replaced.
+    Uncompressed because learned images and whitening matrices are close to noise: zlib saves 7 %.
+    An existing file is replaced.
 
     Raises:
       InputError: an array of the export has a wrong shape, type or value, or `path` cannot be
         written.
-      ValueError, TypeError: JSON cannot hold the evaluation or the provenance.
+      ValueError, TypeError: JSON cannot hold the evaluation, the provenance or the results.
     """
-    arrays = _to_arrays(export)
-    _check(path, arrays)
-    arrays["images_uint8"] = export.to_pixels()
+    arrays = to_arrays(path, export)
+    arrays["meta"] = np.array(json.dumps(description(export), sort_keys=True, allow_nan=False))
     with whole_file(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for a keyword of numpy
 
 
-def read_npz(path: str | Path) -> Export:
-    """Reads what `write_npz` wrote.
+def description(export: Export) -> dict[str, Any]:
+    """Everything about an export but its arrays, as JSON values."""
+    return {
+        "format": FORMAT,
+        "preprocessing": describe_preprocessing(export.preprocessing),
+        "evaluation": export.evaluation,
+        "results": export.results,
+        "provenance": export.provenance,
+    }
+
+
+def to_arrays(path: str | Path, export: Export) -> dict[str, np.ndarray]:
+    """The arrays of an export by the names that files give them; checked.
+
+    Args:
+      path: the file that will hold them, for error messages.
+      export: the set.
 
     Raises:
-      InputError: the file is missing, damaged, of another kind or version, or inconsistent.
+      InputError: an array has a wrong shape, type or value.
     """
-    arrays = _load(path)
-    meta = _read_meta(path, arrays)
-    missing = [name for name in _PLAIN if name not in arrays]
-    if any(name in arrays for name in _WHITENING):
-        missing += [name for name in _WHITENING if name not in arrays]
-    if missing:
-        raise InputError(f"{path}: no array {missing[0]}", f"the arrays of {FORMAT}", _AGAIN)
-    _check(path, arrays)
-    return Export(
-        images=arrays["images"],
-        labels=arrays["labels"],
-        hard_labels=arrays["hard_labels"],
-        class_names=tuple(arrays["class_names"].tolist()),
-        preprocessing=Preprocessing.from_arrays(arrays),
-        evaluation=meta["evaluation"],
-        provenance=meta["provenance"],
-    )
 
-
-def write_folder(path: str | Path, export: Export) -> None:
-    """Writes `<class>_<name>/NNNN.png`, `labels.csv` and `dataset.json` under a new folder.
-
-    Raises:
-      InputError: `path` exists and is not an empty folder, cannot be written, or an array of the
-        export has a wrong shape, type or value.
-      ValueError, TypeError: JSON cannot hold the evaluation or the provenance.
-    """
-    from PIL import Image
-
-    arrays = _to_arrays(export)
-    _check(path, arrays)
-    classes = _folder_names(export.class_names)
-    counts = [0] * len(classes)
-    with whole_folder(path) as folder:
-        with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            soft = [f"soft_{k}" for k in range(len(classes))]
-            table.writerow(["file", "hard_label", *soft])
-            rows = zip(export.to_pixels(), arrays["hard_labels"], arrays["labels"], strict=True)
-            for pixels, label, learned in rows:
-                name = f"{classes[label]}/{counts[label]:04d}.png"
-                counts[label] += 1
-                (folder / name).parent.mkdir(exist_ok=True)
-                Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-                    folder / name
-                )
-                # str of a float32 is the shortest text that reads back as the same float32.
-                table.writerow([name, label, *map(str, learned)])
-        (folder / "dataset.json").write_bytes(_description(export))
-
-
-def _to_arrays(export: Export) -> dict[str, np.ndarray]:
-    # Without images_uint8, which is made once the images are known to be finite.
     # C order, so that the bytes depend on the values only.
     def c_ordered(array: np.ndarray, dtype: type) -> np.ndarray:
         return np.ascontiguousarray(array, dtype)
 
-    meta = {"format": FORMAT, "evaluation": export.evaluation, "provenance": export.provenance}
     arrays = {
-        "meta": np.array(json.dumps(meta, sort_keys=True, allow_nan=False)),
         "images": c_ordered(export.images, np.float32),
         "labels": c_ordered(export.labels, np.float32),
         "hard_labels": c_ordered(export.hard_labels, np.int32),
         "class_names": np.array(export.class_names, np.str_),
+        "channel_mean": c_ordered(export.preprocessing.channel_mean, np.float32),
+        "channel_std": c_ordered(export.preprocessing.channel_std, np.float32),
     }
-    return arrays | {n: c_ordered(a, np.float32) for n, a in export.preprocessing.arrays().items()}
+    whitening = export.preprocessing.whitening
+    if whitening is not None:
+        arrays["whitening_mean"] = c_ordered(whitening.mean, np.float32)
+        arrays["whitening_upper"] = upper_triangle(c_ordered(whitening.matrix, np.float32))
+    check_arrays(path, arrays)
+    # Once the images are known to be finite.
+    return arrays | {"images_uint8": export.to_pixels()}
 
 
-def _load(path: str | Path) -> dict[str, np.ndarray]:
-    # A damaged archive fails in many ways (zip structure, checksum, array header, compression
-    # method, ...); all of them are one error for the user.
-    try:
-        with open_to_read(path) as file:
-            # Checksums of all members first, so that no unchecked array header is read.
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as npz:
-                return {name: npz[name] for name in npz.files if name in _PLAIN + _WHITENING}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", f"an export ({FORMAT})") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be read ({reason})", "a readable .npz file") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{path}: damaged or not an .npz file ({error})", f"an export ({FORMAT})", _AGAIN
-        ) from error
+def upper_triangle(matrix: np.ndarray) -> np.ndarray:
+    """The rows `matrix[i, i:]` of a symmetric (E, E) matrix one after the other: (E(E+1)/2,)."""
+    return np.concatenate([matrix[i, i:] for i in range(len(matrix))])
+
+
+def symmetric_matrix(upper: np.ndarray) -> np.ndarray:
+    """The inverse of `upper_triangle`."""
+    side = (math.isqrt(8 * len(upper) + 1) - 1) // 2
+    matrix = np.empty((side, side), upper.dtype)
+    first = 0
+    for i in range(side):
+        matrix[i, i:] = matrix[i:, i] = upper[first : first + side - i]
+        first += side - i
+    return matrix
+
+
+def read_npz(path: str | Path) -> Export:
+    """Reads what `write_npz` wrote, now or in an earlier version.
+
+    Raises:
+      InputError: the file is missing, damaged, of another kind or version, or inconsistent.
+    """
+
+    def check(headers: Mapping[str, Header]) -> None:
+        found = headers.get("meta")
+        if found is None or found.shape != () or found.dtype.kind != "U":
+            raise InputError(f"{path}: no array meta with a JSON text", f"an export ({FORMAT})")
+        if found.dtype.itemsize > 4 * _LONGEST_META:
+            raise InputError(
+                f"{path}: array meta has {found.dtype.itemsize // 4:,} characters",
+                f"at most {_LONGEST_META:,}",
+            )
+        if headers.keys() == {"meta"}:  # of another kind or version, which `_read_meta` says
+            return
+        missing = [name for name in _PLAIN if name not in headers]
+        for names in (_WHITENING, _OLD_WHITENING):
+            if any(name in headers for name in names[1:]):
+                missing += [name for name in names if name not in headers]
+        if "whitening_mean" in headers and not headers.keys() & {_WHITENING[1], _OLD_WHITENING[1]}:
+            missing.append(_WHITENING[1])
+        if missing:
+            raise InputError(f"{path}: no array {missing[0]}", f"the arrays of {FORMAT}", _AGAIN)
+        _check_shapes(path, headers)
+
+    wanted = {*_PLAIN, *_WHITENING, *_OLD_WHITENING}
+    arrays = read_arrays(path, wanted, check, f"an export ({FORMAT})", _AGAIN)
+    meta = _read_meta(path, arrays)
+    _check_values(path, arrays)
+    return from_arrays(arrays, meta)
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Export:
+    """The export of checked arrays and their `description`."""
+    known = dict(arrays)
+    if "whitening_upper" in known:
+        known["whitening_matrix"] = symmetric_matrix(known["whitening_upper"])
+    return Export(
+        images=known["images"],
+        labels=known["labels"],
+        hard_labels=known["hard_labels"],
+        class_names=tuple(known["class_names"].tolist()),
+        preprocessing=Preprocessing.from_arrays(known),
+        evaluation=meta["evaluation"],
+        provenance=meta["provenance"],
+        results=meta.get("results", {}),
+    )
 
 
 def _read_meta(path: str | Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    expected = f"an export ({FORMAT})"
-    stored = arrays.get("meta")
-    if stored is None or stored.shape != () or stored.dtype.kind != "U":
-        raise InputError(f"{path}: no array meta with a JSON text", expected)
     try:
-        meta = json.loads(stored.item())
-    except ValueError as error:
+        meta = json.loads(arrays["meta"].item())
+    except (ValueError, RecursionError) as error:
+        expected = f"an export ({FORMAT})"
         raise InputError(f"{path}: array meta is not JSON ({error})", expected) from error
+    return checked_description(f"{path}: array meta", meta)
+
+
+def checked_description(where: str, meta: Any) -> dict[str, Any]:
+    """A description as it was read from JSON.
+
+    Args:
+      where: the file, for error messages.
+      meta: what was read.
+
+    Raises:
+      InputError: it is of another kind or version, or a part is missing.
+    """
     found = meta.get("format") if isinstance(meta, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{path}: array meta says format {found!r}", repr(FORMAT))
-    for part in ("evaluation", "provenance"):
+    if found != FORMAT and found not in _OLD_FORMATS:
+        raise InputError(f"{where} says format {found!r}", repr(FORMAT))
+    for part in ("evaluation", "provenance", *(["results"] if found == FORMAT else [])):
         if not isinstance(meta.get(part), dict):
-            raise InputError(f"{path}: array meta has no {part}", "a JSON object", _AGAIN)
-    return meta
+            raise InputError(f"{where} has no {part}", "a JSON object", _AGAIN)
+    checked: dict[str, Any] = meta
+    return checked
 
 
-def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raises InputError for the first array that a reader could not use."""
+def check_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError for the first array that a reader could not use.
+
+    Args:
+      path: the file that holds them, for error messages.
+      arrays: by the names that `to_arrays` gives them; all but those of the whitening are needed.
+    """
+    _check_shapes(path, {name: Header(a.shape, a.dtype) for name, a in arrays.items()})
+    _check_values(path, arrays)
+
+
+def _check_shapes(path: str | Path, arrays: Mapping[str, Header]) -> None:
+    """Raises InputError for the first array of a shape or type that a reader could not use."""
     images, names = arrays["images"], arrays["class_names"]
-    if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3):
+    if len(images.shape) != 4 or 0 in images.shape or images.shape[-1] not in (1, 3):
         raise InputError(f"{path}: array images is {images.shape}", "(N, H, W, 1 or 3)")
-    if names.ndim != 1 or len(names) == 0 or names.dtype.kind != "U":
+    if len(names.shape) != 1 or names.shape[0] == 0 or names.dtype.kind != "U":
         raise InputError(f"{path}: array class_names is {names.shape} {names.dtype}", "K names")
-    (n, *_, c), k, d = images.shape, len(names), int(np.prod(images.shape[1:]))
+    (n, *_, c), k, d = images.shape, names.shape[0], math.prod(images.shape[1:])
     float32, uint8, int32 = map(np.dtype, (np.float32, np.uint8, np.int32))
     try:
-        e = whitened_size(images.shape[1:]) if "whitening_matrix" in arrays else 0
+        e = whitened_size((*images.shape[1:3], c)) if "whitening_mean" in arrays else 0
     except InputError as error:
         raise InputError(f"{path}: {error.what}", error.expected, _AGAIN) from error
     wanted = {
@@ -224,6 +259,7 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         "channel_mean": ((c,), float32),
         "channel_std": ((c,), float32),
         "whitening_mean": ((d,), float32),
+        "whitening_upper": ((e * (e + 1) // 2,), float32),
         "whitening_matrix": ((e, e), float32),
         "whitening_inverse": ((e, e), float32),
     }
@@ -235,45 +271,17 @@ def _check(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
             raise InputError(
                 f"{path}: array {name} is {array.shape} {array.dtype}", f"{shape} {dtype}"
             )
-        if dtype == float32 and not np.isfinite(array).all():
+
+
+def _check_values(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError for the first array of the right shape with a value out of range."""
+    for name, array in arrays.items():
+        if array.dtype == np.float32 and not np.isfinite(array).all():
             raise InputError(f"{path}: array {name} has NaN or infinite values", "finite values")
-    hard = arrays["hard_labels"]
+    hard, k = arrays["hard_labels"], len(arrays["class_names"])
     if hard.min() < 0 or hard.max() >= k:
         raise InputError(
             f"{path}: array hard_labels has {hard.min()} to {hard.max()}", f"0 to {k - 1}"
         )
     if arrays["channel_std"].min() <= 0:
         raise InputError(f"{path}: array channel_std has values <= 0", "positive values")
-
-
-def _folder_names(class_names: tuple[str, ...]) -> list[str]:
-    # With the index, names stay different and sorted folders are in class order.
-    digits = len(str(len(class_names) - 1))
-    safe = (re.sub(r"[^\w-]+", "_", name)[:40].strip("_") for name in class_names)
-    return [f"{k:0{digits}d}_{name}".rstrip("_") for k, name in enumerate(safe)]
-
-
-def _description(export: Export) -> bytes:
-    preprocessing = export.preprocessing
-    n, height, width, channels = export.images.shape
-    text = json.dumps(
-        {
-            "format": FORMAT,
-            "note": _NOTE,
-            "images": {"number": n, "height": height, "width": width, "channels": channels},
-            "class_names": export.class_names,
-            "normalisation": {
-                "order": "pixels / 255, minus channel_mean, divided by channel_std"
-                + (", then whitened (see the .npz export)" if preprocessing.whitening else ""),
-                "channel_mean": [float(str(v)) for v in preprocessing.channel_mean],
-                "channel_std": [float(str(v)) for v in preprocessing.channel_std],
-                "whitened": preprocessing.whitening is not None,
-            },
-            "evaluation": export.evaluation,
-            "provenance": export.provenance,
-        },
-        indent=2,
-        ensure_ascii=False,
-    )
-    # A class name may come from a file name that is not UTF-8; JSON escapes such characters.
-    return (text + "\n").encode("utf-8", "backslashreplace")

@@ -13,6 +13,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, is_folder, to_path
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.export.formats import Export, read_npz
+from frepo_scale.export.safetensors_folder import IMAGES, read_safetensors
 from frepo_scale.ops.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LoadedSet(Export):
         inverse.
       evaluation: the recipe that gives the reported accuracy (net, steps, batch, ...).
       provenance: data set, outer step, seed, versions, ...
+      results: the measured accuracies, each {"mean", "std", "n"}.
 
     Example:
       >>> import frepo_scale as fs
@@ -92,13 +94,15 @@ def load(path: str | os.PathLike[str]) -> LoadedSet:
     """Reads a distilled set.
 
     Args:
-      path: the workdir of a finished run, its `distilled.npz`, or a file written by
-        `frepo-scale export`; local or on gs://.
+      path: the workdir of a finished run, its `distilled.npz`, or an .npz or a safetensors folder
+        written by `frepo-scale export`; local or on gs://.
 
     Raises:
       InputError: there is no distilled set, or the file is damaged.
     """
     found = to_path(path)
+    if is_folder(found) and is_file(found / IMAGES):
+        return LoadedSet(**vars(read_safetensors(found)))
     if is_folder(found):
         workdir = Workdir(found)
         if not is_file(workdir.distilled):

@@ -1,5 +1,6 @@
 """The HTML frame of the report: layout and colours, light and dark."""
 
+import base64
 from html import escape
 
 _STYLE = """
@@ -69,6 +70,13 @@ svg text { font-family: inherit !important; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--ground);
   border-radius: 8px; }
+.wide { overflow-x: auto; }
+.compare { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.compare th { text-align: left; font-weight: 400; padding: 6px 22px 6px 0; }
+.compare td { padding: 6px 22px 6px 0; white-space: nowrap; }
+.compare thead th { color: var(--soft); font-size: 14px; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+.compare .best { font-weight: 650; color: var(--ours-ink); }
 .none { margin: 0; color: var(--soft); }
 @media (max-width: 640px) {
   main { padding: 22px 12px 40px; }
@@ -91,13 +99,26 @@ pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--groun
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def fill_page(*, title: str, headline: str, sections: list[tuple[str, str]]) -> str:
+def embed(png: bytes, description: str) -> str:
+    """An `<img>` that holds the picture itself; `description` is plain text, escaped here."""
+    text = base64.b64encode(png).decode("ascii")
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{text}">'
+
+
+def fill_page(
+    *,
+    title: str,
+    headline: str,
+    sections: list[tuple[str, str]],
+    kind: str = "Distilled data set",
+) -> str:
     """The whole HTML document.
 
     Args:
       title: plain text, escaped here.
       headline: HTML, the result in one sentence.
       sections: (heading, HTML) pairs; pairs without content are left out.
+      kind: what the page is, above the title; plain text.
     """
     body = "\n".join(
         f"<section><h2>{escape(heading)}</h2>\n{content}\n</section>"
@@ -117,7 +138,7 @@ def fill_page(*, title: str, headline: str, sections: list[tuple[str, str]]) -> 
 <body>
 <main>
 <header>
-<p class="kind">Distilled data set</p>
+<p class="kind">{escape(kind)}</p>
 <h1>{name}</h1>
 <p class="headline">{headline}</p>
 </header>

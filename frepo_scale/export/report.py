@@ -1,6 +1,5 @@
 """The result of a run as a table for the terminal and as one self-contained HTML page."""
 
-import base64
 import io
 import math
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve, point_curves
 from frepo_scale.export.evaluation_figures import figure, grid_of, text_grid
-from frepo_scale.export.page import fill_page
+from frepo_scale.export.page import embed, fill_page
 
 _MOST_SNAPSHOTS = 8
 _NOTHING = "no accuracies: the data set has no test images"
@@ -261,7 +260,7 @@ def _final_gallery(galleries: list[tuple[int, Path]], selected: int | None) -> s
     # The exported step if it has a picture, else the latest.
     step = selected if selected in steps else max(steps)
     what = "The exported set" if step == selected else "The latest picture"
-    image = _embed(_read(steps[step]), f"distilled images after {step:,} outer steps")
+    image = embed(_read(steps[step]), f"distilled images after {step:,} outer steps")
     return f'<figure class="large">{image}<figcaption>{what}, step {step:,}</figcaption></figure>'
 
 
@@ -272,7 +271,7 @@ def _strip(galleries: list[tuple[int, Path]]) -> str:
     count = min(_MOST_SNAPSHOTS, len(ordered))
     chosen = [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
     figures = [
-        f"<figure>{_embed(_thumbnail(file), f'distilled images after {step:,} outer steps')}"
+        f"<figure>{embed(_thumbnail(file), f'distilled images after {step:,} outer steps')}"
         f"<figcaption>step {step:,}</figcaption></figure>"
         for step, file in chosen
     ]
@@ -303,11 +302,6 @@ def _thumbnail(file: Path) -> bytes:
     small = io.BytesIO()
     image.save(small, format="png", optimize=True)
     return small.getvalue()
-
-
-def _embed(png: bytes, description: str) -> str:
-    text = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{escape(description)}" src="data:image/png;base64,{text}">'
 
 
 def _figures(curves: list[tuple[str, str]]) -> str:

@@ -1,10 +1,7 @@
 """Text files of a run, its report, and the table printed at its end."""
 
-import contextlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
@@ -12,8 +9,8 @@ from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
 from frepo_scale.core.text import decode_text
 from frepo_scale.export.account import account
 from frepo_scale.export.report import format_table, write_report
+from frepo_scale.export.result_file import read_metrics, read_result
 from frepo_scale.ops.goodput import read_ledger
-from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.workdir import Workdir
 
 _PICTURE = re.compile(r"step_(\d+)\.png")
@@ -28,7 +25,7 @@ def write_run_report(workdir: Workdir, name: str) -> None:
         workdir.report,
         title=name,
         result=result,
-        metrics=read_jsonl(workdir.metrics),
+        metrics=read_metrics(workdir.metrics),
         galleries=galleries,
         times=account(read_ledger(workdir.ledger)),
         operative_config=read_text(workdir.operative_config),
@@ -36,19 +33,6 @@ def write_run_report(workdir: Workdir, name: str) -> None:
         evaluated=read_result(workdir.evaluation, "evaluate")
         if is_file(workdir.evaluation)
         else None,
-    )
-
-
-def read_result(path: Path, command: str = "distill") -> dict[str, Any]:
-    """The content of `result.json`, or of a file like it; `InputError` if it is damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads(read_bytes(path))
-        if isinstance(result, dict):
-            return result
-    raise InputError(
-        f"{path} is damaged",
-        "JSON as a run has written it",
-        f"remove it, and the same frepo-scale {command} command makes it again",
     )
 
 

@@ -4,15 +4,18 @@ import os
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.export.formats import read_npz, write_folder, write_npz
+from frepo_scale.export.folder import write_folder
+from frepo_scale.export.formats import read_npz, write_npz
+from frepo_scale.export.safetensors_folder import write_safetensors
 from frepo_scale.jobs.workdirs import finished_workdir
 
 
 def export(path: Path, form: str, out: Path) -> None:
-    """Copies the distilled set of the run in `path` to `out`, as "npz" or "folder".
+    """Copies the distilled set of the run in `path` to `out`, as "npz", "folder" or "safetensors".
 
     Raises:
-      InputError: the run is not finished, or `out` exists or cannot be written.
+      InputError: the run is not finished, `out` exists or cannot be written, or safetensors is not
+        installed.
     """
     exported = read_npz(finished_workdir(path).distilled)
     if form == "npz":
@@ -20,5 +23,6 @@ def export(path: Path, form: str, out: Path) -> None:
             raise InputError(f"{out} exists", "a new file", "choose another --out")
         write_npz(out, exported)
     else:
-        write_folder(out, exported)
+        write = {"folder": write_folder, "safetensors": write_safetensors}[form]
+        write(out, exported)
     print(f"written to {out}")

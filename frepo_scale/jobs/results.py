@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from frepo_scale.core.identity import scientific_settings, settings_sha256
@@ -15,7 +16,8 @@ from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.run_report import print_result, write_run_report, write_text
-from frepo_scale.jobs.run import Run, evaluation_context, evaluation_recipe
+from frepo_scale.jobs.protocol import evaluation_recipe
+from frepo_scale.jobs.run import Run, evaluation_context
 from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
@@ -62,7 +64,8 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
     if by_held_out:
         selected, step = unpadded(state.best.distilled, run.size), int(state.best.step)
     on_first(work.supervisor.check_lock)
-    on_first(lambda: write_npz(workdir.distilled, _export(work, selected, step)))
+    export = _export(work, selected, step)
+    on_first(lambda: write_npz(workdir.distilled, export))
     selected_by = "held-out" if by_held_out else "last step"
     sets = {"distilled": selected}
     if by_held_out:  # the same object, and not evaluated again, if the last step is the best one
@@ -81,6 +84,8 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
     def write() -> None:
         work.supervisor.check_lock()
         work.supervisor.finished()
+        # Again, with the accuracies: the file alone tells what it is worth.
+        write_npz(workdir.distilled, replace(export, results=_measured(scores, selected_by)))
         facts, line = run.algorithm.summary(read_jsonl(workdir.metrics))
         write_text(workdir.result, json.dumps(result | facts, indent=1) + "\n")
         write_run_report(workdir, run.recipe.name)
@@ -103,7 +108,7 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
         evaluation=evaluation_recipe(config, dataset),
         provenance={
             "recipe": run.recipe.name,
-            "config": run.recipe.text,
+            "config": portable(run.recipe.text),
             "config_sha256": settings_sha256(scientific_settings(config)),
             "dataset": config.data.name,
             "dataset_sha256": dataset.fingerprint,
@@ -118,6 +123,20 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
             },
         },
     )
+
+
+def _measured(scores: dict[str, Any], selected_by: str) -> dict[str, Any]:
+    """The accuracies for the export: each {"mean", "std", "n"}, fractions of the test images."""
+    return {"selected_by": selected_by, "evaluations": scores.get("evaluations", [])} | {
+        name: part for name, part in scores.items() if isinstance(part, dict) and "mean" in part
+    }
+
+
+def portable(text: str) -> str:
+    """The text of a recipe without paths of this machine: `DATA_DIR = None`."""
+    # gin continues long values on lines that begin with spaces.
+    path = re.compile(r"^(DATA_DIR|Data\.directory) = (?!%).*(\n[ \t].*)*", re.MULTILINE)
+    return path.sub(r"\1 = None", text)
 
 
 def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:

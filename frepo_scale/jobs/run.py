@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -197,29 +196,6 @@ def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
     """How the images of an evaluation are augmented."""
     flip = config.evaluation.flip
     return AugmentConfig(flip=dataset.spec.augment_flip if flip is None else flip)
-
-
-def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """The protocol by which the result was measured, for exports and `evaluation.json`."""
-    size = len(dataset.classes) * config.distill.ipc
-    net, protocol = config.net.for_evaluation(), config.evaluation
-    return {
-        "net": net.name,
-        "width": net.width,
-        "depth": net.depth,
-        "norm": net.norm,
-        "args": net.args,
-        "nets": protocol.nets,
-        "steps": protocol.steps_for(size),
-        "batch": min(size, protocol.batch),
-        "optimiser": "adam",
-        "learning_rate": protocol.learning_rate,
-        "schedule": "linear warm-up over min(500, steps/2), cosine to 1 %",
-        "loss": "mean over the batch of half the squared error to the labels",
-        "dtype": protocol.dtype,
-        "matmul_precision": config.distill.matmul_precision,
-        "augment": vars(augmentation(config, dataset)),
-    }
 
 
 def _start_key(config: RunConfig) -> jax.Array:

@@ -16,11 +16,11 @@ from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.evaluate.evaluation import Evaluation, Part, RealData
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.export.formats import Export, read_npz
+from frepo_scale.jobs.protocol import evaluation_recipe
 from frepo_scale.jobs.run import (
     build_evaluations,
     build_evaluator,
     evaluation_context,
-    evaluation_recipe,
 )
 from frepo_scale.jobs.series_runs import SeriesRun, runs_of
 from frepo_scale.jobs.settings import RunConfig

@@ -88,7 +88,7 @@ def asked(monkeypatch):
     """The requests to the evaluator; a net is right in proportion to how good its rate is."""
     calls = []
 
-    def measure(self, name, fit, nets, labelled, test, finished):
+    def measure(self, name, fit, nets, labelled, test, finished, at):
         tested = []
         test(types.SimpleNamespace(accuracy=lambda rows: tested.append(rows) or (0.5, 0.5)))
         key = name.partition("/")[2]
@@ -134,11 +134,11 @@ def test_it_resumes_where_it_was_stopped(context, tmp_path, monkeypatch):
     evaluations = {"cross_architecture": CrossArchitecture()}
     trained, fit = [], Fitter.fit
 
-    def stopping(self, data, net, preemption, progress):
+    def stopping(self, data, net, preemption, progress, visited=None):
         if len(trained) == 5:
             raise Preempted
         trained.append(net)
-        return fit(self, data, net, preemption, progress)
+        return fit(self, data, net, preemption, progress, visited)
 
     monkeypatch.setattr(Fitter, "fit", stopping)
     with pytest.raises(Preempted):

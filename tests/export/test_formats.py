@@ -15,10 +15,18 @@ from PIL import Image
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening import Preprocessing, Whitening, fit_preprocessing
-from frepo_scale.export.formats import FORMAT, Export, read_npz, write_folder, write_npz
+from frepo_scale.export.folder import write_folder
+from frepo_scale.export.formats import (
+    FORMAT,
+    Export,
+    read_npz,
+    symmetric_matrix,
+    upper_triangle,
+    write_npz,
+)
 
 STATISTICS = ("channel_mean", "channel_std")
-WHITENING = ("whitening_mean", "whitening_matrix", "whitening_inverse")
+WHITENING = ("whitening_mean", "whitening_upper")
 ARRAYS = ("images", "labels", "hard_labels", *STATISTICS, *WHITENING)
 
 
@@ -37,14 +45,27 @@ def make(channels: int = 3, per_class: int = 2, size: int = 4) -> Export:
         preprocessing=preprocessing,
         evaluation={"net": "convnet", "steps": 1000, "learning_rate": 3e-4},
         provenance={"dataset": "made up", "step": 5, "versions": {"numpy": "2"}},
+        results={"distilled": {"mean": 0.5, "std": 0.1, "n": 3}},
     )
+
+
+def write_as_version_1(path: Path, export: Export) -> None:
+    """As earlier versions wrote it: the whole matrix, its inverse, no results."""
+    write_npz(path, export)
+    with np.load(path) as npz:
+        arrays = dict(npz)
+    arrays.pop("whitening_upper", None)
+    meta = {"format": "frepo_scale-distilled-1", "evaluation": export.evaluation}
+    arrays["meta"] = np.array(json.dumps(meta | {"provenance": export.provenance}))
+    np.savez(path, **arrays | export.preprocessing.arrays())
 
 
 def arrays_of(export: Export) -> dict[str, np.ndarray]:
     arrays = {name: getattr(export, name) for name in ("images", "labels", "hard_labels")}
     arrays |= {name: getattr(export.preprocessing, name) for name in STATISTICS}
     if (whitening := export.preprocessing.whitening) is not None:
-        arrays |= {name: getattr(whitening, name.split("_")[1]) for name in WHITENING}
+        arrays["whitening_mean"] = whitening.mean
+        arrays["whitening_upper"] = upper_triangle(whitening.matrix)
     return arrays
 
 
@@ -55,6 +76,7 @@ def assert_equal(a: Export, b: Export) -> None:
         np.testing.assert_array_equal(array, theirs[name], err_msg=name, strict=True)
     assert a.class_names == b.class_names
     assert (a.evaluation, a.provenance) == (b.evaluation, b.provenance)
+    assert a.results == b.results
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -92,9 +114,10 @@ def exports(draw: st.DrawFn) -> Export:
         return draw(hnp.arrays(np.float32, shape, elements=elements))
 
     dim = size * size * channels
-    whitening = (
-        Whitening(array(dim), array(dim, dim), array(dim, dim)) if draw(st.booleans()) else None
-    )
+    whitening = None
+    if draw(st.booleans()):
+        matrix = symmetric_matrix(array(dim * (dim + 1) // 2))
+        whitening = Whitening(array(dim), matrix, array(dim, dim))
     std = array(channels, elements=st.floats(0.125, 8, width=32))
     return Export(
         images=array(n, size, size, channels),
@@ -104,6 +127,7 @@ def exports(draw: st.DrawFn) -> Export:
         preprocessing=Preprocessing(array(channels), std, whitening),
         evaluation=draw(json_objects),
         provenance=draw(json_objects),
+        results=draw(json_objects),
     )
 
 
@@ -122,19 +146,26 @@ def test_npz_can_be_used_with_numpy_alone(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz", allow_pickle=False) as npz:
         arrays = dict(npz)
     meta = json.loads(arrays["meta"].item())
-    assert meta == {
-        "format": "frepo_scale-distilled-1",
-        "evaluation": export.evaluation,
-        "provenance": export.provenance,
-    }
+    assert meta["format"] == FORMAT
+    assert meta["evaluation"] == export.evaluation
+    assert meta["provenance"] == export.provenance
+    assert meta["results"] == export.results
     assert arrays["class_names"].tolist() == list(export.class_names)
     np.testing.assert_array_equal(arrays["images_uint8"], export.to_pixels(), strict=True)
+    # Both directions, as the text in the file says.
+    matrix = np.zeros((48, 48), np.float32)
+    matrix[np.triu_indices(48)] = arrays["whitening_upper"]
+    matrix += np.triu(matrix, 1).T
     flat = arrays["images"].reshape(len(export.images), -1).astype(np.float64)
-    normalised = flat @ arrays["whitening_inverse"] + arrays["whitening_mean"]
+    normalised = np.linalg.solve(matrix.astype(np.float64), flat.T).T + arrays["whitening_mean"]
     pixels = (
         normalised.reshape(export.images.shape) * arrays["channel_std"] + arrays["channel_mean"]
     )
     assert np.abs(255 * pixels - arrays["images_uint8"]).max() < 0.51
+    again = (arrays["images_uint8"] / 255 - arrays["channel_mean"]) / arrays["channel_std"]
+    rows = (again.reshape(len(again), -1) - arrays["whitening_mean"]) @ matrix
+    np.testing.assert_allclose(rows, flat, atol=1e-3)
+    assert meta["preprocessing"]["grids_per_axis"] == 1
     assert sorted(arrays) == sorted([*ARRAYS, "images_uint8", "class_names", "meta"])
 
 
@@ -143,6 +174,57 @@ def test_npz_of_a_grey_set_has_no_whitening(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz") as npz:
         assert not [name for name in npz.files if name.startswith("whitening")]
     assert read_npz(tmp_path / "a.npz").preprocessing.whitening is None
+
+
+def test_the_matrix_is_stored_once(tmp_path: Path) -> None:
+    export = make(size=16)
+    write_npz(tmp_path / "a.npz", export)
+    side = 16 * 16 * 3
+    assert (tmp_path / "a.npz").stat().st_size < 1.1 * side * (side + 1) // 2 * 4
+    found = read_npz(tmp_path / "a.npz")
+    fitted, read = export.preprocessing.whitening, found.preprocessing.whitening
+    assert fitted is not None and read is not None and read.inverse is None
+    np.testing.assert_array_equal(read.matrix, fitted.matrix)  # to the last bit
+    np.testing.assert_allclose(read.invert(found.images), fitted.invert(export.images), atol=1e-3)
+    np.testing.assert_array_equal(found.to_pixels(), export.to_pixels())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_of_the_first_version_is_read(tmp_path: Path, channels: int) -> None:
+    export = make(channels=channels)
+    write_as_version_1(tmp_path / "a.npz", export)
+    assert_equal(read_npz(tmp_path / "a.npz"), dataclasses.replace(export, results={}))
+
+
+def test_an_archive_that_decompresses_to_far_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is decompressed: 0.3 MB that stand for 300 MB."""
+    path = tmp_path / "a.npz"
+    write_npz(path, make(channels=1))
+    with np.load(path) as npz:
+        arrays = dict(npz)
+    np.savez_compressed(path, **arrays | {"images": np.zeros((300, 512, 512, 1), np.float32)})
+    assert path.stat().st_size < 2**20
+
+    def opened(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("something was decompressed")
+
+    monkeypatch.setattr("zipfile.ZipFile.open", opened)
+    with pytest.raises(InputError) as caught:
+        read_npz(path)
+    assert "a.npz" in caught.value.what
+
+
+def test_shapes_are_compared_before_arrays_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, make())
+    rewrite(path, labels=np.zeros((7, 3), np.float32))
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *given: pytest.fail("read"))
+    with pytest.raises(InputError, match="array labels is"):
+        read_npz(path)
 
 
 def test_equal_exports_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +318,11 @@ def test_a_missing_array_is_named(tmp_path: Path, name: str) -> None:
     [
         (np.array("{"), "not JSON"),
         (np.array("[]"), "format None"),
-        (np.array(json.dumps({"format": "frepo_scale-distilled-2"})), "distilled-2'.*distilled-1"),
+        (np.array(json.dumps({"format": "frepo_scale-distilled-9"})), "distilled-9'.*distilled-2"),
+        (
+            np.array(json.dumps({"format": FORMAT, "evaluation": {}, "provenance": {}})),
+            "no results",
+        ),
         (np.array(json.dumps({"format": FORMAT, "evaluation": {}})), "no provenance"),
         (np.array(json.dumps({"format": FORMAT, "provenance": {}})), "no evaluation"),
         (np.array([1, 2]), "no array meta"),
@@ -261,7 +347,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         "none.npz": "no such file",
         "text.npz": "damaged or not an .npz",
         "other.npz": "no array meta",
-        "pickle.npz": "damaged or not",
+        "pickle.npz": "no array meta",
         "": "cannot be read",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -308,9 +394,11 @@ def test_npz_failing_in_the_middle_leaves_the_old_file(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_folder_holds_pixels_labels_and_description(tmp_path: Path, channels: int) -> None:
     export = make(channels)
+    export.images[0] *= 3  # beyond the range of pixels
     write_folder(tmp_path / "set", export)
     folders = ["0_cat", "1_dog_wolf", "2_ça_va"]
-    assert sorted(os.listdir(tmp_path / "set")) == [*folders, "dataset.json", "labels.csv"]
+    files = [*folders, "dataset.json", "labels.csv", "pixels.npz"]
+    assert sorted(os.listdir(tmp_path / "set")) == files
     with open(tmp_path / "set" / "labels.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["file", "hard_label", "soft_0", "soft_1", "soft_2"]
@@ -332,7 +420,14 @@ def test_folder_holds_pixels_labels_and_description(tmp_path: Path, channels: in
     assert about["normalisation"]["whitened"] is (channels == 3)
     mean = np.array(about["normalisation"]["channel_mean"], np.float32)
     np.testing.assert_array_equal(mean, export.preprocessing.channel_mean)
-    assert "clipped" in about["note"] and ".npz" in about["note"]
+    assert about["pixels"]["preview_only"] is True
+    assert 0 < about["pixels"]["clipped_share"] < 0.5
+    assert f"{100 * about['pixels']['clipped_share']:.2g} % of the values" in about["note"]
+    with np.load(tmp_path / "set" / "pixels.npz") as npz:
+        floats = npz["pixels"]
+    assert floats.max() > 1.1  # not clipped
+    again = export.preprocessing.apply(floats * 255)
+    np.testing.assert_allclose(again, export.images, atol=1e-3)
 
 
 def test_class_folders_stay_distinct_ordered_and_inside(tmp_path: Path) -> None:

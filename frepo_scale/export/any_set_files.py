@@ -1,0 +1,247 @@
+"""Reads labelled images from the files of other programs, without running anything in them.
+
+Legend: n images, H W height and width, C channels, K classes.
+"""
+
+import csv
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.core.paths import is_file, is_folder, is_local
+from frepo_scale.export.folder import DATASET, LABELS, PIXELS, folder_names
+from frepo_scale.export.npz_files import Header, check_size, read_arrays
+
+_IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_TORCH_FILES = (".pt", ".pth")
+_FORMS = "a folder of class folders of images, an .npz with images and labels, or a .pt of PyTorch"
+
+
+@dataclass(frozen=True)
+class RawSet:
+    """Labelled images as a file holds them.
+
+    Attributes:
+      images: n images in any layout and range.
+      labels: (n,) integers or (n, K) numbers; None: the file has none.
+      note: what was read, for the user.
+      unit: whether 0 to 1 is known to be the range of pixels.
+      hard: (n,) integers, the class of each image where labels are soft; None: the largest label.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    note: str
+    unit: bool = False
+    hard: np.ndarray | None = None
+
+
+def read_raw(path: Path, labels: Path | None, class_names: tuple[str, ...]) -> RawSet:
+    """The images and labels in a file or folder.
+
+    Args:
+      path: see `_FORMS`, or a folder that `export --format folder` wrote.
+      labels: a further file with the labels: .npy, .npz with an array `labels`, or .pt; None: they
+        are in `path`.
+      class_names: K names, for class folders.
+
+    Raises:
+      InputError: nothing can be read there, or there are no labels.
+    """
+    if not is_local(path):
+        raise InputError(f"{path} is no local path", "a local path", "copy the set first")
+    raw = _read(path, class_names)
+    if labels is not None:
+        raw = replace(raw, labels=_labels_file(labels), note=f"{raw.note}, labels of {labels}")
+    if raw.labels is None:
+        raise InputError(f"{path} has no labels", "labels of the images", "give --labels FILE")
+    return raw
+
+
+def _read(path: Path, class_names: tuple[str, ...]) -> RawSet:
+    if is_folder(path):
+        if is_file(path / DATASET) and is_file(path / PIXELS):
+            return _exported_folder(path)
+        return _class_folders(path, class_names)
+    if not is_file(path):
+        raise InputError(f"{path}: no such file or folder", _FORMS)
+    if path.suffix in _TORCH_FILES:
+        return _torch_file(path)
+    if path.suffix == ".npz":
+        names = ("images", "labels", "hard_labels")
+        arrays = read_arrays(path, names, _images_first(path), "images and labels")
+        note, hard = f"arrays of {path}", arrays.get("hard_labels")
+        return RawSet(arrays["images"], arrays.get("labels"), note, hard=hard)
+    raise InputError(f"{path} is of no known form", _FORMS)
+
+
+def _images_first(path: Path) -> Any:
+    def check(headers: Mapping[str, Header]) -> None:
+        if "images" not in headers:
+            raise InputError(f"{path}: no array images", "arrays images and labels")
+        if "labels" in headers and headers["labels"].shape[:1] != headers["images"].shape[:1]:
+            raise InputError(
+                f"{path}: images {headers['images'].shape}, labels {headers['labels'].shape}",
+                "one label for each image",
+            )
+
+    return check
+
+
+def _labels_file(path: Path) -> np.ndarray:
+    if path.suffix in _TORCH_FILES:
+        content = _load_torch(path)
+        found = content.get("labels") if isinstance(content, dict) else content
+        return _array(path, found, "labels")
+    if path.suffix == ".npz":
+        arrays = read_arrays(path, ("labels",), lambda headers: None, "an array labels")
+        if "labels" not in arrays:
+            raise InputError(f"{path}: no array labels", "an array labels")
+        return arrays["labels"]
+    try:
+        loaded: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error})", "labels in an .npy, .npz or .pt file"
+        ) from error
+    return loaded
+
+
+# PyTorch ------------------------------------------------------------------------------------------
+
+
+def _torch_file(path: Path) -> RawSet:
+    content, note = _load_torch(path), f"tensors of {path}"
+    if isinstance(content, dict) and isinstance(content.get("data"), list) and content["data"]:
+        # As Dataset Condensation and its successors write them: one pair for each experiment.
+        note += f", the first of {len(content['data'])} sets"
+        content = content["data"][0]
+    if isinstance(content, dict):
+        images, labels = content.get("images"), content.get("labels")
+    elif isinstance(content, list | tuple) and len(content) == 2:
+        images, labels = content
+    else:
+        images, labels = content, None
+    found = None if labels is None else _array(path, labels, "labels")
+    return RawSet(_array(path, images, "images"), found, note)
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{path} is a file of PyTorch, which is not installed",
+            "the package torch",
+            "pip install 'frepo-scale[torch]', or save the arrays with numpy.savez",
+        ) from error
+    try:
+        with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                check_size(path, file, "tensors")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", "a file") from error
+    except InputError:
+        raise
+    except Exception as error:  # of the unpickler, for anything but tensors and plain containers
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InputError(
+            f"{path} cannot be read with weights_only=True ({reason})",
+            "tensors, or a list, tuple or dict of them",
+            "save it again with torch.save({'images': images, 'labels': labels}, FILE)",
+        ) from error
+
+
+def _array(path: Path, tensor: Any, name: str) -> np.ndarray:
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(
+            f"{path}: {name} is {type(tensor).__name__}",
+            "a tensor of images, [images, labels], or {'images': ..., 'labels': ...}",
+        )
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    return np.asarray(tensor.numpy())
+
+
+# Folders ------------------------------------------------------------------------------------------
+
+
+def _exported_folder(path: Path) -> RawSet:
+    """A folder that `export --format folder` wrote: unclipped pixels and learned labels."""
+    arrays = read_arrays(path / PIXELS, ("pixels",), lambda headers: None, "an array pixels")
+    if "pixels" not in arrays:
+        raise InputError(f"{path / PIXELS}: no array pixels", "float pixels")
+    try:
+        with open(path / LABELS, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        labels = np.array([[float(value) for value in row[2:]] for row in rows], np.float32)
+        hard = np.array([int(row[1]) for row in rows])
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise InputError(
+            f"{path / LABELS} cannot be read ({error})", "as export wrote it", "export it again"
+        ) from error
+    note = f"pixels and labels of {path}"
+    return RawSet(arrays["pixels"], labels, note, unit=True, hard=hard)
+
+
+def _class_folders(path: Path, class_names: tuple[str, ...]) -> RawSet:
+    from PIL import Image
+
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = _classes_of(path, [p.name for p in folders], class_names)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for folder, label in zip(folders, classes, strict=True):
+        for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_FILES):
+            try:
+                with Image.open(file) as image:
+                    grey = image.mode in ("L", "1", "I;16", "LA")
+                    if images and image.size != images[0].shape[1::-1]:
+                        raise InputError(
+                            f"{file} has {image.size[0]}x{image.size[1]} pixels",
+                            f"the size of the others, {images[0].shape[1]}x{images[0].shape[0]}",
+                        )
+                    images.append(np.asarray(image.convert("L" if grey else "RGB")))
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                raise InputError(f"{file} cannot be read ({error})", "an image") from error
+            labels.append(label)
+    if not images:
+        raise InputError(f"{path} has no images", _FORMS)
+    if any(image.ndim == 3 for image in images):
+        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
+    note = f"{len(images)} image files in {len(folders)} class folders of {path}"
+    return RawSet(np.stack(images), np.array(labels), note)
+
+
+def _classes_of(path: Path, names: list[str], class_names: tuple[str, ...]) -> list[int]:
+    """The class of each folder: by its name, the name that our exports give it, or its number."""
+    tables = (
+        {name: k for k, name in enumerate(class_names)},
+        {name: k for k, name in enumerate(folder_names(class_names))},
+        {str(k): k for k in range(len(class_names))},
+    )
+    for table in tables:
+        if names and all(name in table for name in names):
+            return [table[name] for name in names]
+    numbers = [re.match(r"0*(\d+)$", name) for name in names]
+    if names and all(numbers):
+        found = [int(number[1]) for number in numbers if number]
+        if max(found) < len(class_names) and len(set(found)) == len(found):
+            return found
+    known = [name for name in names if any(name in table for table in tables)]
+    odd = next((name for name in names if name not in known), names[0] if names else None)
+    raise InputError(
+        f"{path}: " + (f"class folder {odd!r}" if names else "no class folders"),
+        f"folders with the names of the {len(class_names)} classes, such as {class_names[0]!r},"
+        f" or with their numbers 0 to {len(class_names) - 1}",
+    )

@@ -1,0 +1,99 @@
+"""The card of a distilled set on the Hugging Face hub: `README.md` with a YAML head."""
+
+from typing import Any
+
+from frepo_scale.export.folder import note
+from frepo_scale.export.formats import Export
+from frepo_scale.export.report import result_tables
+
+_CITATION = """@inproceedings{zhou2022dataset,
+  title={Dataset Distillation using Neural Feature Regression},
+  author={Zhou, Yongchao and Nezhadarya, Ehsan and Ba, Jimmy},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2022}
+}"""
+
+
+def card(export: Export, losses: dict[str, Any]) -> str:
+    """The text of the card.
+
+    Args:
+      export: the set.
+      losses: see `export.preprocessing.pixel_losses`.
+    """
+    source = str(export.provenance.get("dataset", "unknown"))
+    classes, (n, height, width, channels) = len(export.class_names), export.images.shape
+    parts = [
+        _head(source, n),
+        f"# {n} distilled images of {source}",
+        "![all images](gallery.png)",
+        f"{n // classes} learned images of {height} x {width} pixels and {channels} channel(s) for"
+        f" each of {classes} classes. A network trained on these images and their learned labels"
+        " classifies real images.",
+        "## Accuracy",
+        _accuracy(export),
+        "## Use",
+        "`images.safetensors` holds `images` (net inputs: normalised"
+        + (", and whitened" if export.preprocessing.whitening is not None else "")
+        + "), `labels` (learned, use them with the squared error) and `hard_labels`. `config.json`"
+        " describes the preprocessing from pixels to net inputs and the evaluation protocol with"
+        " every constant.",
+        "```python\nfrom safetensors.numpy import load_file\n\n"
+        'data = load_file("images.safetensors")\n'
+        'images, labels = data["images"], data["labels"]  # (N, H, W, C) and (N, K), float32\n```',
+        '`datasets.load_dataset("imagefolder", data_dir="previews")` reads the PNG previews. '
+        + note(losses),
+        "## Licence",
+        f"Fill in: the licence of the images of {source}, from which this set was learned. Set"
+        " `license` in the head of this file.",
+        "## Citation",
+        f"```bibtex\n{_CITATION}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(source: str, n: int) -> str:
+    sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+    size = next((name for bound, name in sizes if n < bound), "100K<n<1M")
+    lines = [
+        "---",
+        "license: unknown  # fill in the licence of the source data",
+        "task_categories:",
+        "- image-classification",
+        "tags:",
+        "- dataset-distillation",
+        f"pretty_name: {source} distilled into {n} images",
+        "size_categories:",
+        f"- {size}",
+        "configs:",
+        "- config_name: default",
+        "  data_dir: previews",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _accuracy(export: Export) -> str:
+    tables = result_tables(export.results) if export.results else []
+    if not tables:
+        return "Not evaluated."
+    recipe = export.evaluation
+    lines = []
+    for table in tables:
+        lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
+        lines += ["| trained on | |", "|---|---|"]
+        lines += [f"| {row.label.replace('|', '/')} | {row.text()} |" for row in table.rows] + [""]
+    known = ("net", "width", "depth", "norm", "steps", "batch", "learning_rate")
+    protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
+    test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}
+    selected = {
+        "held-out": "The outer step was selected on held-out training images.",
+        "last step": "The set is that of the last outer step.",
+    }.get(export.results.get("selected_by", ""), "")
+    return "\n".join(
+        [
+            *lines,
+            f"Protocol: {protocol}. Test images: {(test or {}).get('images', 'unknown')}"
+            f" ({(test or {}).get('part', 'see config.json')}). {selected}".rstrip(),
+        ]
+    )

@@ -1,0 +1,190 @@
+"""Several distilled sets side by side: a table for the terminal and one self-contained page."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.export.curves import compared_curve
+from frepo_scale.export.formats import Export
+from frepo_scale.export.gallery import save_gallery
+from frepo_scale.export.page import embed, fill_page
+from frepo_scale.export.report import ResultRow, result_tables
+
+_NONE = "–"
+_CLASSES, _PER_CLASS = 20, 5  # shown of each set
+_CURVES = {
+    "probe_accuracy": "Probe: held-out images",
+    "target_accuracy": "Regression: target batch",
+}
+_PROTOCOL = ("net", "width", "depth", "norm", "nets", "steps", "batch", "learning_rate", "dtype")
+_FACTS = ("ipc", "step", "seed", "dataset_sha256", "config_sha256")
+
+
+@dataclass(frozen=True)
+class ComparedSet:
+    """One column of a comparison.
+
+    Attributes:
+      name: its heading; different for each set.
+      export: the set.
+      result: see `report.result_tables`; {} where it was not evaluated.
+      metrics: logged rows of its run; empty for an export.
+    """
+
+    name: str
+    export: Export
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    cells: list[str]
+    best: set[int]  # columns
+
+
+def _accuracies(sets: Sequence[ComparedSet]) -> dict[str, list[_Row]]:
+    """The rows of each evaluation by its title, in the order in which they first occur."""
+    measured: dict[str, dict[str, dict[int, ResultRow]]] = {}
+    for column, one in enumerate(sets):
+        for table in result_tables(one.result):
+            for row in table.rows:
+                # Labels tell how a set was selected; keys are the same for all.
+                named = measured.setdefault(table.title, {})
+                named.setdefault(row.key, {})[column] = row
+    same_data = len({str(one.export.provenance.get("dataset")) for one in sets}) == 1
+    return {
+        title: [_accuracy_row(found, len(sets), same_data) for found in rows.values()]
+        for title, rows in measured.items()
+    }
+
+
+def _accuracy_row(found: dict[int, ResultRow], columns: int, same_data: bool) -> _Row:
+    labels = {row.label for row in found.values()}
+    label = min(labels, key=len) if len(labels) == 1 else min(labels, key=len).partition(",")[0]
+    cells = [found[column].text() if column in found else _NONE for column in range(columns)]
+    most = max(row.mean for row in found.values())
+    best = {c for c, row in found.items() if row.mean == most}
+    return _Row(label, cells, best if same_data and len(found) > 1 else set())
+
+
+def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
+    """Data set and size of each set, and every part of protocol and origin that differs."""
+    shapes = [one.export.images.shape for one in sets]
+    sizes = [f"{n} of {h} x {w} x {c}" for n, h, w, c in shapes]
+    rows = [
+        _Row("data set", [_text(one.export.provenance.get("dataset")) for one in sets], set()),
+        _Row("images", sizes, set()),
+    ]
+    for kind, names in (("evaluation", _PROTOCOL), ("provenance", _FACTS)):
+        for name in names:
+            values = [_text(getattr(one.export, kind).get(name)) for one in sets]
+            if len(set(values)) > 1:
+                label = name.replace("_", " ")
+                rows.append(_Row(f"{kind}: {label}", values, set()))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return _NONE
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:12]  # of a sha256
+
+
+def compared_table(sets: Sequence[ComparedSet]) -> str:
+    """The comparison as aligned text, without a final newline."""
+    parts = [("", _differences(sets)), *_accuracies(sets).items()]
+    names = [one.name for one in sets]
+    rows = [row for _, group in parts for row in group]
+    first = max(len(row.label) for row in rows)
+    widths = [max(len(n), *(len(row.cells[c]) for row in rows)) for c, n in enumerate(names)]
+
+    def line(label: str, cells: Sequence[str]) -> str:
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+        return "  ".join([f"  {label:<{first}}", *padded]).rstrip()
+
+    lines = []
+    for title, group in parts:
+        lines += [title] if title else [line("", names)]
+        lines += [line(row.label, row.cells) for row in group]
+    return "\n".join(lines)
+
+
+def write_comparison(path: Path, sets: Sequence[ComparedSet]) -> None:
+    """Writes one HTML page that needs no other file; an existing one is replaced.
+
+    Args:
+      path: the page.
+      sets: at least two.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
+    names = [one.name for one in sets]
+    accuracies = _accuracies(sets)
+    sections = [("Sets", _html_table(names, _differences(sets)))]
+    sections += [
+        (title[:1].upper() + title[1:], _html_table(names, rows))
+        for title, rows in accuracies.items()
+    ]
+    named = {one.name: one.metrics for one in sets if one.metrics}
+    curves = [(heading, compared_curve(named, key)) for key, heading in _CURVES.items()]
+    curves.append(("Regression loss", compared_curve(named, "regression_loss", percent=False)))
+    figures = "".join(
+        f"<figure><figcaption>{escape(heading)}</figcaption>{svg}</figure>"
+        for heading, svg in curves
+        if svg
+    )
+    sections.append(("Curves", f'<div class="curves">{figures}</div>' if figures else ""))
+    sections += [(f"Images of {one.name}", _gallery(one)) for one in sets]
+    page = fill_page(
+        title=" · ".join(names),
+        headline=_headline(sets, accuracies),
+        sections=sections,
+        kind="Comparison of distilled data sets",
+    )
+    with whole_file(path) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
+
+
+def _headline(sets: Sequence[ComparedSet], accuracies: dict[str, list[_Row]]) -> str:
+    if len({str(one.export.provenance.get("dataset")) for one in sets}) > 1:
+        return "These sets were made from different data: compare their accuracies with care."
+    protocols = [tuple(str(one.export.evaluation.get(p)) for p in _PROTOCOL) for one in sets]
+    if accuracies and len(set(protocols)) > 1:
+        return (
+            "The accuracies were measured by different protocols, listed below:"
+            " <code>frepo-scale evaluate</code> with the same settings makes them comparable."
+        )
+    return "Measured by the same protocol." if accuracies else "None of these sets was evaluated."
+
+
+def _html_table(names: Sequence[str], rows: Sequence[_Row]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ["", *names])
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f'<td class="best">{escape(cell)}</td>' if c in row.best else f"<td>{escape(cell)}</td>"
+            for c, cell in enumerate(row.cells)
+        )
+        lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')
+    return (
+        f'<div class="wide"><table class="compare"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _gallery(one: ComparedSet) -> str:
+    names = one.export.class_names
+    ipc = len(one.export.images) // len(names)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "gallery.png"
+        save_gallery(file, one.export.to_pixels(), names, ipc, _CLASSES, _PER_CLASS)
+        image = embed(file.read_bytes(), f"distilled images of {one.name}")
+    return f'<figure class="large">{image}</figure>'

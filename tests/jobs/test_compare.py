@@ -1,0 +1,76 @@
+import dataclasses
+import json
+import re
+
+import pytest
+from bad_input.made import make_run
+
+from frepo_scale.export.formats import read_npz, write_npz
+from frepo_scale.main import main
+
+METRICS = [{"step": s, "probe_accuracy": 0.1 * s, "regression_loss": 1 / s} for s in range(1, 5)]
+
+
+def result(mean):
+    row = {"key": "distilled", "label": "distilled set, last step", "mean": mean, "std": 0.01}
+    other = {"key": "random_real", "label": "random real images", "mean": 0.5, "std": 0.02, "n": 3}
+    rows = [row | {"n": 3}, other]
+    return {"evaluations": [{"name": "accuracy", "title": "test accuracy", "rows": rows}]}
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """Two workdirs of one recipe, and an export with results."""
+    monkeypatch.chdir(tmp_path)
+    for name, mean in (("a", 0.8), ("b", 0.9)):
+        workdir = make_run(name)
+        workdir.result.write_text(json.dumps(result(mean)))
+        workdir.metrics.write_text("".join(json.dumps(row) + "\n" for row in METRICS))
+    export = read_npz("a/distilled.npz")
+    changed = dataclasses.replace(
+        export,
+        results=result(0.7),
+        evaluation={"width": 64},
+        provenance={**export.provenance, "seed": 7},
+    )
+    write_npz("c.npz", changed)
+    return tmp_path
+
+
+def test_table_and_page(sets, capsys):
+    assert main(["compare", "a", "b", "c.npz", "--out", "page.html"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[1].strip(): line for line in out.splitlines() if "±" in line}
+    assert re.findall(r"[\d.]+ ± [\d.]+ %", rows["distilled set, last step"]) == [
+        "80.0 ± 1.0 %",
+        "90.0 ± 1.0 %",
+        "70.0 ± 1.0 %",
+    ]
+    assert "evaluation: width" in out and "64" in out
+    page = (sets / "page.html").read_text()
+    assert '<td class="best">90.0 ± 1.0 %</td>' in page
+    assert page.count('<td class="best">') == 4  # one, and a row where all are equal
+    assert page.count("<svg") == 2  # nobody logged the third metric
+    assert page.count("<img") == 3
+    assert "different protocols" in page and "<script" not in page
+
+
+def test_names_are_recipes_where_they_differ(sets, capsys):
+    for name in "ab":
+        text = (sets / name / "config.gin").read_text()
+        (sets / name / "config.gin").write_text(f"# recipe: of_{name}\n{text}")
+    assert main(["compare", "a", "b"]) == 0
+    assert "of_a" in capsys.readouterr().out
+    assert (sets / "compare.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [(["a"], "1 set"), (["a", "none"], "none"), (["a", "b", "--out", "a"], "--out a")],
+)
+def test_wrong_input(arguments, mention, sets, capsys):
+    before = sorted(sets.rglob("*"))
+    assert main(["compare", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert mention in err and err.count("\n") == 1
+    assert sorted(sets.rglob("*")) == before
