@@ -25,8 +25,11 @@ if [[ ${1-} == -h || ${1-} == --help ]]; then
   exit 0
 fi
 
+here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/python_env.sh"
+source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 ensure_env dev
 ensure_tpu_compiler
 
