@@ -37,7 +37,7 @@ cd -- "$root"
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
-"$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
+"$venv/bin/shellcheck" -x launch/*.sh launch/examples/*.sh launch/slurm.sbatch .ci/run
 
 # A file's tests stay in one process: they share fixtures. tests/conftest.py puts slow files first.
 parallel=(-n 2 --dist loadfile --no-loadscope-reorder)

@@ -152,7 +152,7 @@ asked=''
 blind='' # whether this machine cannot read the bucket
 ask_run() {
   asked=''
-  if [[ $state == READY || -n $dry ]] && worker 0 progress "$workdir" "$progress"; then
+  if [[ -n $ready || $state == READY || -n $dry ]] && worker 0 progress "$workdir" "$progress"; then
     asked=$(sed -n 's/^frepo-progress //p' "$scratch/out")
     asked=${asked%$'\r'}
   fi

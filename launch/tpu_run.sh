@@ -119,8 +119,8 @@ set_up() {
   if ! worker 0 probe "$workdir"; then
     if ! grep -q '^frepo-probe' "$scratch/out"; then return 1; fi
     sed 's/^frepo-probe //' "$scratch/out" >&2 || true
-    say "the machines cannot write to $workdir: expected a bucket on which their service account has" \
-      "the role roles/storage.objectUser; see docs/pod-tonight.md"
+    say "the machines cannot use $workdir: expected a bucket on which their service account has the roles" \
+      "roles/storage.objectUser and roles/storage.legacyBucketReader; see docs/pod-tonight.md"
     exit 2
   fi
   say "installing on every worker; the first time takes some minutes"

@@ -7,7 +7,8 @@ usage() {
   cat <<'END'
 usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
 
-  probe WORKDIR                writes and removes an object or a file in WORKDIR
+  probe WORKDIR                writes and removes an object or a file in WORKDIR, and reads the
+                               description of the bucket
   prepare [--latest]           creates .venv with the TPU packages: those of requirements/tpu.txt, or the
                                newest allowed ones
   start ID WORKDIR ARGS...     runs launch_setup/setup.sh, if it was copied, and then `frepo-scale
@@ -84,11 +85,14 @@ fetch_python() { # the images of TPU VMs contain Python 3.10
 # Without permission the run would end after the installation and the reading of the data.
 probe() {
   local name=${1%/}/.write-test-$$-$number # a run tolerates a file of this name in its workdir
+  local bucket=${1#gs://}
   case $1 in
     gs://*)
       if ! command -v gcloud >/dev/null; then return 0; fi
+      # Orbax reads the description of the bucket when it removes a checkpoint.
       { printf x | timeout 120 gcloud storage cp --quiet - "$name" &&
-        timeout 120 gcloud storage rm --quiet "$name"; } 2>&1 >/dev/null
+        timeout 120 gcloud storage rm --quiet "$name" &&
+        timeout 120 gcloud storage buckets describe --quiet "gs://${bucket%%/*}"; } 2>&1 >/dev/null
       ;;
     *) { mkdir -p -- "$1" && printf x >"$name" && rm -- "$name"; } 2>&1 ;;
   esac | sed 's/^/frepo-probe /'

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
@@ -47,6 +48,9 @@ def storage(words: list[str]) -> None:
             fail("HTTPError 403: the account does not have storage.objects.create access")
         bucket(words[2]).parent.mkdir(parents=True, exist_ok=True)
         bucket(words[2]).write_text(sys.stdin.read())
+    elif words[:2] == ["buckets", "describe"]:
+        if (CLOUD / "no description").exists():
+            fail("HTTPError 403: the account does not have storage.buckets.get access")
     elif words[0] == "rm":
         bucket(words[1]).unlink()
     elif words[0] == "cp":
@@ -80,6 +84,8 @@ def on_workers(name: str, which: str) -> list[Path]:
 
 def ssh(name: str, which: str, command: str) -> None:
     running = []
+    if "tpu_worker.sh prepare" in command and (CLOUD / "slow installation").exists():
+        time.sleep(600)
     for home in on_workers(name, which):
         kept = {n: v for n, v in os.environ.items() if n.startswith("FAKE_") or n == "PATH"}
         kept |= {"HOME": str(home), "TPU_WORKER_ID": home.name, "FAKE_WORKER": home.name}

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh without a run: dry runs, wrong input, making and deleting machines, status."""
+"""launch/tpu_pod.sh before and around a run: dry runs, wrong input, checks, machines, status."""
 
 import signal
 import subprocess
@@ -133,6 +133,41 @@ def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
     assert result.code == 2 and result.out == "", result
     result = cloud.run("digits_ipc1", "--dry-run")
     assert result.code == 0 and "must not contain" not in result.out, result
+
+
+@pytest.mark.parametrize("lack", ["read-only", "no description"])
+def test_machines_that_cannot_use_the_bucket_are_found_before_the_installation(cloud, lack):
+    cloud.make(workers=1)
+    (cloud.top / lack).touch()
+    result = cloud.run(*quick("digits_ipc1", "--poll", "0"))
+    assert result.code == 2 and "roles/storage" in result.err and "403" in result.err, result
+    assert not cloud.calls("tpu_worker.sh prepare")
+
+
+def test_a_preemption_during_the_installation_is_noticed(cloud, helpers):
+    slow = cloud.top / "slow installation"
+    slow.touch()
+    process = cloud.start(
+        *quick("digits_ipc1", "--recreate", "--delete-when-done", "--poll", "1", "--gin.STEPS=3")
+    )
+    helpers.wait_for(lambda: cloud.calls("tpu_worker.sh prepare"))
+    slow.unlink()
+    (cloud.pod / "state").write_text("PREEMPTED")
+    (cloud.top / "queued" / "my-tpu").write_text("SUSPENDED")
+    result = cloud.bench.end(process, 60)
+    assert result.code == 0 and "(now PREEMPTED)" in result.err, result
+    assert "attempt 2: code 0" in result.err
+
+
+def test_given_up_after_preemptions_it_can_be_started_again(cloud, helpers):
+    process = cloud.start(
+        *quick("digits_ipc1", "--recreate", "--attempts", "1", "--gin.DEAF=1", "--poll", "1"),
+        *("--gin.STEPS=100000", "--gin.SAVE_EVERY=100000"),
+    )
+    helpers.wait_for(lambda: cloud.program(0) and cloud.program(1))
+    cloud.preempt(grace=0)
+    result = cloud.bench.end(process, 60)
+    assert result.code == 42 and "giving up: 1 " in result.err, result
 
 
 def test_a_call_without_an_answer_is_ended(cloud):
