@@ -36,7 +36,7 @@ call() {
   # In short naps: in bash a `wait` can return before its process has ended.
   while kill -0 "$running" 2>/dev/null; do
     pause_for "$nap"
-    case $nap in 0.05) nap=0.1 ;; 0.1) nap=0.2 ;; 0.2) nap=0.5 ;; *) nap=1 ;; esac
+    case $nap in 0.05) nap=0.08 ;; 0.08) nap=0.13 ;; 0.13) nap=0.2 ;; 0.2) nap=0.4 ;; *) nap=1 ;; esac
     if ((SECONDS - began >= limit)); then
       echo "gcloud did not answer within $limit seconds" >>"$err"
       end_call "$running"

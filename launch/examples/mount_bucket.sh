@@ -2,7 +2,7 @@
 # For launch/tpu_pod.sh --setup: puts the data of a bucket at DATA_DIR on every worker.
 #   launch/tpu_pod.sh --setup launch/examples/mount_bucket.sh --data-dir /mnt/disk/imagenet64 \
 #     --env DATA_BUCKET=gs://my-bucket/imagenet64 ...
-# It copies the folder, which is read again at every step: 16 GB of ImageNet-1K at 64 px take minutes, once.
+# It copies the folder (16 GB for ImageNet-1K at 64 px), because a run reads from it at every step.
 # With --env DATA_MODE=mount it mounts it with Cloud Storage FUSE instead, for data that do not fit on the
 # disk; every read then goes over the network, so watch input_wait_fraction. It may run any number of times.
 # An exit code of 2 is wrong input, and ends the run; after any other failure it is tried again.
