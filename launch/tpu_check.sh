@@ -135,6 +135,14 @@ check_here() {
   "${check[@]}" </dev/null >"$scratch/check" || exit $?
 }
 
+# gcloud without an account fails in every call, as it does without a network.
+check_login() {
+  if [[ -n $dry ]] || ! call out auth list '--filter=status:ACTIVE' '--format=value(account)'; then
+    return 0
+  fi
+  if [[ ! -s $scratch/out ]]; then refuse "gcloud is not logged in: run gcloud auth login"; fi
+}
+
 # gcloud refuses to use an SSH key with several workers if an agent runs that does not hold it. Without an
 # agent, a key with a passphrase would ask for it where nobody answers.
 check_ssh_key() {

@@ -44,6 +44,8 @@ ask_state() {
   local tries=1
   ask_state_once "$1"
   while [[ $state == UNKNOWN ]] && ((tries++ < max_tries)); do
+    # Before anything runs there is no reason to wait for a permission, or for an API to be enabled.
+    if ((attempt == 0)) && grep -q 'PERMISSION_DENIED\|SERVICE_DISABLED' "$scratch/err"; then break; fi
     if ((tries == 2)); then say "gcloud does not answer: trying again for a while"; fi
     pause_for "$poll"
     ask_state_once "$1"

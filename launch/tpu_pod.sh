@@ -57,6 +57,8 @@ options:
   --grace SECONDS       time for the other workers after one ended, and for stop (default: 150)
   --attempts N          attempts in a row without progress before giving up (default: 3)
   --dry-run             check everything on this machine and print every gcloud command without running it
+A gcloud call that does not answer is ended after a limit of its kind, at most an hour; FREPO_CALL_SECONDS
+in the environment replaces all limits.
 Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C, or closing the
 terminal, ends only this command: the program continues, unless --delete-when-done was given, but
 nothing restarts it.
@@ -189,6 +191,7 @@ check
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
 if [[ $command == run ]]; then check_here; fi
+check_login
 case $command in
   run) run_pod ;;
   create)

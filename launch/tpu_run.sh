@@ -73,12 +73,12 @@ have_pod() {
     ask_state tpu-vm
   done
   if [[ $state == READY ]]; then return 0; fi
-  if [[ -z $create ]]; then
-    say "$tpu_name does not exist or is not ready (state $state): create it with --create, or see status"
-    return 1
-  fi
   if [[ $state == UNKNOWN ]]; then
     cat -- "$scratch/err" >&2 || true
+    return 1
+  fi
+  if [[ -z $create ]]; then
+    say "$tpu_name does not exist or is not ready (state $state): create it with --create, or see status"
     return 1
   fi
   if gone; then

@@ -49,6 +49,15 @@ def test_logs_are_separate_and_process_0_is_shown(bench):
     ).replace("process 0 is", "process 1 is")
 
 
+def test_logs_go_on_without_a_reader_of_the_output(bench):
+    logs = bench.top / "logs"
+    process = group(bench, 2, "--gin.SECONDS=0.05", options=["--logs", str(logs)])
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert (logs / "process-0.log").read_text().endswith("process 0 is done\n")
+
+
 def test_the_given_gpus_are_assigned(bench):
     bench.end(group(bench, 2, options=["--gpu-each"], CUDA_VISIBLE_DEVICES="6,4"))
     assert [bench.calls(p)[0]["environment"]["CUDA_VISIBLE_DEVICES"] for p in (0, 1)] == ["6", "4"]

@@ -128,6 +128,19 @@ def test_an_ssh_key_that_will_not_work_is_found_before_the_queue(cloud, key, hel
         assert result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["digits_ipc1", "--create"]])
+def test_without_a_login_it_says_so_at_once(cloud, arguments):
+    (cloud.top / "logged out").touch()
+    result = cloud.run(*arguments)
+    assert result.code == 2 and "gcloud auth login" in result.err, result
+    assert result.err.count("\n") == 1 and not cloud.calls("tpu-vm")
+
+
+def test_a_missing_permission_is_not_waited_for(cloud):
+    result = cloud.run("digits_ipc1", "--create", "--poll", "600", FAKE_BROKEN="tpu-vm describe")
+    assert result.code == 1 and "PERMISSION_DENIED" in result.err, result
+
+
 def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
     result = cloud.run("digits_ipc1", "--dry-run", "--gin.WRONG=1")
     assert result.code == 2 and result.out == "", result
