@@ -11,11 +11,11 @@ run     copies the code of this repository to every worker, installs missing pac
         program on all workers, detached from this machine, and prints worker 0's log. If all workers
         end with 42 or by a signal, all are restarted. After three attempts in a row without a new
         checkpoint or another finished net of the final evaluation, the command gives up. If one
-        worker ends with 1 or 2, all are stopped. The options, also --dry-run, precede RECIPE; the args
-        after it are passed to `frepo-scale distill`.
-        Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after a preemption without
-        --recreate), 1 failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143
-        SIGTERM, or given up after preemptions.
+        worker ends with 1 or 2, all are stopped. Options may also follow RECIPE; the args that are
+        none of them, and everything after --, are passed to `frepo-scale distill`. Before anything is
+        requested, the recipe is checked on this machine, for which .venv is created if necessary.
+        Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after preemptions), 1
+        failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
 create  requests the machines (a queued resource) and waits for them
 status  prints the state of the request, machines and workers, exit codes (200: its --setup script
         failed) and, with --workdir, the saved step

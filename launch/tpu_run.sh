@@ -243,8 +243,6 @@ run_pod() {
   local id
   id=$(date +%Y%m%d-%H%M%S)-$$
   max_tries=30
-  # A closed pipe at the output must not prevent the deletion of the machines.
-  trap '' PIPE
   trap at_exit EXIT
   trap 'leave 130 "interrupted"' INT
   trap 'leave 143 "terminated"' TERM HUP

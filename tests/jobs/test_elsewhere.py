@@ -23,13 +23,9 @@ def test_a_recipe_of_a_pod_is_checked_without_its_data():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [("MESH_POOL=3", "MESH_POOL = 3"), ("BATCH=1001", "BATCH = 1001"), ("DEPTH=9", "DEPTH")],
-)
-def test_what_does_not_suit_the_pod_is_one_line(setting, words):
-    result = check("--devices", "16", f"--gin.{setting}")
-    assert result.returncode == 2 and words in result.stderr, result
+def test_what_does_not_suit_the_pod_is_one_line():
+    result = check("--devices", "16", "--gin.MESH_POOL=3")
+    assert result.returncode == 2 and "MESH_POOL = 3" in result.stderr, result
     assert result.stderr.count("\n") == 1
 
 
