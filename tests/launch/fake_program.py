@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from frepo_scale.main import main
 from frepo_scale.ops.output import outlive_readers
 
 arguments = sys.argv[1:]
 outlive_readers()
 if arguments[0] == "status":
+    from frepo_scale.main import main
+
     if arguments[1].startswith("gs://"):
         arguments[1] = os.environ["FAKE_BUCKETS"] + "/" + arguments[1].removeprefix("gs://")
     if Path(arguments[1], "unreadable").exists():
