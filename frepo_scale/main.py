@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    adders = (_distill, add_evaluate, _prepare, _report, add_export, add_compare, _profile)
-    for add in (*adders, _settings):
+    adders = (_distill, add_evaluate, _prepare, _status, _report, add_export, add_compare)
+    for add in (*adders, _profile, _settings):
         add(commands)
     return top
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
     distill = commands.add_parser(
         "distill",
-        usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run]",
+        usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run [--devices N]]",
         help="run a recipe, or resume an interrupted run",
         description="Runs a recipe. The same command again resumes an interrupted run.",
         epilog=OVERRIDES,
@@ -59,6 +59,12 @@ def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--dry-run",
         action="store_true",
         help="check everything, print the settings and the memory they need, train nothing",
+    )
+    distill.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="with --dry-run: check the recipe for N devices of other machines; no data are read",
     )
 
 
@@ -115,6 +121,23 @@ def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--source-class",
         metavar="MODULE.CLASS",
         help="a source class of your own (docs/how-to/data-source.md)",
+    )
+
+
+def _status(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    status = commands.add_parser(
+        "status",
+        help="show how far a run has come",
+        description="Shows state, step, time left, last save, attempts and health of a run, also of"
+        " one in progress, from the files of its workdir.",
+    )
+    status.add_argument("workdir", metavar="WORKDIR", help="workdir of a run, also gs://...")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument(
+        "--since",
+        metavar="TOKEN",
+        help="for launchers: print 'TOKEN yes|no WORDS', the progress now, whether it is further"
+        " than at TOKEN (- at first), and the progress in words; also for the --out of prepare",
     )
 
 
@@ -190,9 +213,6 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     except (Preempted, FailedElsewhere) as error:
         return exit_code(error)
-    except BrokenPipeError as error:  # the reader of the output has ended, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exit_code(error)
     except (InputError, RunError) as error:
         print(f"frepo-scale: {label()}{error}", file=sys.stderr)
         code = exit_code(error, resumable=command == "distill")
@@ -210,13 +230,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from frepo_scale import config
+    from frepo_scale.core.errors import InputError
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.distill import distill, start
+    from frepo_scale.jobs.elsewhere import check_elsewhere
     from frepo_scale.jobs.plan import dry_run
     from frepo_scale.jobs.series import distill_series, dry_run_series
     from frepo_scale.parallel.runtime import initialize
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+    if options.devices is not None:
+        if not options.dry_run or options.devices < 1:
+            raise InputError(f"--devices {options.devices}", "a positive number, with --dry-run")
+        check_elsewhere(recipe, options.devices)
+        return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:
         initialize()
@@ -263,6 +290,12 @@ def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     )
 
 
+def _run_status(options: argparse.Namespace, _: Mapping[str, str]) -> None:
+    from frepo_scale.jobs.status import status
+
+    status(options.workdir, options.since, options.json)
+
+
 def _run_report(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.report import report
@@ -301,6 +334,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = 
     "distill": _run_distill,
     "evaluate": _run_evaluate,
     "prepare": _run_prepare,
+    "status": _run_status,
     "report": _run_report,
     "export": _run_export,
     "profile": _run_profile,
@@ -317,8 +351,10 @@ def entry() -> None:
     # TensorFlow prints a greeting on stderr unless both are set.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from frepo_scale.ops.output import outlive_readers
     from frepo_scale.parallel.ending import run_and_leave
 
+    outlive_readers()
     run_and_leave(main, sys.argv[1:])
 
 

@@ -9,7 +9,7 @@ usage: launch/local.sh [RECIPE.gin [args...]]
 Runs a distillation with RECIPE.gin (default: digits_ipc1.gin) on the CPU, GPUs or TPUs of this machine:
   launch/local.sh
   launch/local.sh cifar10_ipc10.gin --gin.STEPS=20000
-The arguments after the recipe are passed to `frepo-scale distill`.
+The other arguments are passed to `frepo-scale distill`; those after -- as they are.
 
 The command runs in the current directory. A relative RECIPE.gin is searched in it first, then in
 the repository's gin/ folder. A relative workdir is relative to the current directory.
@@ -30,34 +30,28 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
-# shellcheck source=launch/policy.sh
-source "$here/policy.sh"
-
-recipe=digits_ipc1.gin
-case ${1-} in
-  -h | --help)
-    usage
-    exit 0
-    ;;
-  '') if (($#)); then shift; fi ;; # an empty recipe: the default recipe
-  -*) ;;                           # arguments only: the default recipe
-  *)
-    recipe=$1
-    shift
-    ;;
-esac
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 
 dry=''
-words=()
-for word in "$@"; do
-  if [[ $word == --dry-run ]]; then dry=yes; else words+=("$word"); fi
-done
+flags=(-h --help --dry-run) valued=()
+set_option() {
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --dry-run) dry=yes ;;
+  esac
+}
+read_options "$@"
+command=("$venv/bin/frepo-scale" distill "${recipe:-digits_ipc1.gin}" ${arguments[@]+"${arguments[@]}"})
+
 if [[ -n $dry ]] && ! { venv_works && installed base; }; then
   show_env base
   show env "OPENBLAS_NUM_THREADS=$OPENBLAS_NUM_THREADS" "GLIBC_TUNABLES=$GLIBC_TUNABLES" \
-    "TF_CPP_MIN_LOG_LEVEL=$TF_CPP_MIN_LOG_LEVEL" \
-    "$venv/bin/frepo-scale" distill "$recipe" ${words[@]+"${words[@]}"}
+    "TF_CPP_MIN_LOG_LEVEL=$TF_CPP_MIN_LOG_LEVEL" "${command[@]}"
   exit 0
 fi
 ensure_env base
-exec "$venv/bin/frepo-scale" distill "$recipe" "$@"
+exec "${command[@]}" ${dry:+--dry-run}

@@ -29,6 +29,8 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 # shellcheck source=launch/policy.sh
 source "$here/policy.sh"
 
@@ -60,7 +62,7 @@ while (($#)); do
       shift
       break
       ;;
-    -*) refuse "unknown option '$1': see --help, and put -- before the command" ;;
+    -*) unknown_option "$1" --gpu-each --logs --grace --port --dry-run --help ;;
     *)
       if [[ -n $count ]]; then refuse "unexpected argument '$1': expected N -- COMMAND [args...]"; fi
       whole_number N "$1" 1

@@ -1,10 +1,11 @@
-# shellcheck shell=bash
-# The Python environment of the launch scripts; sourced, not run.
+#!/usr/bin/env bash
+# The Python environment of the launch scripts: sourced by them, or run to install it only.
 #
 # It is in .venv at the top of the repository. Stamp files in it record what is installed. They are
 # written when an installation is complete, so an interrupted installation is repeated.
 # All calls are `python -I`: PYTHONPATH and files in the current directory have no effect.
 
+set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 
@@ -17,7 +18,8 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 # Errors only: TensorFlow prints messages to stderr at every start.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
-# A closed stderr must not end the script.
+# A script, and what it starts, must outlive the reader of its output (`| head`, a closed terminal).
+trap '' PIPE
 say() { printf 'frepo_scale: %s\n' "$*" >&2 || true; }
 
 # Prints MAJOR.MINOR; fails if $1 is not a working Python, such as a pyenv shim of a missing version.
@@ -62,18 +64,32 @@ venv_works() {
     supported "$version" && "$venv/bin/python" -I -c 'import pip' 2>/dev/null
 }
 
-# What an installation depends on: the requirements and the path of the editable package.
+# The exact versions of packages, with hashes, that an installation of $1 takes; nothing for the newest ones
+# that pyproject.toml allows. A pod takes the same versions on all machines, also on those of next week.
+latest=''
+lock_of() {
+  if [[ $1 == tpu && -z $latest && -f $root/requirements/tpu.txt ]]; then
+    printf '%s\n' "$root/requirements/tpu.txt"
+  fi
+}
+
+# What an installation of $1 depends on: the requirements and the path of the editable package.
 fingerprint() {
+  local lock
+  lock=$(lock_of "$1")
   "$venv/bin/python" -I -c '
 import hashlib, sys
-print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(), sys.argv[1])
-' "$root/pyproject.toml"
+digest = hashlib.sha256()
+for name in sys.argv[1:]:
+    digest.update(open(name, "rb").read())
+print(digest.hexdigest(), sys.argv[1])
+' "$root/pyproject.toml" ${lock:+"$lock"}
 }
 
 # Whether the requirements $1 ("base", "dev" or "tpu") are installed.
 installed() {
   [[ -x $venv/bin/frepo-scale && -s $venv/installed-$1 ]] &&
-    [[ $(<"$venv/installed-$1") == "$(fingerprint)" ]]
+    [[ $(<"$venv/installed-$1") == "$(fingerprint "$1")" ]]
 }
 
 # Removes a broken environment.
@@ -87,24 +103,31 @@ make_venv() { # with the Python $1
   rm -- "$venv/being-made"
 }
 
-# Sets `pip_words` to the command that installs $1 ("base", "dev" or "tpu") in the repository's folder.
-pip_words_of() {
-  local what=.
+# Prints one command a line that together install $1 ("base", "dev" or "tpu") in the repository's folder.
+# Requires `show` of options.sh.
+install_commands() {
+  local what=. lock pip=("$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check)
   if [[ $1 != base ]]; then what=".[$1]"; fi
-  pip_words=("$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check -e "$what")
+  lock=$(lock_of "$1")
+  if [[ -n $lock ]]; then
+    show "${pip[@]}" --require-hashes -r "$lock"
+    show "${pip[@]}" --no-deps -e .
+  else
+    show "${pip[@]}" -e "$what"
+  fi
 }
 
 install() { # "base", "dev" or "tpu"
-  local stamp pip_words
-  pip_words_of "$1"
+  local stamp base_stamp
   say "installing frepo_scale and its requirements into .venv; this takes a minute or two"
   rm -f -- "$venv/installed-base" "$venv/installed-dev" "$venv/installed-tpu"
-  stamp=$(fingerprint) # before the installation: a later change of the file counts
-  (cd -- "$root" && "${pip_words[@]}" >&2) || {
+  stamp=$(fingerprint "$1") # before the installation: a later change of the files counts
+  base_stamp=$(fingerprint base)
+  (set -e && cd -- "$root" && eval "$(install_commands "$1")" >&2) || {
     say "the installation failed, see above; the next start repeats it"
     exit 1 # pip's own status may be 2, which would mean wrong input
   }
-  printf '%s\n' "$stamp" >"$venv/installed-base"
+  printf '%s\n' "$base_stamp" >"$venv/installed-base"
   if [[ $1 != base ]]; then printf '%s\n' "$stamp" >"$venv/installed-$1"; fi
 }
 
@@ -135,16 +158,17 @@ for line in importlib.metadata.requires("jax"):
   fi
 }
 
-# Prints the commands that ensure_env $1 would run, without running them. Requires `show` of policy.sh.
+# Prints the commands that ensure_env $1 would run, without running them.
 show_env() {
-  local python pip_words
+  local python line
   if ! venv_works; then
     python=$(find_python)
     if [[ -d $venv ]]; then show "${clear_venv[@]}"; fi
     show "$python" -I -m venv "$venv"
   fi
-  pip_words_of "$1"
-  printf '(%s && %s)\n' "$(show cd -- "$root")" "$(show "${pip_words[@]}")"
+  while IFS= read -r line; do
+    printf '(%s && %s)\n' "$(show cd -- "$root")" "$line"
+  done < <(install_commands "$1")
 }
 
 # Prepares .venv for $1: "base" (to run the program), "dev" (also to test it) or "tpu" (to run it on
@@ -167,3 +191,44 @@ ensure_env() {
     if ! installed "$1"; then install "$1"; fi
   ) 9>>"$venv/lock"
 }
+
+if [[ ${BASH_SOURCE[0]} != "$0" ]]; then return 0; fi
+
+usage() {
+  cat <<'USAGE'
+usage: launch/python_env.sh --install-only [base|dev|tpu] [--latest] [--dry-run]
+
+Creates the repository's .venv and installs the package into it, as the first start of a launcher does,
+and runs nothing else: for a login node or an image, if the machines that run it have no network. base
+(the default) runs the program, dev also tests it, and tpu runs it on TPUs, with the versions of
+requirements/tpu.txt, or with --latest the newest ones that pyproject.toml allows.
+USAGE
+}
+
+# shellcheck source=launch/options.sh
+source "$root/launch/options.sh"
+asked='' dry=''
+flags=(-h --help --install-only --latest --dry-run) valued=()
+# shellcheck disable=SC2317,SC2329  # called by read_options
+set_option() {
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --install-only) asked=yes ;;
+    --latest) latest=yes ;;
+    --dry-run) dry=yes ;;
+  esac
+}
+read_options "$@"
+kind=${recipe:-base}
+if [[ -z $asked ]]; then refuse "nothing to do: expected --install-only; see --help"; fi
+if ! among "$kind" base dev tpu || ((${#arguments[@]})); then
+  refuse "cannot install '$kind${arguments[0]+ ${arguments[0]}}': expected base, dev or tpu"
+fi
+if [[ -z $dry ]]; then
+  ensure_env "$kind"
+elif ! { venv_works && installed "$kind"; }; then
+  show_env "$kind"
+fi

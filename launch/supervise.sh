@@ -29,12 +29,13 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 # shellcheck source=launch/policy.sh
 source "$here/policy.sh"
 
 pause=5
-workdir=''
-out='' # of `prepare`, which has no workdir
+workdir='' # or the --out folder of `prepare`
 dry=''
 attempts=$ATTEMPTS
 while (($#)); do
@@ -66,7 +67,8 @@ while (($#)); do
       shift
       break
       ;;
-    *) refuse "unknown option '$1': see --help, and put -- before the command" ;;
+    -*) unknown_option "$1" --attempts --pause --saved-in --dry-run --help ;;
+    *) refuse "unexpected argument '$1': put -- before the command" ;;
   esac
 done
 if (($# == 0)); then refuse "no command given: expected -- COMMAND [args...] at the end"; fi
@@ -75,23 +77,15 @@ if [[ -n $dry ]]; then
   show "$@"
   exit 0
 fi
-if [[ -z $workdir && " $* " == *' prepare '* ]]; then out=$(value_of --out "$@"); fi
-if [[ -z $workdir && -z $out ]]; then
+if [[ -z $workdir && " $* " == *' prepare '* ]]; then workdir=$(value_of --out "$@"); fi
+if [[ -z $workdir ]]; then
   say "progress is unknown without --workdir in the command or --saved-in: at most $attempts attempts"
 fi
 
-step=-1
-finished=0
 read_progress() {
-  if [[ -n $workdir ]]; then
-    step=$(saved_step "$workdir")
-    finished=$(finished_nets "$workdir")
-  elif [[ -n $out ]]; then
-    finished=$(finished_parts "$out")
-  fi
-}
-progress_words() {
-  if [[ -n $out ]]; then printf '%s parts finished' "$finished"; else saved_words "$step"; fi
+  local asked=''
+  if [[ -n $workdir ]]; then asked=$(ask_progress "$workdir" "$progress") || asked=''; fi
+  note_progress "$asked"
 }
 
 child=''
@@ -121,8 +115,7 @@ clear_group() {
   kill -s KILL -- "-$1" 2>/dev/null || true
 }
 
-read_progress
-note_saved "$step" "$finished" # what exists already is not progress
+read_progress # what exists already is not progress
 stalls=0
 attempt=0
 code=143
@@ -143,12 +136,10 @@ while [[ -z $stopping ]]; do
   clear_group "$child"
   child=''
   read_progress
-  say "attempt $attempt: code $code, $(progress_words)"
+  say "attempt $attempt: code $code, $progress_words"
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
-  note_saved "$step" "$finished"
   if ((stalls >= attempts)); then
-    say "giving up: $attempts attempts in a row without progress" \
-      "($(progress_words)); last code $code"
+    say "giving up: $attempts attempts in a row without progress ($progress_words); last code $code"
     exit "$code"
   fi
   # In steps of one second: a signal just before a sleep does not interrupt it.

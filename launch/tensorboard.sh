@@ -14,11 +14,12 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
-# shellcheck source=launch/policy.sh
-source "$here/policy.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 
-workdir='' port=6006 dry=''
-while (($#)); do
+port=6006 dry=''
+flags=(-h --help --dry-run) valued=(--port)
+set_option() {
   case $1 in
     -h | --help)
       usage
@@ -26,23 +27,14 @@ while (($#)); do
       ;;
     --dry-run) dry=yes ;;
     --port)
-      if (($# < 2)); then refuse "--port has no value: give one, for example --port 6006"; fi
       whole_number --port "$2" 1
       port=$2
-      shift
-      ;;
-    --port=*)
-      whole_number --port "${1#--port=}" 1
-      port=${1#--port=}
-      ;;
-    -*) refuse "unknown option '$1': see --help; for a folder of this name, give ./$1" ;;
-    *)
-      if [[ -n $workdir ]]; then refuse "unexpected argument '$1': expected one WORKDIR"; fi
-      workdir=$1
       ;;
   esac
-  shift
-done
+}
+read_options "$@"
+workdir=$recipe
+if ((${#arguments[@]})); then refuse "unexpected argument '${arguments[0]}': expected one WORKDIR"; fi
 if [[ -z $workdir ]]; then refuse "no WORKDIR: expected the folder of a run, for example runs/digits_ipc1"; fi
 case $workdir in
   gs://*) ;;

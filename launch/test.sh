@@ -25,8 +25,11 @@ if [[ ${1-} == -h || ${1-} == --help ]]; then
   exit 0
 fi
 
+here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/python_env.sh"
+source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 ensure_env dev
 ensure_tpu_compiler
 
@@ -34,7 +37,7 @@ cd -- "$root"
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/python" -m mypy
-"$venv/bin/shellcheck" -x launch/*.sh launch/slurm.sbatch .ci/run
+"$venv/bin/shellcheck" -x launch/*.sh launch/examples/*.sh launch/slurm.sbatch .ci/run
 
 # A file's tests stay in one process: they share fixtures. tests/conftest.py puts slow files first.
 parallel=(-n 2 --dist loadfile --no-loadscope-reorder)

@@ -1,26 +1,6 @@
 # shellcheck shell=bash
-# All gcloud calls of tpu_pod.sh; sourced, not run. Requires `say`, `show` and the settings of
-# tpu_pod.sh; `scratch` is a temporary folder.
+# What tpu_pod.sh asks gcloud to do; sourced, not run. Requires tpu_call.sh and the settings of tpu_pod.sh.
 # shellcheck disable=SC2154  # those settings
-
-waited=''
-
-# Runs gcloud with "$@"; its output is in $scratch/out and $scratch/err. It runs in the background,
-# because bash delays a signal until a foreground command has ended, and some calls take an hour.
-cloud() {
-  local code
-  : >"$scratch/out"
-  : >"$scratch/err"
-  if [[ -n $dry ]]; then
-    show gcloud "$@"
-    return 0
-  fi
-  gcloud "$@" </dev/null >"$scratch/out" 2>"$scratch/err" &
-  waited=$!
-  if wait "$waited"; then code=0; else code=$?; fi
-  waited=''
-  return "$code"
-}
 
 # Like cloud, and prints the output of gcloud after a failure.
 cloud_or_say() {
@@ -37,6 +17,22 @@ tpu() {
   cloud compute tpus "$group" "$verb" "$tpu_name" "--zone=$zone" "--project=$project" --quiet "$@"
 }
 
+# gcloud compute tpus tpu-vm $1 (ssh or scp) "${@:2}", on the route to the workers that the options ask for,
+# with connections that end when the other side does not answer.
+reach() {
+  local verb=$1 track=() route=()
+  shift
+  if [[ -n $iap ]]; then
+    track=(alpha)
+    route=(--tunnel-through-iap)
+  elif [[ -n $internal_ips ]]; then
+    route=(--internal-ip)
+  fi
+  cloud ${track[@]+"${track[@]}"} compute tpus tpu-vm "$verb" "$@" "--zone=$zone" "--project=$project" \
+    --quiet "--$verb-flag=-oServerAliveInterval=15" "--$verb-flag=-oConnectTimeout=20" \
+    ${route[@]+"${route[@]}"}
+}
+
 # The number of tries until gcloud answers. A run of days must survive an hour without network on this
 # machine and single failures of the service, but `status` must answer soon.
 max_tries=1
@@ -48,6 +44,8 @@ ask_state() {
   local tries=1
   ask_state_once "$1"
   while [[ $state == UNKNOWN ]] && ((tries++ < max_tries)); do
+    # Before anything runs there is no reason to wait for a permission, or for an API to be enabled.
+    if ((attempt == 0)) && grep -q 'PERMISSION_DENIED\|SERVICE_DISABLED' "$scratch/err"; then break; fi
     if ((tries == 2)); then say "gcloud does not answer: trying again for a while"; fi
     pause_for "$poll"
     ask_state_once "$1"
@@ -71,19 +69,11 @@ ask_state_once() {
   fi
 }
 
-# Whether a TPU VM in `state` will not become ready again.
-gone() {
-  case $state in
-    PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | FAILED | SUSPENDED | SUSPENDING | MISSING) ;;
-    *) return 1 ;;
-  esac
-}
-
 # Runs the words after $1 as a command on worker $1 ("all": on every worker), without expansion.
 remote() {
   local worker=$1
   shift
-  tpu tpu-vm ssh "--worker=$worker" "--command=$(show "$@")"
+  reach ssh "$tpu_name" "--worker=$worker" "--command=$(show "$@")"
 }
 
 # Runs launch/tpu_worker.sh in the same way; `prepare` and `start` get the variables of --env.
@@ -138,6 +128,10 @@ create_pod() {
       ;;
     on-demand) ;;
   esac
+  if [[ -n $network ]]; then options+=("--network=$network"); fi
+  if [[ -n $subnetwork ]]; then options+=("--subnetwork=$subnetwork"); fi
+  if [[ -n $service_account ]]; then options+=("--service-account=$service_account"); fi
+  if [[ -n $internal_ips ]]; then options+=(--internal-ips); fi
   say "requesting $tpu_name ($accelerator_type, $provision) in $zone"
   cloud_or_say ${alpha[@]+"${alpha[@]}"} compute tpus queued-resources create "$tpu_name" \
     "--node-id=$tpu_name" "--accelerator-type=$accelerator_type" \
@@ -206,6 +200,7 @@ ship() {
   pack=(tar --exclude=__pycache__ -C "$root" -czf)
   if [[ -n $dry ]]; then archive=frepo_scale.tar.gz; fi
   pack+=("$archive" pyproject.toml README.md frepo_scale gin launch)
+  if [[ -d $root/requirements ]]; then pack+=(requirements); fi
   if [[ -n $recipe_file ]]; then
     mkdir -p -- "$scratch/launch_recipe"
     cp -- "$recipe_file" "$scratch/launch_recipe/" || return 1
@@ -221,8 +216,10 @@ ship() {
   else
     COPYFILE_DISABLE=1 "${pack[@]}" || return 1 # without the ._ files of macOS
   fi
-  cloud_or_say compute tpus tpu-vm scp "$archive" "$tpu_name:frepo_scale.tar.gz" \
-    --worker=all "--zone=$zone" "--project=$project" --quiet || return 1
+  reach scp "$archive" "$tpu_name:frepo_scale.tar.gz" --worker=all || {
+    cat -- "$scratch/out" "$scratch/err" >&2 || true
+    return 1
+  }
   # Everything is replaced except .venv, which takes minutes to create.
   # shellcheck disable=SC2016  # expanded on the worker
   unpack='set -e

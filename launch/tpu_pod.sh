@@ -11,11 +11,11 @@ run     copies the code of this repository to every worker, installs missing pac
         program on all workers, detached from this machine, and prints worker 0's log. If all workers
         end with 42 or by a signal, all are restarted. After three attempts in a row without a new
         checkpoint or another finished net of the final evaluation, the command gives up. If one
-        worker ends with 1 or 2, all are stopped. The options, also --dry-run, precede RECIPE; the args
-        after it are passed to `frepo-scale distill`.
-        Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after a preemption without
-        --recreate), 1 failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143
-        SIGTERM, or given up after preemptions.
+        worker ends with 1 or 2, all are stopped. Options may also follow RECIPE; the args that are
+        none of them, and everything after --, are passed to `frepo-scale distill`. Before anything is
+        requested, the recipe is checked on this machine, for which .venv is created if necessary.
+        Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after preemptions), 1
+        failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
 create  requests the machines (a queued resource) and waits for them
 status  prints the state of the request, machines and workers, exit codes (200: its --setup script
         failed) and, with --workdir, the saved step
@@ -28,7 +28,9 @@ settings, as an option or in the environment:
   --workdir WORKDIR     gs://..., or a folder on a file system that all workers share (for run)
   --data-dir DATA_DIR   the data's path on the workers (default: the recipe's)
   --accelerator-type ACCELERATOR_TYPE   (default: v5litepod-16)
-  --runtime-version RUNTIME_VERSION     (default: v2-alpha-tpuv5-lite)
+  --runtime-version RUNTIME_VERSION     (default: the one for the accelerator type)
+  --network, --subnetwork, --service-account   of the machines, as in `gcloud compute tpus
+                        queued-resources create` (default: those of the project)
 
 options:
   --setup SCRIPT        run: a local bash script that every worker runs before the program, in every
@@ -38,6 +40,10 @@ options:
                         code is restarted like a lost machine.
   --env NAME=VALUE      run: an environment variable for the installation, SCRIPT and the program on
                         every worker; may be repeated. Not for secrets: it is in the command lines.
+  --internal-ips        machines without external addresses; SSH then uses the internal ones
+  --iap                 SSH through Identity-Aware Proxy, for example with --internal-ips from outside of
+                        the network (gcloud alpha)
+  --latest              install the newest allowed packages, not those of requirements/tpu.txt
   --create              run: request the machines if they do not exist
   --recreate            run: like --create, and delete and request them again after every preemption
   --provision KIND      spot, on-demand, or flex-start, which needs --max-hours (default: spot)
@@ -50,7 +56,9 @@ options:
   --poll SECONDS        interval between polls of the workers (default: 20)
   --grace SECONDS       time for the other workers after one ended, and for stop (default: 150)
   --attempts N          attempts in a row without progress before giving up (default: 3)
-  --dry-run             print every gcloud command without running it
+  --dry-run             check everything on this machine and print every gcloud command without running it
+A gcloud call that does not answer is ended after a limit of its kind, at most an hour; FREPO_CALL_SECONDS
+in the environment replaces all limits.
 Without --delete-when-done the machines stay, and cost money, until `delete`. Ctrl-C, or closing the
 terminal, ends only this command: the program continues, unless --delete-when-done was given, but
 nothing restarts it.
@@ -60,80 +68,77 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 # shellcheck source=launch/policy.sh
 source "$here/policy.sh"
+# shellcheck source=launch/tpu_call.sh
+source "$here/tpu_call.sh"
 # shellcheck source=launch/tpu_gcloud.sh
 source "$here/tpu_gcloud.sh"
+# shellcheck source=launch/tpu_check.sh
+source "$here/tpu_check.sh"
 
 tpu_name=${TPU_NAME:-} zone=${ZONE:-} project=${PROJECT:-}
 workdir=${WORKDIR:-} data_dir=${DATA_DIR:-}
-accelerator_type=${ACCELERATOR_TYPE:-v5litepod-16}
-runtime_version=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}
+accelerator_type=${ACCELERATOR_TYPE:-v5litepod-16} runtime_version=${RUNTIME_VERSION:-}
+network='' subnetwork='' service_account='' internal_ips='' iap='' latest=''
 create='' recreate='' delete_when_done='' dry='' provision=spot wait_hours=6 max_seconds=0
 poll=20 grace=150 attempts=$ATTEMPTS which=0 recipe='' recipe_file='' setup='' variables=()
 
-read_arguments() {
-  command=run
-  case ${1:-} in
-    run | create | status | logs | stop | delete)
-      command=$1
-      shift
+flags=(-h --help --create --recreate --delete-when-done --dry-run --internal-ips --iap --latest)
+valued=(--tpu-name --zone --project --workdir --data-dir --setup --env --accelerator-type --runtime-version
+  --network --subnetwork --service-account --provision --max-hours --wait-hours --poll --grace --attempts
+  --worker)
+set_option() {
+  case $1 in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --create) create=yes ;;
+    --recreate) create=yes recreate=yes ;;
+    --delete-when-done) delete_when_done=yes ;;
+    --dry-run) dry=yes ;;
+    --internal-ips) internal_ips=yes ;;
+    --iap) iap=yes ;;
+    --latest) latest=yes ;;
+    --tpu-name) tpu_name=$2 ;;
+    --zone) zone=$2 ;;
+    --project) project=$2 ;;
+    --workdir) workdir=$2 ;;
+    --data-dir) data_dir=$2 ;;
+    --network) network=$2 ;;
+    --subnetwork) subnetwork=$2 ;;
+    --service-account) service_account=$2 ;;
+    --setup)
+      if [[ ! -f $2 || ! -r $2 ]]; then
+        refuse "--setup '$2' does not exist or cannot be read: expected a bash script," \
+          "for example --setup launch/examples/mount_bucket.sh"
+      fi
+      setup=$2
+      ;;
+    --env)
+      if [[ ! $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
+        refuse "--env '$2': expected NAME=VALUE, for example --env TF_CPP_MIN_LOG_LEVEL=0"
+      fi
+      variables+=("$2")
+      ;;
+    --accelerator-type) accelerator_type=$2 ;;
+    --runtime-version) runtime_version=$2 ;;
+    --provision) provision=$2 ;;
+    --max-hours) max_seconds=$(hours "$2") ;;
+    *)
+      whole_number "$1" "$2" "$([[ $1 == --attempts || $1 == --wait-hours ]] && echo 1 || echo 0)"
+      case $1 in
+        --wait-hours) wait_hours=$2 ;;
+        --poll) poll=$2 ;;
+        --grace) grace=$2 ;;
+        --attempts) attempts=$2 ;;
+        --worker) which=$2 ;;
+      esac
       ;;
   esac
-  while (($#)); do
-    case $1 in
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      --create) create=yes ;;
-      --recreate) create=yes recreate=yes ;;
-      --delete-when-done) delete_when_done=yes ;;
-      --dry-run) dry=yes ;;
-      -*)
-        if (($# < 2)); then refuse "unknown option '$1', or an option without its value: see --help"; fi
-        case $1 in
-          --tpu-name) tpu_name=$2 ;;
-          --zone) zone=$2 ;;
-          --project) project=$2 ;;
-          --workdir) workdir=$2 ;;
-          --data-dir) data_dir=$2 ;;
-          --setup)
-            if [[ ! -f $2 || ! -r $2 ]]; then
-              refuse "--setup '$2' does not exist or cannot be read: expected a bash script," \
-                "for example --setup mount_data.sh"
-            fi
-            setup=$2
-            ;;
-          --env)
-            if [[ ! $2 =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; then
-              refuse "--env '$2': expected NAME=VALUE, for example --env TF_CPP_MIN_LOG_LEVEL=0"
-            fi
-            variables+=("$2")
-            ;;
-          --accelerator-type) accelerator_type=$2 ;;
-          --runtime-version) runtime_version=$2 ;;
-          --provision) provision=$2 ;;
-          --max-hours) max_seconds=$(hours "$2") ;;
-          --wait-hours | --poll | --grace | --attempts | --worker)
-            whole_number "$1" "$2" "$([[ $1 == --attempts || $1 == --wait-hours ]] && echo 1 || echo 0)"
-            case $1 in
-              --wait-hours) wait_hours=$2 ;;
-              --poll) poll=$2 ;;
-              --grace) grace=$2 ;;
-              --attempts) attempts=$2 ;;
-              --worker) which=$2 ;;
-            esac
-            ;;
-          *) refuse "unknown option '$1': see --help; options of the program follow RECIPE" ;;
-        esac
-        shift
-        ;;
-      *) break ;;
-    esac
-    shift
-  done
-  arguments=("$@")
 }
 
 hours() { # in seconds
@@ -143,88 +148,20 @@ hours() { # in seconds
   awk -v hours="$1" 'BEGIN { seconds = hours * 3600; printf "%d\n", seconds < 1 ? 1 : seconds }'
 }
 
-# Checks all input before anything is requested or started.
-check() {
-  local setting value
-  for setting in TPU_NAME ZONE PROJECT ACCELERATOR_TYPE RUNTIME_VERSION; do
-    case $setting in
-      TPU_NAME) value=$tpu_name ;;
-      ZONE) value=$zone ;;
-      PROJECT) value=$project ;;
-      ACCELERATOR_TYPE) value=$accelerator_type ;;
-      *) value=$runtime_version ;;
-    esac
-    if [[ -z $value ]]; then
-      refuse "$setting is not set: set it in the environment or with" \
-        "--$(tr '[:upper:]_' '[:lower:]-' <<<"$setting")"
-    elif [[ ! $value =~ ^[a-z0-9][-a-z0-9.:]*$ ]]; then
-      refuse "$setting is '$value': expected lower-case letters, digits and dashes, for example my-tpu"
-    fi
-  done
-  case $provision in
-    spot | on-demand) ;;
-    flex-start) if ((max_seconds == 0)); then refuse "--provision flex-start needs --max-hours"; fi ;;
-    *) refuse "unknown --provision '$provision': expected spot, on-demand or flex-start" ;;
-  esac
-  if [[ $command == run ]]; then
-    check_run
-  elif [[ -n $setup ]] || ((${#variables[@]})); then
-    refuse "$command does not take --setup or --env: they are for run"
-  elif ((${#arguments[@]})); then
-    refuse "unexpected argument '${arguments[0]}': $command takes only options"
+# Sets `asked` to the answer of ask_progress: by worker 0 if it answers, otherwise, for a bucket, from here.
+# Returns 1 if the progress is not known now, as when WORKDIR is a folder of machines that do not exist.
+asked=''
+blind='' # whether this machine cannot read the bucket
+ask_run() {
+  asked=''
+  if [[ -n $ready || $state == READY || -n $dry ]] && worker 0 progress "$workdir" "$progress"; then
+    asked=$(sed -n 's/^frepo-progress //p' "$scratch/out")
+    asked=${asked%$'\r'}
   fi
-  if [[ -z $dry ]] && ! command -v gcloud >/dev/null; then
-    refuse "gcloud is not installed: install the Google Cloud CLI (https://cloud.google.com/sdk)"
-  fi
-}
-
-check_run() {
-  local word
-  if ((${#arguments[@]} == 0)); then refuse "no RECIPE: expected a .gin file, or the name of one in gin/"; fi
-  recipe=${arguments[0]}
-  arguments=("${arguments[@]:1}")
-  for word in ${arguments[@]+"${arguments[@]}"}; do
-    case $word in
-      --workdir | --workdir=*) refuse "--workdir after RECIPE: give it before RECIPE, or set WORKDIR" ;;
-    esac
-  done
-  case $workdir in
-    gs://?* | /?*) ;;
-    '') refuse "WORKDIR is not set: set it, or --workdir, to a gs://bucket/folder for the checkpoints" ;;
-    *) refuse "WORKDIR is '$workdir': expected gs://..., or an absolute path that all workers share" ;;
-  esac
-  if [[ -f $root/gin/$recipe ]]; then
-    : # the program finds it by its name
-  elif [[ -f $root/gin/$recipe.gin ]]; then
-    recipe=$recipe.gin
-  elif [[ -f $recipe ]]; then
-    recipe_file=$recipe
-    recipe=launch_recipe/${recipe##*/}
-  else
-    refuse "recipe '$recipe' does not exist: expected a .gin file, or the name of one in $root/gin"
-  fi
-  if [[ -n $setup && -n $data_dir ]]; then # first, so that --env may override it
-    variables=("DATA_DIR=$data_dir" ${variables[@]+"${variables[@]}"})
-  fi
-}
-
-# Sets `step` to the last saved step and `nets` to the number of nets that the final evaluation has
-# finished. Returns 1 and changes nothing if that is not known now, as when WORKDIR is a folder of
-# machines that do not exist any more.
-step=-1
-nets=0
-ask_step() {
-  local asked='' finished=''
-  case $workdir in
-    gs://*)
-      if [[ -z $dry ]]; then asked="$(saved_step "$workdir") $(finished_nets "$workdir")"; fi
-      ;;
-    *) if worker 0 saved "$workdir"; then asked=$(sed -n 's/^frepo-saved //p' "$scratch/out"); fi ;;
-  esac
-  read -r asked finished <<<"${asked%$'\r'}"
-  if [[ -z $asked ]] || ((asked < step)); then return 1; fi # a saved step stays saved
-  step=$asked
-  nets=${finished:-0}
+  if [[ -n $asked ]]; then return 0; fi
+  if [[ $workdir != gs://* || -n $blind || -n $dry || ! -x $venv/bin/frepo-scale ]]; then return 1; fi
+  asked=$(ask_progress "$workdir" "$progress") || blind=yes
+  [[ -n $asked ]]
 }
 
 show_log() { # of worker $1, from byte `offset`
@@ -242,10 +179,19 @@ print_states() {
 # shellcheck source=launch/tpu_run.sh
 source "$here/tpu_run.sh"
 
-read_arguments "$@"
+command=run
+case ${1:-} in
+  run | create | status | logs | stop | delete)
+    command=$1
+    shift
+    ;;
+esac
+read_options "$@"
 check
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
+if [[ $command == run ]]; then check_here; fi
+check_login
 case $command in
   run) run_pod ;;
   create)
@@ -265,8 +211,8 @@ case $command in
       for number in "${!states[@]}"; do printf 'worker %s: %s\n' "$number" "${states[number]}"; done
     fi
     if [[ -n $workdir ]]; then
-      ask_step || true
-      printf '%s: %s\n' "$workdir" "$(saved_words "$step")"
+      if ask_run; then note_progress "$asked"; else note_progress; fi
+      printf '%s: %s\n' "$workdir" "$progress_words"
     fi
     ;;
   logs)

@@ -7,7 +7,7 @@ ready=''   # whether the code is installed on the workers
 workers=0  # the number of workers
 mine=''    # whether this command created the machines or started the run on them
 watchdog=''
-unknown=''  # whether the last attempt's saved step is not known yet
+unknown=''  # whether the progress of the last attempt is not known yet
 # shellcheck disable=SC2034  # the next byte of the log to show, in tpu_pod.sh
 offset=1
 
@@ -33,7 +33,7 @@ leave() {
   local code=$1
   shift
   trap '' INT TERM HUP USR1
-  if [[ -n $waited ]]; then kill "$waited" 2>/dev/null || true; fi
+  end_calls
   if ((code != 42)); then max_tries=3; fi # a user waits for it
   say "$*"
   if [[ -n $mine && -n $ready ]]; then
@@ -73,12 +73,12 @@ have_pod() {
     ask_state tpu-vm
   done
   if [[ $state == READY ]]; then return 0; fi
-  if [[ -z $create ]]; then
-    say "$tpu_name does not exist or is not ready (state $state): create it with --create, or see status"
-    return 1
-  fi
   if [[ $state == UNKNOWN ]]; then
     cat -- "$scratch/err" >&2 || true
+    return 1
+  fi
+  if [[ -z $create ]]; then
+    say "$tpu_name does not exist or is not ready (state $state): create it with --create, or see status"
     return 1
   fi
   if gone; then
@@ -116,8 +116,15 @@ set_up() {
     return 1
   fi
   mine=yes
+  if ! worker 0 probe "$workdir"; then
+    if ! grep -q '^frepo-probe' "$scratch/out"; then return 1; fi
+    sed 's/^frepo-probe //' "$scratch/out" >&2 || true
+    say "the machines cannot use $workdir: expected a bucket on which their service account has the roles" \
+      "roles/storage.objectUser and roles/storage.legacyBucketReader; see docs/pod-tonight.md"
+    exit 2
+  fi
   say "installing on every worker; the first time takes some minutes"
-  worker all prepare || {
+  worker all prepare ${latest:+--latest} || {
     cat -- "$scratch/out" "$scratch/err" >&2 || true
     return 1
   }
@@ -134,11 +141,11 @@ set_up() {
   fi
 }
 
-note_step() { # a step that is unknown twice in a row counts as no progress
+note_step() { # progress that is unknown twice in a row counts as no progress
   local before=$unknown
   unknown=yes
-  if ask_step; then
-    note_saved "$step" "$nets"
+  if ask_run; then
+    note_progress "$asked"
     unknown=''
   elif [[ -n $before ]]; then
     stalls=$((stalls + 1))
@@ -236,8 +243,6 @@ run_pod() {
   local id
   id=$(date +%Y%m%d-%H%M%S)-$$
   max_tries=30
-  # A closed pipe at the output must not prevent the deletion of the machines.
-  trap '' PIPE
   trap at_exit EXIT
   trap 'leave 130 "interrupted"' INT
   trap 'leave 143 "terminated"' TERM HUP
@@ -261,14 +266,14 @@ run_pod() {
       ready=''
     fi
     note_step
-    say "attempt $attempt: code $code, $(saved_words "$step")${unknown:+ before; now unknown}"
+    say "attempt $attempt: code $code, $progress_words${unknown:+ before; now unknown}"
     if ! restartable "$code"; then
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
     if ((stalls >= attempts)); then
       say "giving up: $attempts attempts in a row without progress; last code $code"
-      exit "$code"
+      exit "$((${#ready} ? code : 42))" # without machines: the same command may succeed later
     fi
     if [[ -z $ready && -z $recreate ]]; then
       say "the run can be resumed: the same command with --recreate requests new machines"

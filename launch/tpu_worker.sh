@@ -7,7 +7,10 @@ usage() {
   cat <<'END'
 usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
 
-  prepare                      creates .venv with the TPU packages
+  probe WORKDIR                writes and removes an object or a file in WORKDIR, and reads the
+                               description of the bucket
+  prepare [--latest]           creates .venv with the TPU packages: those of requirements/tpu.txt, or the
+                               newest allowed ones
   start ID WORKDIR ARGS...     runs launch_setup/setup.sh, if it was copied, and then `frepo-scale
                                distill ARGS...`, detached, as the attempt ID
   report [ID]                  prints "frepo-worker NUMBER STATE". STATE is the exit code of the
@@ -15,8 +18,7 @@ usage: launch/tpu_worker.sh COMMAND    (on a TPU VM; launch/tpu_pod.sh calls it)
   busy                         succeeds if an attempt is running
   log BYTE                     prints the attempt's log from that byte
   stop SECONDS                 sends SIGTERM, and SIGKILL after SECONDS; then reports
-  saved WORKDIR                prints the last saved step and the number of nets that the final
-                               evaluation has finished
+  progress WORKDIR TOKEN       prints the progress, as `frepo-scale status WORKDIR --since=TOKEN`
   unlock [FILE [DEVICE...]]    removes a stale TPU lock file if no process holds a device
 END
 }
@@ -24,6 +26,8 @@ END
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
+# shellcheck source=launch/options.sh
+source "$here/options.sh"
 # shellcheck source=launch/policy.sh
 source "$here/policy.sh"
 run=${root%/*}/run
@@ -78,7 +82,24 @@ fetch_python() { # the images of TPU VMs contain Python 3.10
   PYTHON=$(python3 -m uv python find 3.12)
 }
 
+# Without permission the run would end after the installation and the reading of the data.
+probe() {
+  local name=${1%/}/.write-test-$$-$number # a run tolerates a file of this name in its workdir
+  local bucket=${1#gs://}
+  case $1 in
+    gs://*)
+      if ! command -v gcloud >/dev/null; then return 0; fi
+      # Orbax reads the description of the bucket when it removes a checkpoint.
+      { printf x | timeout 120 gcloud storage cp --quiet - "$name" &&
+        timeout 120 gcloud storage rm --quiet "$name" &&
+        timeout 120 gcloud storage buckets describe --quiet "gs://${bucket%%/*}"; } 2>&1 >/dev/null
+      ;;
+    *) { mkdir -p -- "$1" && printf x >"$name" && rm -- "$name"; } 2>&1 ;;
+  esac | sed 's/^/frepo-probe /'
+}
+
 prepare() {
+  if [[ ${1:-} == --latest ]]; then latest=yes; fi
   if ! venv_works && ! find_python >/dev/null 2>&1; then fetch_python; fi
   ensure_env tpu
   printf 'frepo-worker %s ready\n' "$number"
@@ -228,8 +249,8 @@ shift || true
 case $command in
   -h | --help) usage ;;
   unlock) unlock "$@" ;;
-  saved) printf 'frepo-saved %s %s\n' "$(saved_step "$1")" "$(finished_nets "$1")" ;;
-  prepare | start | report | busy | attempt | stop)
+  progress) printf 'frepo-progress %s\n' "$(ask_progress "$1" "$2")" ;;
+  probe | prepare | start | report | busy | attempt | stop)
     number=$(worker_number)
     "$command" "$@"
     ;;

@@ -16,7 +16,7 @@ PAGES = sorted(
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 # Files that a run writes or a user brings.
-NOT_OURS = {"config.gin", "operative_config.gin", "mount_data.sh"}
+NOT_OURS = {"config.gin", "operative_config.gin"}
 FOLDERS = ["", "frepo_scale", "launch", "gin", "docs"]  # where a file named in the text may be
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")

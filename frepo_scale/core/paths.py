@@ -10,6 +10,7 @@ import importlib.util
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -75,7 +76,7 @@ def check_checkpoints(path: Path) -> None:
         raise InputError(
             f"checkpoints in {path} need the package google-cloud-storage",
             "the package to be installed",
-            "pip install 'frepo-scale[gs]'",
+            f"{sys.executable} -m pip install google-cloud-storage google-cloud-storage-control",
         )
 
 

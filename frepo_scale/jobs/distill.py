@@ -144,8 +144,6 @@ def ends_recorded(
         supervisor.preempted()
         _say(lambda: print(f"stopped; the same command resumes from {workdir.root}"))
         raise Preempted(preemption.exit_code) from None
-    except BrokenPipeError:  # the reader of the output has ended; the workdir is intact
-        raise
     except OSError as error:
         supervisor.failed(error)
         raise InputError(

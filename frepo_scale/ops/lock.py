@@ -202,12 +202,33 @@ class WorkdirLock:
         with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
             started = datetime.fromtimestamp(record.get("started"), UTC)  # type: ignore[arg-type]
             since = f" since {started:%Y-%m-%d %H:%M:%S} UTC"
+        stop = f"stop it with `kill {pid}` on {host}"
+        if record.get("kubernetes"):  # a process ID says nothing outside of its pod
+            stop = f"delete the JobSet or Job of the pod {host} (it saves)"
         return InputError(
             f"workdir {self._path.parent} is in use by process {pid} on {host}{since}",
             "a workdir that no other run uses",
-            f"wait for it to end, stop it with `kill {pid}` on {host}, or choose another folder"
-            " with --workdir",
+            f"wait for it to end, {stop}, or choose another folder with --workdir",
         )
+
+
+def holder(path: Path) -> tuple[dict[str, Any], bool | None]:
+    """The record in the lock file of a workdir, and whether its process lives.
+
+    Args:
+      path: the lock file; the record is empty if there is none.
+
+    Returns:
+      The record, with "host", "pid" and "renewed" (a Unix time); and whether its process lives,
+      None if it is of another machine.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    record = _record(WorkdirLock(path)._read())
+    if record.get("machine") != _this_process()["machine"]:
+        return record, None if record else False
+    return record, _is_alive(record.get("pid"), record.get("process_start"))
 
 
 class _Changed(Exception):
@@ -239,6 +260,7 @@ def _this_process() -> dict[str, Any]:
         "machine": f"{host} {boot} {space}",
         "pid": pid,
         "process_start": _process_start(pid),
+        "kubernetes": "KUBERNETES_SERVICE_HOST" in os.environ,
     }
 
 

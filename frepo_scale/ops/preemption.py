@@ -60,12 +60,18 @@ class Preemption:
         self._on_poll = on_poll
 
     def install(self) -> None:
-        """Handles SIGTERM and SIGINT; main thread only, after `runtime.initialize`."""
+        """Handles SIGTERM, SIGINT and SIGHUP; main thread only, after `runtime.initialize`.
+
+        SIGHUP, which a terminal sends when it is closed, counts as SIGTERM, unless it is ignored
+        from the start, as under nohup.
+        """
         self._several = runtime.process_count() > 1
         signal.signal(signal.SIGINT, self._note)
         # With several processes JAX handles SIGTERM, and a handler here would replace JAX's.
         if not self._several:
             signal.signal(signal.SIGTERM, self._note)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

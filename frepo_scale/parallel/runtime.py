@@ -129,6 +129,8 @@ def initialize() -> None:
             cluster.processes,
             cluster.process,
             heartbeat_timeout_seconds=heartbeat,
+            # The service has no password: on one machine only that machine may connect to it.
+            coordinator_bind_address=_bind_address(cluster.coordinator),
         )
     # The processes exchange their lists of devices when one of them first asks for a device. All
     # do so here, so that none waits later for a process that has died.
@@ -136,6 +138,12 @@ def initialize() -> None:
     # Warnings of other packages go to standard error, with the number of the process.
     logging.captureWarnings(True)
     logging.basicConfig(format=f"frepo-scale: {label()}%(message)s")
+
+
+def _bind_address(coordinator: str) -> str | None:
+    """The address at which process 0 listens; None: JAX's default, all interfaces."""
+    host = coordinator.rpartition(":")[0]
+    return coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else None
 
 
 def _check_free(address: str) -> None:

@@ -1,10 +1,11 @@
 """Devices of a TPU slice for the compiler, on a machine without a TPU.
 
-The `libtpu` wheel (`pip install frepo-scale[tpu]`) holds the compiler. Only one process of a
+The `libtpu` wheel (`pip install 'jax[tpu]'`) holds the compiler. Only one process of a
 machine may load it at a time.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -32,7 +33,8 @@ def tpu_devices(name: str) -> Sequence[jax.Device]:
         raise InputError(
             f"TPU slice {name!r}: {str(error).splitlines()[0]}",
             "a slice such as v5e:4x4 or v4:2x2x2, and the compiler for it",
-            "check the name; pip install 'frepo-scale[tpu]'; one process at a time may use it",
+            f"check the name; {sys.executable} -m pip install 'jax[tpu]'; one process at a time may"
+            " use it",
         ) from error
     devices: Sequence[jax.Device] = found.devices
     return devices

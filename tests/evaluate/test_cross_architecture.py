@@ -88,7 +88,7 @@ def asked(monkeypatch):
     """The requests to the evaluator; a net is right in proportion to how good its rate is."""
     calls = []
 
-    def measure(self, name, fit, nets, labelled, test, finished, at):
+    def measure(self, name, fit, nets, labelled, test, finished, at=()):
         tested = []
         test(types.SimpleNamespace(accuracy=lambda rows: tested.append(rows) or (0.5, 0.5)))
         key = name.partition("/")[2]

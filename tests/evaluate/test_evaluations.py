@@ -232,7 +232,7 @@ def asked(monkeypatch):
     """Records the requests to the evaluator by name; nothing is trained."""
     calls = {}
 
-    def measure(self, name, fit, nets, labelled, test, finished, at):
+    def measure(self, name, fit, nets, labelled, test, finished, at=()):
         tested = []
         net = types.SimpleNamespace(accuracy=lambda rows: tested.append(rows) or (0.5, 0.5))
         values = [tuple(test(net))] * nets

@@ -70,7 +70,7 @@ def asked(monkeypatch):
     """Gives `VALUES`; records the requests."""
     calls = {}
 
-    def measure(self, name, fit, nets, labelled, test, finished, at):
+    def measure(self, name, fit, nets, labelled, test, finished, at=()):
         key = name.rpartition("/")[2]
         calls[key] = types.SimpleNamespace(fit=fit, labelled=labelled)
         if key.startswith("temperature"):

@@ -13,21 +13,23 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
 COMMON = {"zone", "project", "quiet", "format"}
 FLAGS = {
     ("queued-resources", "create"): {"node-id", "accelerator-type", "runtime-version", "spot",
-                                     "valid-until-duration", "async"},
+                                     "valid-until-duration", "async", "network", "subnetwork",
+                                     "service-account", "internal-ips"},
     ("queued-resources", "describe"): set(),
     ("queued-resources", "delete"): {"force", "async"},
     ("tpu-vm", "describe"): set(),
     ("tpu-vm", "delete"): {"async"},
-    ("tpu-vm", "ssh"): {"worker", "command"},
-    ("tpu-vm", "scp"): {"worker"},
+    ("tpu-vm", "ssh"): {"worker", "command", "ssh-flag", "internal-ip"},
+    ("tpu-vm", "scp"): {"worker", "scp-flag", "internal-ip"},
 }  # fmt: skip
-ALPHA = {"provisioning-model", "max-run-duration"}
+ALPHA = {"provisioning-model", "max-run-duration", "tunnel-through-iap"}
 
 
 def fail(words: str) -> None:
@@ -41,17 +43,16 @@ def bucket(url: str) -> Path:
 
 def storage(words: list[str]) -> None:
     words = [word for word in words if word != "--quiet"]
-    if words[0] == "ls":
-        top = CLOUD / "buckets"
-        found = sorted(top.glob(words[1].removeprefix("gs://") + "*" * words[1].endswith("/")))
-        if not found:
-            fail("One or more URLs matched no objects.")
-        for path in found:
-            print(f"gs://{path.relative_to(top)}" + "/" * path.is_dir())
-    elif words[0] == "cat":
-        if not bucket(words[1]).is_file():
-            fail("The following URLs matched no objects or files")
-        sys.stdout.write(bucket(words[1]).read_text())
+    if words[:2] == ["cp", "-"]:
+        if (CLOUD / "read-only").exists():
+            fail("HTTPError 403: the account does not have storage.objects.create access")
+        bucket(words[2]).parent.mkdir(parents=True, exist_ok=True)
+        bucket(words[2]).write_text(sys.stdin.read())
+    elif words[:2] == ["buckets", "describe"]:
+        if (CLOUD / "no description").exists():
+            fail("HTTPError 403: the account does not have storage.buckets.get access")
+    elif words[0] == "rm":
+        bucket(words[1]).unlink()
     elif words[0] == "cp":
         target = bucket(words[-1])
         assert words[-1].endswith("/")
@@ -83,6 +84,8 @@ def on_workers(name: str, which: str) -> list[Path]:
 
 def ssh(name: str, which: str, command: str) -> None:
     running = []
+    if "tpu_worker.sh prepare" in command and (CLOUD / "slow installation").exists():
+        time.sleep(600)
     for home in on_workers(name, which):
         kept = {n: v for n, v in os.environ.items() if n.startswith("FAKE_") or n == "PATH"}
         kept |= {"HOME": str(home), "TPU_WORKER_ID": home.name, "FAKE_WORKER": home.name}
@@ -113,6 +116,8 @@ def main() -> None:
         log.write(json.dumps(words) + "\n")
     if words[0] == "storage":
         return storage(words[1:])
+    if words[:2] == ["auth", "list"]:
+        return None if (CLOUD / "logged out").exists() else print("me@example.com")
     alpha = words[0] == "alpha"
     _, tpus, group, verb, *rest = words[alpha:]
     assert tpus == "tpus"

@@ -1,5 +1,8 @@
 """Replaces `frepo-scale distill`: its arguments, exit codes, signals and saved steps, no JAX.
 
+`status` is the real one, which needs no packages; with a file "unreadable" in the workdir it fails
+as it does for a bucket that does not answer.
+
 It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
@@ -13,8 +16,27 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from frepo_scale.ops.output import outlive_readers
+
 arguments = sys.argv[1:]
+outlive_readers()
+if arguments[0] == "status":
+    from frepo_scale.main import main
+
+    if arguments[1].startswith("gs://"):
+        arguments[1] = os.environ["FAKE_BUCKETS"] + "/" + arguments[1].removeprefix("gs://")
+    if Path(arguments[1], "unreadable").exists():
+        sys.exit("frepo-scale: the store does not answer")
+    sys.exit(main(arguments))
 assert arguments[0] == "distill", arguments
+if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
+    assert os.path.exists(arguments[1]), arguments
+    print("what a pasted command must not contain")
+    if "--gin.WRONG=1" in arguments:
+        print(f"frepo-scale: --gin.WRONG=1 with {arguments[3]}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
 recipe = arguments[1]
 workdir = ""
 settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0"}

@@ -1,7 +1,8 @@
 """Runs `frepo-scale`; a run that does not resume sleeps $FAKE_PACE seconds in every step.
 
 So it can be disturbed between its start and its end. A run that resumes does not sleep. Each start
-writes a file into the folder $FAKE_STARTS, named after its process number and process ID.
+writes a file into the folder $FAKE_STARTS, named after its process number and process ID. Other
+commands, and the check of a recipe for a pod, run as they are.
 """
 
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from frepo_scale.jobs import distill
 from frepo_scale.main import entry
+
+if sys.argv[1] != "distill" or "--dry-run" in sys.argv:
+    entry()
 
 names = ("FREPO_PROCESS", "SLURM_PROCID")
 number = next(os.environ[name] for name in names if name in os.environ)

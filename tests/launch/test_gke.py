@@ -57,7 +57,7 @@ def test_rules_are_named_as_jobset_wants_it(jobsets, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exit_codes_are_those_of_supervise(jobsets, name):
-    [rule] = job(jobsets[name])["podFailurePolicy"]["rules"]
+    _, rule = job(jobsets[name])["podFailurePolicy"]["rules"]
     codes = rule["onExitCodes"]
     assert rule["action"] == "FailJob" and codes["operator"] == "NotIn"
     assert codes["containerName"] == container(jobsets[name])["name"]
@@ -79,8 +79,32 @@ def test_any_restart_is_of_all_pods_and_a_failure_of_none(jobsets, name):
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
     policy = jobsets[name]["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 0
-    [rule] = policy["rules"]
-    assert rule["action"] == "FailJobSet" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    preempted, rule = policy["rules"]
+    assert rule == {
+        "name": "notAgain", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"],
+    }  # fmt: skip
+    # Preemptions do not use up maxRestarts. JobSet finds them by the message of the failed Job.
+    assert preempted["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert preempted["onJobFailureReasons"] == ["PodFailurePolicy"]
+    [pattern] = preempted["onJobFailureMessagePatterns"]
+    message = "Pod ns/frepo-0 has condition DisruptionTarget matching FailJob rule at index {}"
+    conditions = [r.get("onPodConditions") for r in spec["podFailurePolicy"]["rules"]]
+    index = conditions.index([{"type": "DisruptionTarget", "status": "True"}])
+    assert re.search(pattern, message.format(index))
+    assert not re.search(pattern, message.format(index + 1))
+    assert not re.search(pattern, message.format(10))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spot_machines_and_shared_memory(jobsets, name):
+    pod = job(jobsets[name])["template"]["spec"]
+    spot = "cloud.google.com/gke-spot"
+    assert pod["nodeSelector"][spot] == "true"
+    assert pod["tolerations"] == [
+        {"key": spot, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    ]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container(jobsets[name])["volumeMounts"]
 
 
 def test_the_tpu_slice_is_whole(jobsets):
@@ -124,7 +148,7 @@ def test_placeholders_are_documented_and_sed_replaces_each():
             "frepo-scale", "distill", "recipe-x", "--workdir", "workdir-x",
             "--gin.DATA_DIR=data-folder-x",
         ]  # fmt: skip
-        [volume] = pod["volumes"]
+        volume = pod["volumes"][0]
         assert volume["csi"]["volumeAttributes"]["bucketName"] == "data-bucket-x"
         assert container(jobset)["volumeMounts"][0]["mountPath"] == "data-folder-x"
         assert pod["nodeSelector"].get("cloud.google.com/gke-accelerator", "gpu-model-x") \
@@ -134,7 +158,7 @@ def test_placeholders_are_documented_and_sed_replaces_each():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_data_are_mounted_at_the_path_in_the_command(jobsets, name):
     pod = job(jobsets[name])["template"]
-    [volume], [mount] = pod["spec"]["volumes"], container(jobsets[name])["volumeMounts"]
+    volume, mount = pod["spec"]["volumes"][0], container(jobsets[name])["volumeMounts"][0]
     assert mount["name"] == volume["name"] and mount["readOnly"] and volume["csi"]["readOnly"]
     assert f"--gin.DATA_DIR={mount['mountPath']}" in container(jobsets[name])["command"]
     # Without the annotation GKE adds no container for the driver, and the pod waits forever.

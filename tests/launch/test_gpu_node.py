@@ -17,7 +17,7 @@ def group(bench, count, *settings, options=(), **environment):
 
 
 def node(bench, *arguments, **environment):
-    return bench.run("gpu_node.sh", "--pause", "0", "--grace", "2", *arguments, **environment)
+    return bench.run("gpu_node.sh", "--pause", "0", *arguments, **environment)
 
 
 def fake_gpus(bench, count):
@@ -47,6 +47,15 @@ def test_logs_are_separate_and_process_0_is_shown(bench):
     assert (logs / "process-1.log").read_text() == result.out.replace(
         "0 starts", "1 starts"
     ).replace("process 0 is", "process 1 is")
+
+
+def test_logs_go_on_without_a_reader_of_the_output(bench):
+    logs = bench.top / "logs"
+    process = group(bench, 2, "--gin.SECONDS=0.05", options=["--logs", str(logs)])
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert (logs / "process-0.log").read_text().endswith("process 0 is done\n")
 
 
 def test_the_given_gpus_are_assigned(bench):
@@ -159,7 +168,7 @@ def test_wrong_input_of_processes_is_one_line(bench, arguments, words):
 def test_one_process_has_all_gpus_and_is_supervised(bench, nasty):
     fake_gpus(bench, 4)
     result = node(bench, "digits_ipc1.gin", "--workdir", str(bench.workdir), "--gin.DIE=0:7:134",
-                  *nasty)  # fmt: skip
+                  "--", *nasty)  # fmt: skip
     assert result.code == 0 and "attempt 1: code 134, saved step 5" in result.err, result
     call = bench.calls()[1]
     assert call["arguments"] == [
@@ -171,7 +180,8 @@ def test_one_process_has_all_gpus_and_is_supervised(bench, nasty):
 @pytest.mark.slow
 def test_per_gpu_one_crash_restarts_all_together(bench, helpers):
     fake_gpus(bench, 3)
-    result = node(bench, "--per-gpu", "digits_ipc1", "--workdir", str(bench.workdir),
+    result = node(bench, "digits_ipc1", "--per-gpu", "--grace", "2",
+                  "--workdir", str(bench.workdir),
                   "--gin.STEPS=60", "--gin.DIE=1:12:139,2:30:137")  # fmt: skip
     assert result.code == 0, result
     assert "attempt 1: code 42, saved step" in result.err
@@ -201,7 +211,7 @@ def test_gpus_are_counted(bench):
     assert " 3 -- " in out and out.count("\n") == 1
     out = bench.run("gpu_node.sh", "--per-gpu", "--dry-run", "r", CUDA_VISIBLE_DEVICES="0,2").out
     assert " 2 -- " in out
-    assert " 8 -- " in bench.run("gpu_node.sh", "--per-gpu", "--gpus", "8", "--dry-run", "r").out
+    assert " 8 -- " in bench.run("gpu_node.sh", "r", "--per-gpu", "--gpus", "8", "--dry-run").out
     assert not bench.pids()
 
 
@@ -209,7 +219,10 @@ def test_gpus_are_counted(bench):
     ("arguments", "words"),
     [
         (["r"], "no GPU"),
-        (["--gpus", "2"], "no RECIPE"),
+        (["r", "--per-gpu", "--dry-run"], "--gpus N"),
+        (["--per-gpu", "--gpus", "2"], "no RECIPE"),
+        (["r", "--gpus", "2"], "--gpus without --per-gpu"),
+        (["r", "--grace", "2"], "--grace without --per-gpu"),
         (["--gpus", "many", "r"], "--gpus 'many'"),
         (["--frob", "r"], "'--frob'"),
     ],
@@ -218,6 +231,13 @@ def test_wrong_input_of_gpu_node_is_one_line(bench, arguments, words):
     bench.fake("nvidia-smi", "#!/bin/sh\necho 'No devices found.'\nexit 6\n")
     result = bench.run("gpu_node.sh", *arguments)
     assert result.code == 2 and result.err.count("\n") == 1 and words in result.err, result
+
+
+def test_a_dry_run_needs_no_gpu(bench):
+    bench.fake("nvidia-smi", "#!/bin/sh\nexit 6\n")
+    result = bench.run("gpu_node.sh", "r", "--dry-run")
+    assert result.code == 0 and " distill r" in result.out and result.err == "", result
+    assert not bench.pids()
 
 
 def test_tensorboard_listens_here_only(bench):

@@ -88,10 +88,18 @@ def test_preempted_requeued_and_finished(slurm, bench, helpers):
 
 
 def test_every_argument_arrives(slurm, bench, nasty):
-    [result] = slurm.queue(*slurm.arguments(*nasty))
+    [result] = slurm.queue(*slurm.arguments("--", *nasty))
     assert result.code == 0, result
     for process in (0, 1):
         assert bench.calls(process)[0]["arguments"] == ["distill", *slurm.arguments(*nasty)]
+
+
+def test_a_bucket_that_cannot_be_read_is_not_called_empty(slurm, bench):
+    bench.workdir.mkdir()
+    (bench.workdir / "unreadable").touch()
+    [result] = slurm.queue(*slurm.arguments("--gin.STEPS=3"))
+    assert result.code == 0 and "what is saved is not known" in result.err, result
+    assert "nothing saved" not in result.err and "the store does not answer" in result.err
 
 
 @pytest.mark.parametrize("code", [1, 2])
@@ -118,7 +126,7 @@ def test_what_an_older_version_noted_is_read(slurm, bench):
     (notes / "progress").write_text("5 1\n")
     result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42"), restart=4))
     assert result.code == 0 and "attempt 5: code 42, nothing saved" in result.err, result
-    assert (notes / "progress").read_text() == "5 2 0\n"
+    assert (notes / "progress").read_text() == "5/0/0 2\n"
 
 
 def test_a_hung_task_is_killed_and_the_job_requeued(slurm, bench, helpers):
@@ -156,9 +164,16 @@ def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, help
     assert not any(map(helpers.alive, bench.pids()))
 
 
-def test_out_of_time_while_saving_it_is_requeued_before_slurm_kills_all(slurm, bench, helpers):
-    over = str(int(time.time()))
-    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=over)
+@pytest.mark.parametrize("version", [22, 23])
+def test_out_of_time_while_saving_it_is_requeued_before_slurm_kills_all(
+    slurm, bench, helpers, version
+):
+    over = {"SLURM_JOB_END_TIME": str(int(time.time()))}
+    if version < 23:  # it sets no variable
+        local = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime())
+        bench.fake("squeue", f'#!/bin/sh\n[ "$5" = %e ] && [ "$3" = 77 ] && echo {local}\n')
+        over = {}
+    process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), **over)
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     process.send_signal(signal.SIGTERM)
     helpers.wait_for(lambda: slurm.requeued)
@@ -182,12 +197,14 @@ def test_the_header_asks_for_what_the_script_relies_on(slurm):
 
 
 def test_dry_run_can_be_pasted(slurm, bench, nasty):
-    result = bench.run("slurm.sbatch", "--dry-run", "r.gin", *nasty)
+    result = bench.run("slurm.sbatch", "r.gin", "--dry-run", "--", *nasty)
     assert result.code == 0 and "srun" in result.out and not bench.pids()
     bench.fake("srun", '#!/bin/sh\nprintf "%s\\0" "$@"\n')
     pasted = subprocess.run(
-        ["bash", "-c", result.out], env=bench.environment, capture_output=True, check=True
-    ).stdout.decode()
+        ["bash", "-ec", result.out], cwd=bench.cwd, env=bench.environment, capture_output=True,
+        check=True,
+    ).stdout.decode()  # fmt: skip
+    assert (bench.cwd / "slurm-JOB.state").is_dir()  # where each task writes its exit code
     assert pasted.split("\0")[:-1][-len(nasty) :] == nasty
     assert result.err.count("\n") == 1 and result.err.endswith(": scontrol requeue JOB\n")
 
@@ -197,7 +214,11 @@ def test_dry_run_can_be_pasted(slurm, bench, nasty):
     [
         ([], {}, "no RECIPE"),
         (["--frob", "r"], {}, "'--frob'"),
+        (["r", "--dry-rnu"], {}, "did you mean --dry-run?"),
+        (["r", "--time=1:00"], {}, "'--time'"),
         (["r"], {"SLURM_JOB_ID": ""}, "submit it with sbatch"),
+        (["r"], {"SLURM_TASKS_PER_NODE": "4,3"}, "have 4,3 tasks"),
+        (["r"], {"SLURM_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "8"}, "=8"),
         (["r"], {"SLURM_SUBMIT_DIR": "/nowhere", "FREPO_ROOT": "/neither"}, "set FREPO_ROOT"),
     ],
 )

@@ -5,11 +5,7 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-
-from frepo_scale.core.types import DistilledSet
-from frepo_scale.evaluate.finished import FinishedNets
 
 
 def distill(bench, *settings, options=(), **more):
@@ -79,39 +75,6 @@ def test_finished_nets_of_an_earlier_run_are_no_progress(bench):
     assert result.code == 42 and len(attempts(result)) == 3 and "giving up" in result.err, result
 
 
-def test_nets_are_counted_as_the_program_writes_them(bench):
-    def note(*calls):
-        script = f'. "{bench.repo}/launch/python_env.sh"; . "{bench.repo}/launch/policy.sh"\n'
-        script += "".join(f"note_saved {call}; echo $stalls\n" for call in calls)
-        return subprocess.run(["bash", "-euc", script], capture_output=True, check=True).stdout
-
-    count = f'9 $(finished_nets "{bench.workdir}/")'
-    assert note(count, count) == b"0\n1\n"  # there is no file
-    images = DistilledSet(*(np.zeros((2, 2), np.float32) for _ in DistilledSet._fields))
-    for settings, puts in (("a", 11), ("b", 1)):
-        nets = FinishedNets(
-            bench.workdir / "evaluation_progress.json", {"distilled": images}, settings
-        )
-        for net in range(puts):
-            nets.put("distilled", net, (0.25, 1.0))
-        seen = note("9 10", count, count)
-        assert seen == b"0\n0\n1\n"  # 11 are more, and one is of another evaluation
-    assert note("9 1", count, "9 0", "9 1", "8 0") == b"0\n1\n2\n3\n4\n"  # 0 may mean unknown
-
-
-def test_nets_of_a_gs_workdir_are_read_with_gcloud(bench):
-    bench.fake(
-        "gcloud",
-        "#!/bin/sh\ncase $* in\n*ls*) echo gs://b/w/checkpoints/5/commit_success.txt ;;\n"
-        '"storage cat gs://b/w/evaluation_progress.json") cat nets ;;\nesac\n',
-    )
-    net = 'echo " \\"d/1\\": [" >>nets; (($(wc -l <nets) > 4)) && exit 3; exit 42'
-    result = bench.run(
-        "supervise.sh", "--pause", "0", "--saved-in", "gs://b/w", "--", "bash", "-c", net
-    )
-    assert result.code == 3 and attempts(result)[-1].endswith("5: code 3, saved step 5"), result
-
-
 @pytest.mark.parametrize("out", [["--out", "a set"], ["--out=a set"]])
 def test_a_finished_shard_of_prepare_starts_the_count_again(bench, out):
     bench.fake(
@@ -167,58 +130,37 @@ def test_a_tilde_in_the_workdir_is_the_home(bench):
     assert "saved step 12" in result.err, result
 
 
-def test_steps_with_leading_zeros_are_decimal(bench):
-    (bench.cwd / "w/checkpoints/0089").mkdir(parents=True)
-    assert "saved step 89" in bench.run(
-        "supervise.sh", "--saved-in", "w", "--", "true"
-    ).err  # fmt: skip
-
-
 def test_without_a_workdir_it_says_so_and_still_ends(bench):
     result = bench.run("supervise.sh", "--pause", "0", "--", "bash", "-c", "exit 42")
     assert result.code == 42 and len(attempts(result)) == 3
     assert "progress is unknown" in result.err
 
 
-def test_a_gs_workdir_is_listed_with_gcloud(bench):
-    bench.fake(
-        "gcloud",
-        '#!/bin/sh\n[ "$*" = "storage ls gs://b/w/checkpoints/*/commit_success.txt" ] || exit 1\n'
-        "printf 'gs://b/w/checkpoints/%s/commit_success.txt\\n' 5 300 40\n",
-    )
-    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "saved step 300\n" in result.err, result
+def test_a_workdir_that_cannot_be_read_is_not_called_empty(bench):
+    bench.workdir.mkdir()
+    (bench.workdir / "unreadable").touch()
+    result = distill(bench, "--gin.DIE=0:1:42,0:2:42,0:3:42")
+    assert result.code == 42 and len(attempts(result)) == 3, result
+    assert all(line.endswith("what is saved is not known") for line in attempts(result))
+    assert "nothing saved" not in result.err and "the store does not answer" in result.err
 
 
-def test_where_gcloud_cannot_list_a_gs_workdir_the_programs_packages_do(bench, helpers):
-    bench.fake("gcloud", "#!/bin/sh\necho 'ERROR: no credentials' >&2; exit 1\n")
-    python = bench.repo / ".venv" / "bin" / "python"
-    real = python.read_text().removeprefix("#!/bin/sh\n")
-    helpers.write_program(
-        python,
-        '#!/bin/sh\nif [ "$4" = gs://b/w ]; then [ "$5" = "checkpoints/*/commit_success.txt" ] &&'
-        f" echo gs://b/w/checkpoints/7/commit_success.txt; exit; fi\n{real}",
-    )
-    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "saved step 7\n" in result.err, result
+def test_the_run_outlives_the_reader_of_its_output(bench):
+    """As in `launch/supervise.sh ... | head`, or in a terminal that is closed."""
+    process = bench.start(
+        "supervise.sh", "--pause", "0", "--", str(bench.program), "distill", "r", "--workdir",
+        str(bench.workdir), "--gin.DIE=0:7:42", "--gin.SECONDS=0.1",
+    )  # fmt: skip
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert bench.steps() == [5, 10, 15, 20]
+    assert len(bench.calls()) == 2
 
 
-def test_a_gs_workdir_that_cannot_be_listed_is_reported(bench, helpers):
-    bench.fake("gcloud", "#!/bin/sh\nexit 1\n")
-    helpers.write_program(bench.repo / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")
-    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "cannot list the checkpoints in gs://b/w" in result.err, result
-
-
-def test_nothing_in_a_gs_workdir_is_nothing_saved(bench):
-    bench.fake(
-        "gcloud", "#!/bin/sh\necho 'ERROR: One or more URLs matched no objects.' >&2; exit 1\n"
-    )
-    result = bench.run("supervise.sh", "--saved-in", "gs://b/w/", "--", "true")
-    assert "nothing saved" in result.err and "cannot list" not in result.err, result
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130), (signal.SIGHUP, 42)]
+)
 def test_signals_are_forwarded_and_it_ends_with_the_childs_code(bench, helpers, number, code):
     process = bench.start(
         "supervise.sh", "--", str(bench.program), "distill", "r", "--workdir", str(bench.workdir),
@@ -293,7 +235,8 @@ def test_dry_run_prints_what_a_shell_reads_back_and_runs_nothing(bench, nasty):
         (["--attempts", "0", "--", "true"], "--attempts '0'"),
         (["--attempts", "x$(id)", "--", "true"], "--attempts 'x$(id)'"),
         (["--pause", "-1", "--", "true"], "--pause '-1'"),
-        (["true"], "option 'true'"),
+        (["true"], "argument 'true'"),
+        (["--attempt", "3", "--", "true"], "did you mean --attempts?"),
     ],
 )
 def test_wrong_input_is_one_line(bench, arguments, words):

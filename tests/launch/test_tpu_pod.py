@@ -16,8 +16,8 @@ from launch.tpu_cloud import WORKDIR, quick
 @pytest.mark.slow
 def test_creates_runs_and_deletes(cloud, nasty):
     result = cloud.run(
-        *quick("--create", "--delete-when-done", "--data-dir", "gs://b/my data", "digits_ipc1"),
-        *nasty,
+        *quick("digits_ipc1", "--create", "--delete-when-done", "--data-dir", "gs://b/my data"),
+        *("--", *nasty),
     )
     assert result.code == 0, result
     assert "process 0 starts at 0" in result.out and "process 0 is done" in result.out

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh without a run: dry runs, wrong input, making and deleting machines, status."""
+"""launch/tpu_pod.sh before and around a run: dry runs, wrong input, checks, machines, status."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from launch.tpu_cloud import WORKDIR, quick
 
 def test_dry_run_prints_commands_that_can_be_pasted_and_calls_nothing(cloud, nasty):
     result = cloud.run(
-        *quick("--dry-run", "--recreate", "--delete-when-done", "digits_ipc1"), *nasty
+        *quick("digits_ipc1", "--dry-run", "--recreate", "--delete-when-done"), "--", *nasty
     )
     assert result.code == 0 and not cloud.calls(), result
     pasted = cloud.bench.top / "pasted"
@@ -42,17 +42,22 @@ def test_dry_run_of_the_other_commands(cloud, verb):
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        (["digits_ipc1"], {"TPU_NAME": ""}, "TPU_NAME is not set"),
-        (["digits_ipc1"], {"ZONE": ""}, "ZONE is not set"),
-        (["digits_ipc1"], {"PROJECT": ""}, "PROJECT is not set"),
-        (["digits_ipc1"], {"WORKDIR": ""}, "WORKDIR is not set"),
+        (["digits_ipc1"], {"TPU_NAME": ""}, "not set: TPU_NAME;"),
+        ([], dict.fromkeys(["TPU_NAME", "ZONE", "PROJECT", "WORKDIR"], ""),
+         "RECIPE (a .gin file, or the name of one in gin/), TPU_NAME, ZONE, PROJECT, WORKDIR ("),
         (["digits_ipc1"], {"WORKDIR": "runs/a"}, "WORKDIR is 'runs/a'"),
         (["digits_ipc1"], {"TPU_NAME": "--all; rm"}, "TPU_NAME is '--all; rm'"),
         (["digits_ipc1"], {"ACCELERATOR_TYPE": "V5 lite"}, "ACCELERATOR_TYPE is 'V5 lite'"),
         (["no_such"], {}, "recipe 'no_such'"),
-        ([], {}, "no RECIPE"),
+        (["v5e", "--accelerator-type", "v5e-16"], {}, "v5litepod-16"),
+        (["digits_ipc1", "--accelerator-type", "v9-16"], {}, "RUNTIME_VERSION, too"),
+        (["digits_ipc1", "--accelerator-type=v4-32"], {"RUNTIME_VERSION": "v2-alpha-tpuv5"},
+         "expected tpu-ubuntu2204-base"),
+        (["digits_ipc1", "--gin.WRONG=1"], {}, "--gin.WRONG=1 with --devices=16"),
+        (["digits_ipc1", "--recreat"], {}, "did you mean --create or --recreate?"),
         (["--frobnicate", "1", "digits_ipc1"], {}, "option '--frobnicate'"),
-        (["--zone"], {}, "'--zone'"),
+        (["digits_ipc1", "--zone"], {}, "--zone has no value"),
+        (["--zone", "--dry-run", "digits_ipc1"], {}, "--zone has no value"),
         (["--max-hours", "soon", "digits_ipc1"], {}, "--max-hours 'soon'"),
         (["--poll", "x", "digits_ipc1"], {}, "--poll 'x'"),
         (["--provision", "flex-start", "digits_ipc1"], {}, "needs --max-hours"),
@@ -62,7 +67,6 @@ def test_dry_run_of_the_other_commands(cloud, verb):
         (["--env", "PATH", "digits_ipc1"], {}, "--env 'PATH'"),
         (["status", "--env", "A=1"], {}, "status does not take --setup or --env"),
         (["--provision", "free", "digits_ipc1"], {}, "--provision 'free'"),
-        (["digits_ipc1", "--workdir", "x"], {}, "--workdir after RECIPE"),
         (["status", "digits_ipc1"], {}, "'digits_ipc1'"),
     ],
 )  # fmt: skip
@@ -71,6 +75,120 @@ def test_wrong_input_is_one_line_before_anything_is_asked(cloud, arguments, envi
         else cloud.run(*arguments, **environment)  # fmt: skip
     assert result.code == 2 and result.err.count("\n") == 1 and words in result.err, result
     assert not cloud.calls()
+
+
+@pytest.mark.parametrize(
+    ("type_", "runtime"),
+    [("v2-8", "tpu-ubuntu2204-base"), ("v4-32", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"),
+     ("v6e-16", "v2-alpha-tpuv6e")],
+)  # fmt: skip
+def test_the_runtime_version_is_that_of_the_type(cloud, type_, runtime):
+    result = cloud.run("create", "--dry-run", "--accelerator-type", type_)
+    assert result.code == 0 and f"--runtime-version={runtime} " in result.out, result
+
+
+def test_network_and_service_account_are_passed_on(cloud):
+    options = ["--network", "n", "--subnetwork=s", "--service-account", "a@b", "--internal-ips"]
+    result = cloud.run("create", *options, "--dry-run")
+    assert "--network=n --subnetwork=s --service-account=a@b --internal-ips --async" in result.out
+    result = cloud.run("stop", "--dry-run", "--internal-ips")
+    assert " tpu-vm ssh my-tpu " in result.out and result.out.endswith(" --internal-ip\n"), result
+    result = cloud.run("stop", "--dry-run", "--internal-ips", "--iap")
+    assert result.out.startswith("gcloud alpha compute tpus tpu-vm ssh"), result
+    assert "--ssh-flag=-oServerAliveInterval=15" in result.out
+    assert result.out.endswith(" --tunnel-through-iap\n")
+
+
+KEYGEN = '#!/bin/sh\ncase "$*" in -l*) echo "2048 SHA256:mine me (RSA)" ;; *) exit 1 ;; esac\n'
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "words"),
+    [
+        (True, "2048 SHA256:other", "ssh-add "),
+        (False, "2048 SHA256:other", "ssh-keygen -t rsa"),
+        (True, None, "has a passphrase"),
+        (True, "2048 SHA256:mine", None),
+        (False, None, None),
+    ],
+)
+def test_an_ssh_key_that_will_not_work_is_found_before_the_queue(cloud, key, held, words):
+    home = cloud.bench.top / "home"
+    (home / ".ssh").mkdir(parents=True)
+    if key:
+        (home / ".ssh" / "google_compute_engine").touch()
+    cloud.bench.fake("ssh-keygen", KEYGEN)
+    cloud.bench.fake("ssh-add", f"#!/bin/sh\necho '{held}'\n" if held else "#!/bin/sh\nexit 2\n")
+    (cloud.top / "sold out").touch()
+    result = cloud.run(*quick("digits_ipc1", "--create", "--poll", "0"), HOME=str(home))
+    if words is None:
+        assert result.code == 1 and cloud.calls("create"), result
+    else:
+        assert result.code == 2 and words in result.err and not cloud.calls(), result
+        assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["digits_ipc1", "--create"]])
+def test_without_a_login_it_says_so_at_once(cloud, arguments):
+    (cloud.top / "logged out").touch()
+    result = cloud.run(*arguments)
+    assert result.code == 2 and "gcloud auth login" in result.err, result
+    assert result.err.count("\n") == 1 and not cloud.calls("tpu-vm")
+
+
+def test_a_missing_permission_is_not_waited_for(cloud):
+    result = cloud.run("digits_ipc1", "--create", "--poll", "600", FAKE_BROKEN="tpu-vm describe")
+    assert result.code == 1 and "PERMISSION_DENIED" in result.err, result
+
+
+def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
+    result = cloud.run("digits_ipc1", "--dry-run", "--gin.WRONG=1")
+    assert result.code == 2 and result.out == "", result
+    result = cloud.run("digits_ipc1", "--dry-run")
+    assert result.code == 0 and "must not contain" not in result.out, result
+
+
+@pytest.mark.parametrize("lack", ["read-only", "no description"])
+def test_machines_that_cannot_use_the_bucket_are_found_before_the_installation(cloud, lack):
+    cloud.make(workers=1)
+    (cloud.top / lack).touch()
+    result = cloud.run(*quick("digits_ipc1", "--poll", "0"))
+    assert result.code == 2 and "roles/storage" in result.err and "403" in result.err, result
+    assert not cloud.calls("tpu_worker.sh prepare")
+
+
+def test_a_preemption_during_the_installation_is_noticed(cloud, helpers):
+    slow = cloud.top / "slow installation"
+    slow.touch()
+    process = cloud.start(
+        *quick("digits_ipc1", "--recreate", "--delete-when-done", "--poll", "1", "--gin.STEPS=3")
+    )
+    helpers.wait_for(lambda: cloud.calls("tpu_worker.sh prepare"))
+    slow.unlink()
+    (cloud.pod / "state").write_text("PREEMPTED")
+    (cloud.top / "queued" / "my-tpu").write_text("SUSPENDED")
+    result = cloud.bench.end(process, 60)
+    assert result.code == 0 and "(now PREEMPTED)" in result.err, result
+    assert "attempt 2: code 0" in result.err
+
+
+def test_given_up_after_preemptions_it_can_be_started_again(cloud, helpers):
+    process = cloud.start(
+        *quick("digits_ipc1", "--recreate", "--attempts", "1", "--gin.DEAF=1", "--poll", "1"),
+        *("--gin.STEPS=100000", "--gin.SAVE_EVERY=100000"),
+    )
+    helpers.wait_for(lambda: cloud.program(0) and cloud.program(1))
+    cloud.preempt(grace=0)
+    result = cloud.bench.end(process, 60)
+    assert result.code == 42 and "giving up: 1 " in result.err, result
+
+
+def test_a_call_without_an_answer_is_ended(cloud):
+    cloud.bench.fake("gcloud", '#!/bin/sh\nsleep 500 &\necho $! >>"$FAKE_CLOUD/children"; wait\n')
+    result = cloud.run("status", FREPO_CALL_SECONDS="1")
+    assert result.out.startswith("queued-resources my-tpu: UNKNOWN\ntpu-vm my-tpu: UNKNOWN\n")
+    children = [int(x) for x in (cloud.top / "children").read_text().split()]
+    assert children and not any(map(cloud.helpers.alive, children))
 
 
 @pytest.mark.slow
@@ -121,9 +239,10 @@ def test_without_gcloud_it_says_so(cloud):
     tools.mkdir()
     for tool in ("bash", "dirname", "tr", "cat", "env"):
         (tools / tool).symlink_to(f"/usr/bin/{tool}")
-    result = cloud.run("status", PATH=str(tools))
-    assert result.code == 2 and result.err.count("\n") == 1, result
-    assert "gcloud is not installed" in result.err
+    for arguments in (["status"], ["digits_ipc1", "--create"]):
+        result = cloud.run(*arguments, PATH=str(tools))
+        assert result.code == 2 and result.err.count("\n") == 1, result
+        assert "gcloud is not installed" in result.err
 
 
 def test_status_of_nothing(cloud):

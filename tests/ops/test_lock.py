@@ -69,6 +69,30 @@ def test_a_live_owner_on_this_machine_is_named(own, path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("kubernetes", [True, False])
+def test_the_hint_to_stop_an_owner_works_where_it_is(own, path, monkeypatch, kubernetes):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if kubernetes:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    own().acquire()
+    with pytest.raises(InputError) as caught:
+        own().acquire()
+    assert ("JobSet" in caught.value.fix) == kubernetes  # a process ID says nothing outside its pod
+    assert ("kill " in caught.value.fix) != kubernetes
+
+
+def test_holder_tells_who_holds_a_lock_and_whether_it_lives(own, path):
+    assert module.holder(path) == ({}, False)
+    owner = own()
+    owner.acquire()
+    record, lives = module.holder(path)
+    assert record["pid"] == os.getpid() and lives is True
+    change(path, process_start=1)
+    assert module.holder(path)[1] is False
+    change(path, machine="another")
+    assert module.holder(path)[1] is None
+
+
 def test_a_reused_process_id_is_not_the_owner(own, path):
     own().acquire()
     change(path, token="theirs", process_start=1)
