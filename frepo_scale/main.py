@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_distill, _evaluate, _prepare, _report, _export, _settings):
+    for add in (_distill, _plan, _evaluate, _prepare, _report, _export, _settings):
         add(commands)
     return top
 
@@ -56,6 +56,20 @@ def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
         action="store_true",
         help="check everything, print the settings and the memory they need, train nothing",
     )
+
+
+def _plan(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from frepo_scale.jobs.plan_options import add_arguments
+
+    plan = commands.add_parser(
+        "plan",
+        usage="%(prog)s RECIPE --on HARDWARE [--on HARDWARE ...] [--gin.NAME=VALUE ...] [options]",
+        help="memory, time and cost of a recipe on hardware that need not be here",
+        description="Says what a recipe needs on a TPU slice or on GPUs: memory of a device, time"
+        " and device-hours (docs/plan.md). No data are read and nothing is trained.",
+        epilog=OVERRIDES,
+    )
+    add_arguments(plan)
 
 
 def _evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -190,9 +204,11 @@ def main(arguments: Sequence[str]) -> int:
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
         command = options.command
-        if overrides and command not in ("distill", "evaluate"):
+        if overrides and command not in ("distill", "plan", "evaluate"):
             name = next(iter(overrides))
-            raise InputError(f"--gin.{name} with {command}", "--gin. with distill or evaluate only")
+            raise InputError(
+                f"--gin.{name} with {command}", "--gin. with distill, plan or evaluate only"
+            )
         _COMMANDS[command](options, overrides)
         sys.stdout.flush()
         return 0
@@ -231,6 +247,15 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     else:
         start(recipe, workdir)
         distill(recipe, workdir)
+
+
+def _run_plan(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from frepo_scale import config
+    from frepo_scale.jobs.plan import plan
+    from frepo_scale.jobs.plan_options import options_of
+
+    recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+    plan(recipe, options_of(options, overrides))
 
 
 def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
@@ -288,6 +313,7 @@ def _run_settings(options: argparse.Namespace, _: Mapping[str, str]) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = {
     "distill": _run_distill,
+    "plan": _run_plan,
     "evaluate": _run_evaluate,
     "prepare": _run_prepare,
     "report": _run_report,
