@@ -22,8 +22,9 @@ from frepo_scale.plan.collectives import Collective, collectives
 from frepo_scale.plan.compile import Cost, cost_of
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
-# What compilers say of a program that is too large.
-_TOO_LARGE = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm|RESOURCE_EXHAUSTED")
+# What compilers say of a program that is too large, and of its size.
+_TOO_LARGE = "RESOURCE_EXHAUSTED"
+_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -69,10 +70,10 @@ def compiled_step(
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        size = _TOO_LARGE.search(str(error))
-        if size is None:
+        if _TOO_LARGE not in str(error):
             raise
-        needed = float(size[1]) * _UNITS[size[2]] if size[1] else 0.0
+        size = _USED.search(str(error))
+        needed = float(size[1]) * _UNITS[size[2]] if size else 0.0
         result = Compiled(None, [], needed, False)
     else:
         module = collectives(str(program.as_text()), pool, data)

@@ -56,6 +56,12 @@ def search(
     dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
     values |= {name: found for name, found in dtypes.items() if name in may_change}
     values = {name: found for name, found in values.items() if name not in fixed}
+    if not values and not may_change and len(_allowed(vary({}), hardware, fixed)) <= 1:
+        raise InputError(
+            f"--best on {hardware.name}: nothing of this recipe may change",
+            "a mesh, a chunk or a setting to choose",
+            "leave --gin.CHUNK out, or name settings: --may-change MEMBERS,POOL_SIZE",
+        )
     found: list[Candidate] = []
     seen: set[tuple[Any, ...]] = set()
     for sizes in _sizes(vary({}), may_change):
@@ -70,12 +76,6 @@ def search(
                     seen.add(key)
                     mesh = {"MESH_POOL": pool, "MESH_DATA": data}
                     found.append(Candidate(plan, mesh | settings))
-    if len(found) <= 1 and not may_change:
-        raise InputError(
-            f"--best on {hardware.name}: nothing of this recipe may change",
-            "more than one mesh or chunk to choose from",
-            "name settings that may change the algorithm: --may-change MEMBERS,POOL_SIZE",
-        )
     return sorted(found, key=_order)
 
 

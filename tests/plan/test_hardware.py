@@ -33,8 +33,8 @@ def test_devices_and_hosts(name, devices, hosts):
     [
         ("v5:4x4", "v5e"),  # the nearest
         ("H100:8", "h100"),
-        ("tpu", "known"),
-        ("", "known"),
+        ("tpu", "v5e:4x4"),
+        ("", "v5e:4x4"),
         ("v5e", "16x16"),  # what it comes in
         ("v5e:3x3", "4x4"),
         ("v5e:4x4x4", "4x4"),
