@@ -30,6 +30,12 @@ def _forward_flops(module: nn.Module, image_shape: tuple[int, ...]) -> float:
     return float(analysis.get("flops", float("nan")))
 
 
+@cache
+def dimension(module: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """d, traced once for each net and shape."""
+    return feature_dim(module, image_shape)
+
+
 def outer_step_flops(problem: Problem, image_shape: tuple[int, ...], num_classes: int) -> float:
     """Operations of one outer step over all members and devices: the sum of its phases."""
     return sum(outer_step_phases(problem, image_shape, num_classes).values())
@@ -46,7 +52,7 @@ def outer_step_phases(
     """
     flops = forward_flops(problem, image_shape)
     rows = problem.size * (2 if problem.config.flip else 1)
-    dim = feature_dim(problem.module, image_shape)
+    dim = dimension(problem.module, tuple(image_shape))
     online = min(problem.size, problem.pool.batch)
     unknowns = min(rows, dim)
     products = 2.0 * dim * num_classes * (2 * problem.batch + 3 * rows)

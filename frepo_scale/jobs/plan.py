@@ -52,7 +52,7 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     shape, classes = sizes_of_data(recipe.config, options.given)
-    hardware = [_hardware(name) for name in options.on]
+    hardware = _hardware(options)
     vary = varied(recipe.name, recipe.config, shape, classes)
     results = []
     with matmul_precision(recipe.config.distill.matmul_precision):
@@ -67,12 +67,17 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
         print(json.dumps(results, indent=1))
 
 
-def _hardware(name: str) -> Hardware:
-    if name == "cpu":
+def _hardware(options: PlanOptions) -> list[Hardware]:
+    """The machines; their compilers are made importable before JAX looks for plugins."""
+    known = {name: parse_hardware(name) for name in options.on if name != "cpu"}
+    for hardware in known.values():
+        if not options.quick:
+            find_compiler(hardware.chip.platform)
+    if "cpu" in options.on:
         from frepo_scale.plan.cpu import this_cpu
 
-        return this_cpu()
-    return parse_hardware(name)
+        known["cpu"] = this_cpu()
+    return [known[name] for name in options.on]
 
 
 class _Planner:
@@ -129,26 +134,27 @@ class _Planner:
         return measured_rates(self._vary({}).problem, self._shape)
 
     def _of_recipe(self) -> Plan:
-        """The plan with the recipe's mesh, or with the best one if that is for other devices."""
+        """The plan with the mesh that a run would have; if it would have none, the fastest one."""
         subject, devices = self._vary({}), self._hardware.devices
         pool, data = subject.mesh
         given = {"MESH_POOL", "MESH_DATA"} & set(self._options.overrides)
-        whole = devices % pool == 0 and (data or devices // pool) * pool == devices
-        if whole and (subject.mesh != (1, 0) or given):
+        try:
+            if devices % pool or (data or devices // pool) * pool != devices:
+                raise InputError(
+                    f"MESH_POOL = {pool}, MESH_DATA = {data} on {self._hardware.name}",
+                    f"sizes whose product is its {devices} devices",
+                    "leave them out: the fastest mesh is planned",
+                )
             return make_plan(subject, self._hardware, pool, devices // pool, self._measured)
-        if given:
-            raise InputError(
-                f"MESH_POOL = {pool}, MESH_DATA = {data} on {self._hardware.name}",
-                f"sizes whose product is its {devices} devices",
-                "leave them out: the fastest mesh is planned",
-            )
-        found = best_mesh(subject, self._hardware, self._measured)
-        if subject.mesh != (1, 0):
+        except InputError as error:
+            if given:
+                raise
+            found = best_mesh(subject, self._hardware, self._measured)
             self._notes.append(
-                f"the mesh of the recipe, {pool} x {data or 'all'}, is not for {devices} devices:"
-                f" planned with --gin.MESH_POOL={found.pool} --gin.MESH_DATA={found.data}"
+                f"{error.what}: planned with --gin.MESH_POOL={found.pool}"
+                f" --gin.MESH_DATA={found.data}"
             )
-        return found
+            return found
 
     def _best(self) -> Plan:
         self._candidates = search(

@@ -5,8 +5,10 @@ Everything else (bias, activation, norm in evaluation mode) is taken to be fused
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +37,14 @@ class NetFacts(NamedTuple):
 
 def net_facts(problem: Problem, image_shape: tuple[int, ...]) -> NetFacts:
     """The facts of a problem's net for images (H, W, C)."""
+    return _facts(problem.module, tuple(image_shape))
+
+
+@cache
+def _facts(module: nn.Module, image_shape: tuple[int, ...]) -> NetFacts:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(
-        lambda x: problem.module.init(jax.random.key(0), x, train=False), image
-    )
-    trace = jax.make_jaxpr(lambda x, v: problem.module.apply(v, x, train=False))(image, variables)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    trace = jax.make_jaxpr(lambda x, v: module.apply(v, x, train=False))(image, variables)
     moved = products = widest = 0
     for equation in _equations(trace.jaxpr):
         name = equation.primitive.name

@@ -28,9 +28,13 @@ from typing import Any, NamedTuple
 
 from frepo_scale.data.whitening import whitened_size
 from frepo_scale.distill.algorithm import Algorithm
-from frepo_scale.distill.flops import forward_flops, mean_online_steps, outer_step_phases
+from frepo_scale.distill.flops import (
+    dimension,
+    forward_flops,
+    mean_online_steps,
+    outer_step_phases,
+)
 from frepo_scale.distill.frepo import FRePo
-from frepo_scale.models.registry import feature_dim
 from frepo_scale.parallel.mesh import DATA, POOL
 from frepo_scale.plan.net_facts import net_facts
 from frepo_scale.plan.subject import Subject
@@ -116,7 +120,7 @@ def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
     data, pool = problem.mesh.shape[DATA], problem.mesh.shape[POOL]
     flip = 2 if problem.config.flip else 1
     images = algorithm.rows // data
-    dim = feature_dim(problem.module, subject.image_shape)
+    dim = dimension(problem.module, subject.image_shape)
     ridge = problem.ridge.resolved(chip)
     dual = ridge.is_dual(problem.size * flip, dim)
     unknowns = algorithm.rows * flip if dual else dim

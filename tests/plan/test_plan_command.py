@@ -10,7 +10,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.jobs import plan as job
 from frepo_scale.jobs.plan_options import PlanOptions, device_counts
 from frepo_scale.main import main
-from frepo_scale.plan import compilers
+from frepo_scale.plan import compilers, cpu
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 # The hardware of the table in docs/plan.md.
@@ -153,6 +153,24 @@ def test_without_a_compiler_the_command_that_installs_it_is_named(capsys, monkey
     assert "libtpu" in out and "tpu_compiler" in out
     assert "jax-cuda13-plugin[with-cuda]==" in out and "gpu_compiler" in out
     assert out.count("estimated from shapes") == 2
+
+
+@pytest.mark.slow
+def test_this_cpu_is_measured_and_its_step_compiled(capsys, monkeypatch, cwd):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
+    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_BYTES": 2**16}.items():
+        monkeypatch.setattr(cpu, name, small)
+    tiny = ["--gin.WIDTH=4", "--gin.DEPTH=1", "--gin.BATCH=16", "--gin.POOL_SIZE=2"]
+    plan("digits_ipc1", "--on", "cpu", *tiny, "--json")
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "compiling" in err
+    (found,) = json.loads(out)
+    checked(found)
+    assert found["memory"]["compiled"]
+    measured = {phase["name"]: phase["measured_seconds"] for phase in found["phases"]}
+    assert measured["target features"] > 0 and measured["online step"] > 0
+    assert found["seconds"]["expected"] != found["seconds"]["ideal"]
+    assert found["collectives"] == []  # one device
 
 
 @pytest.mark.parametrize(
