@@ -30,7 +30,7 @@ from frepo_scale.plan.hardware import Hardware, parse_hardware
 from frepo_scale.plan.memory import Memory
 from frepo_scale.plan.overview import overview
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan
-from frepo_scale.plan.search import Candidate, search, smallest_change
+from frepo_scale.plan.search import Candidate, order, search, smallest_change
 from frepo_scale.plan.subject import Subject
 from frepo_scale.plan.topology import devices_of
 
@@ -48,31 +48,34 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     check(options)
     # Plans are made for other devices; those of this machine may be in use.
     jax.config.update("jax_platforms", "cpu")
-    # XLA reads its flags once. Without a GPU no kernels can be timed.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     shape, classes = sizes_of_data(recipe.config, options.given)
     hardware = _hardware(options)
     vary = varied(recipe.name, recipe.config, shape, classes)
-    results = []
     with matmul_precision(recipe.config.distill.matmul_precision):
-        for number, machine in enumerate(hardware):
-            planner = _Planner(recipe.config, options, vary, machine, shape, classes)
-            results.append(planner.result())
-            if not options.json:
-                print(("\n" if number else "") + planner.text(), flush=True)
+        # All of them before the first is printed: an error is then the only output.
+        planners = [
+            _Planner(recipe.config, options, vary, machine, shape, classes) for machine in hardware
+        ]
+        figure = None
         if options.scale is not None:
-            _scale(recipe.name, vary, hardware[0], options)
+            figure = _scale(recipe.name, vary, hardware[0], options)
     if options.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps([planner.result() for planner in planners], indent=1))
+        return
+    print("\n\n".join(planner.text() for planner in planners))
+    if figure is not None:
+        print(f"\nscaling drawn: {figure}")
 
 
 def _hardware(options: PlanOptions) -> list[Hardware]:
     """The machines; their compilers are made importable before JAX looks for plugins."""
     known = {name: parse_hardware(name) for name in options.on if name != "cpu"}
-    for hardware in known.values():
-        if not options.quick:
-            find_compiler(hardware.chip.platform)
+    platforms = set() if options.quick else {one.chip.platform for one in known.values()}
+    for platform in sorted(platforms):
+        if find_compiler(platform) and platform == "gpu":
+            # XLA reads its flags once. Without a GPU no kernels can be timed.
+            flags = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     if "cpu" in options.on:
         from frepo_scale.plan.cpu import this_cpu
 
@@ -102,6 +105,7 @@ class _Planner:
             self.plan = self._best()
         else:
             self.plan = self._with_compiler(self._of_recipe(), {})
+        self._change = None if self.plan.fits else smallest_change(vary, self.plan)
 
     def result(self) -> dict[str, Any]:
         """The plan, and the candidates of a search, for programs."""
@@ -115,7 +119,7 @@ class _Planner:
                 | {"fits": one.plan.fits}
                 for one in self._candidates
             ]
-        return found | {"notes": self._notes}
+        return found | {"change": self._change, "notes": self._notes}
 
     def text(self) -> str:
         """The plan for people."""
@@ -123,8 +127,8 @@ class _Planner:
         if self._candidates:
             parts += [report.table(self._candidates, _SHOWN, sys.stdout.isatty()), ""]
         found = self._compiled.collectives if self._compiled is not None else []
-        change = None if self.plan.fits else smallest_change(self._vary, self.plan)
-        return "\n".join([*parts, report.text(self.plan, self._options.price, change, found)])
+        of_plan = report.text(self.plan, self._options.price, self._change, found)
+        return "\n".join([*parts, of_plan])
 
     def _rates(self) -> dict[str, float] | None:
         if self._hardware.chip.platform != "cpu":
@@ -166,18 +170,19 @@ class _Planner:
         )
         if not self._candidates:
             best_mesh(self._vary({}), self._hardware)  # raises: there is no mesh
-        chosen, tried = self._candidates[0], 0
-        for candidate in self._candidates[:_COMPILED_AT_MOST]:
-            if not candidate.plan.fits:
+        tried = 0
+        for number, candidate in enumerate(self._candidates[:_COMPILED_AT_MOST]):
+            if self._options.quick or not candidate.plan.fits:
                 break
             found = self._with_compiler(candidate.plan, candidate.settings)
-            tried += 1
+            self._candidates[number] = candidate._replace(plan=found)
+            tried += self._compiled is not None
             if found.fits:
-                chosen = candidate._replace(plan=found)
                 break
+        self._candidates.sort(key=order)  # what the compiler refused goes to the end
+        chosen = self._candidates[0]
         self._notes.append(
-            f"{len(self._candidates)} plans, times per member;"
-            f" {tried if self._compiled is not None else 0} compiled"
+            f"{len(self._candidates)} plans, sorted by the time of one member; {tried} compiled"
         )
         if self._options.write is not None:
             self._write(self._options.write, chosen)
@@ -244,7 +249,8 @@ def _scale(
     vary: Callable[[Mapping[str, Any]], Subject],
     hardware: Hardware,
     options: PlanOptions,
-) -> None:
+) -> Path:
+    """Draws the figure; returns its path."""
     from frepo_scale.plan.scaling import draw, strong, weak
 
     counts = device_counts(options.scale or "")
@@ -260,8 +266,7 @@ def _scale(
             "numbers of devices that MEMBERS and BATCH divide over",
         )
     draw(path, f"{name} on {hardware.chip.title}", shown)
-    if not options.json:
-        print(f"\nscaling drawn: {path}")
+    return path
 
 
 def dry_run(recipe: Recipe, root: Path) -> None:

@@ -53,7 +53,8 @@ class Beside(NamedTuple):
     Attributes:
       evaluation: a step of an evaluation, on each device of one process.
       checkpoint: the state once, which is written at a save.
-      images: the real images in the memory of one host; 0 if they are streamed or on the devices.
+      images: the real images in the memory of one host, or of one device where they are kept
+        there; 0 if they are streamed or their number is not known.
     """
 
     evaluation: float
@@ -126,7 +127,9 @@ def beside(subject: Subject, algorithm: Algorithm, placement: str) -> Beside:
     distilled = 4.0 * size * (subject.pixels + subject.num_classes)
     evaluation = BACKWARD * 4 * batch * net.products + 16.0 * net.parameters + distilled
     _, whole = state_bytes(subject, algorithm)
-    images = 0.0
-    if placement == "memory" and subject.images is not None:
-        images = subject.images * subject.pixels * (4.0 if subject.whitened else 1.0)
+    pixels = float((subject.images or 0) * subject.pixels)
+    images = {
+        "memory": pixels * (4.0 if subject.whitened else 1.0),
+        "device": pixels / algorithm.problem.mesh.size,
+    }.get(placement, 0.0)
     return Beside(evaluation, float(whole), images)

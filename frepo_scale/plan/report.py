@@ -63,8 +63,11 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
     ]
     if not plan.fits:
         advice = as_flags(change) if change else "none that was tried; use more devices"
-        lines.append(f"  a change that would fit: {advice}")
-    images = f"; real images {beside.images / 1e9:.2f} GB of a host" if beside.images else ""
+        lines.append(f"  a change that would fit, by the estimate: {advice}")
+    images = ""
+    if beside.images:
+        where = "device" if plan.input.placement == "device" else "host"
+        images = f"; real images {beside.images / 1e9:.2f} GB of a {where}"
     lines.append(
         f"beside it: an evaluation step {beside.evaluation / 1e9:.2f} GB of a device; a checkpoint"
         f" {beside.checkpoint / 1e9:.2f} GB{images}"

@@ -76,10 +76,10 @@ def search(
                     seen.add(key)
                     mesh = {"MESH_POOL": pool, "MESH_DATA": data}
                     found.append(Candidate(plan, mesh | settings))
-    return sorted(found, key=_order)
+    return sorted(found, key=order)
 
 
-def _order(one: Candidate) -> tuple[bool, float, int]:
+def order(one: Candidate) -> tuple[bool, float, int]:
     """What fits first, then by time; of equal times the largest chunk, which fills a device best.
 
     Times are those of one member: a step with more members replaces several steps.
