@@ -22,33 +22,14 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune
 import jax
 from gpu_parts.hlo import counts
 from gpu_parts.step_case import DTYPES, SHAPES, Shape, compiled_step, memory_of
-from jax.experimental import topologies
 
-# A GpuTargetConfigProto in text form, of an H100 with 80 GB.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-runtime_version { major: 13 minor: 0 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+from frepo_scale.plan.hardware import parse_hardware
+from frepo_scale.plan.topology import gpu_devices
 
 
 def device() -> jax.Device:
     """An H100, to compile for."""
-    found = topologies.get_topology_desc(
-        platform="cuda", topology_name="h100", topology="1x1x1", target_config=H100
-    )
-    first: jax.Device = found.devices[0]
-    return first
+    return gpu_devices(parse_hardware("h100:1"))[0]
 
 
 def row(shape: Shape, dtype: str, target: jax.Device, folder: Path | None) -> str:

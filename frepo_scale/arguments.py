@@ -1,10 +1,183 @@
-"""Arguments of the commands for finished sets: evaluate, export, compare."""
+"""The command line: arguments and help of every command."""
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+DESCRIPTION = (
+    "Distils an image data set into a few learned images per class, by neural feature regression"
+    " (FRePo, NeurIPS 2022)."
+)
+OVERRIDES = (
+    "Any setting of a recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10."
+    " `frepo-scale settings` lists them. Strings need no quotes."
+)
 
 
-def add_evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong arguments as InputError: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        from frepo_scale.core.errors import InputError
+
+        raise InputError(message, f"the arguments that {self.prog} --help lists")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of `frepo-scale`."""
+    top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    adders = (_distill, _plan, _evaluate, _prepare, _status, _report, _export, _compare)
+    for add in (*adders, _profile, _settings):
+        add(commands)
+    return top
+
+
+def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
+    distill = commands.add_parser(
+        "distill",
+        usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run [--devices N]]",
+        help="run a recipe, or resume an interrupted run",
+        description="Runs a recipe. The same command again resumes an interrupted run.",
+        epilog=OVERRIDES,
+    )
+    distill.add_argument(
+        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
+    )
+    distill.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="folder of the run, also gs://BUCKET/PATH (default: runs/<recipe>)",
+    )
+    distill.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print the settings and the memory they need, train nothing",
+    )
+    distill.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="with --dry-run: check the recipe for N devices of other machines; no data are read",
+    )
+
+
+def _prepare(commands: "argparse._SubParsersAction[Any]") -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="convert a large data set into records, once",
+        description="Converts images in any known form into records of square images of one size,"
+        " with everything a run needs to know about them. The same command again resumes an"
+        " interrupted conversion.",
+    )
+    prepare.add_argument(
+        "--source",
+        required=True,
+        metavar="PATH",
+        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder, a tar or a"
+        " zip; TFRecords, Parquet, WebDataset; or another form of docs/recipes.md",
+    )
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    prepare.add_argument(
+        "--resolution", required=True, type=int, metavar="R", help="side of the images in pixels"
+    )
+    prepare.add_argument(
+        "--filter",
+        choices=("area", "lanczos"),
+        default="area",
+        help="how images are resized (default: area)",
+    )
+    prepare.add_argument(
+        "--fit",
+        choices=("crop", "squash"),
+        default="crop",
+        help="how images become squares (default: crop, the centre)",
+    )
+    prepare.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+    )
+    prepare.add_argument(
+        "--skip-bad",
+        type=int,
+        default=0,
+        metavar="N",
+        help="at most this many undecodable images are skipped (default: 0)",
+    )
+    prepare.add_argument(
+        "--no-test",
+        action="store_true",
+        help="make a set of the training images only",
+    )
+    prepare.add_argument(
+        "--name", metavar="NAME", help="name of the data set (default: that of the source)"
+    )
+    prepare.add_argument(
+        "--source-class",
+        metavar="MODULE.CLASS",
+        help="a source class of your own (docs/how-to/data-source.md)",
+    )
+
+
+def _status(commands: "argparse._SubParsersAction[Any]") -> None:
+    status = commands.add_parser(
+        "status",
+        help="show how far a run has come",
+        description="Shows state, step, time left, last save, attempts and health of a run, also of"
+        " one in progress, from the files of its workdir.",
+    )
+    status.add_argument("workdir", metavar="WORKDIR", help="workdir of a run, also gs://...")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument(
+        "--since",
+        metavar="TOKEN",
+        help="for launchers: print 'TOKEN yes|no WORDS', the progress now, whether it is further"
+        " than at TOKEN (- at first), and the progress in words; also for the --out of prepare",
+    )
+
+
+def _report(commands: "argparse._SubParsersAction[Any]") -> None:
+    report = commands.add_parser(
+        "report",
+        help="write the report.html of a run again",
+        description="Writes WORKDIR/report.html from what the run has written so far.",
+    )
+    report.add_argument("workdir", metavar="WORKDIR", help="workdir of a run")
+
+
+def _profile(commands: "argparse._SubParsersAction[Any]") -> None:
+    profile = commands.add_parser(
+        "profile",
+        help="profile the next steps of a run under way",
+        description="Asks a run that is training now for a profile of its next steps, which"
+        " TensorBoard shows.",
+    )
+    profile.add_argument("workdir", metavar="WORKDIR", help="workdir of the run")
+
+
+def _settings(commands: "argparse._SubParsersAction[Any]") -> None:
+    commands.add_parser(
+        "settings",
+        help="list every setting of a recipe with its default",
+        description="Lists every setting of a recipe: name, default, meaning. Settings marked with"
+        " * change the result by rounding at most.",
+    )
+
+
+def _plan(commands: "argparse._SubParsersAction[Any]") -> None:
+    from frepo_scale.jobs.plan_options import add_arguments
+
+    plan = commands.add_parser(
+        "plan",
+        usage="%(prog)s RECIPE --on HARDWARE [--on HARDWARE ...] [--gin.NAME=VALUE ...] [options]",
+        help="memory, time and cost of a recipe on hardware that need not be here",
+        description="Says what a recipe needs on a TPU slice or on GPUs: memory of a device, time"
+        " and device-hours (docs/plan.md). No data are read and nothing is trained.",
+        epilog=OVERRIDES,
+    )
+    add_arguments(plan)
+
+
+def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
@@ -36,7 +209,7 @@ def add_evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
     )
 
 
-def add_export(commands: "argparse._SubParsersAction[Any]") -> None:
+def _export(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale export`."""
     export = commands.add_parser(
         "export",
@@ -56,7 +229,7 @@ def add_export(commands: "argparse._SubParsersAction[Any]") -> None:
     export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to write")
 
 
-def add_compare(commands: "argparse._SubParsersAction[Any]") -> None:
+def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale compare`."""
     compare = commands.add_parser(
         "compare",
@@ -73,3 +246,28 @@ def add_compare(commands: "argparse._SubParsersAction[Any]") -> None:
         default="compare.html",
         help="the page to write (default: compare.html)",
     )
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separates `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) from the other arguments.
+
+    Raises:
+      InputError: an override has no value.
+    """
+    from frepo_scale.core.errors import InputError
+
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith("--gin."):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise InputError(argument, f"a value, as in {argument}=VALUE")
+            value = queue.pop(0)
+        overrides[name] = value
+    return rest, overrides

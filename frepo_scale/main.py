@@ -6,192 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-from frepo_scale.arguments import add_compare, add_evaluate, add_export
-
-DESCRIPTION = (
-    "Distils an image data set into a few learned images per class, by neural feature regression"
-    " (FRePo, NeurIPS 2022)."
-)
-OVERRIDES = (
-    "Any setting of a recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10."
-    " `frepo-scale settings` lists them. Strings need no quotes."
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong arguments as InputError: one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        from frepo_scale.core.errors import InputError
-
-        raise InputError(message, f"the arguments that {self.prog} --help lists")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The argument parser of `frepo-scale`."""
-    top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    adders = (_distill, add_evaluate, _prepare, _status, _report, add_export, add_compare)
-    for add in (*adders, _profile, _settings):
-        add(commands)
-    return top
-
-
-def _distill(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    distill = commands.add_parser(
-        "distill",
-        usage="%(prog)s RECIPE [--workdir DIR] [--gin.NAME=VALUE ...] [--dry-run [--devices N]]",
-        help="run a recipe, or resume an interrupted run",
-        description="Runs a recipe. The same command again resumes an interrupted run.",
-        epilog=OVERRIDES,
-    )
-    distill.add_argument(
-        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
-    )
-    distill.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="folder of the run, also gs://BUCKET/PATH (default: runs/<recipe>)",
-    )
-    distill.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check everything, print the settings and the memory they need, train nothing",
-    )
-    distill.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="with --dry-run: check the recipe for N devices of other machines; no data are read",
-    )
-
-
-def _prepare(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    prepare = commands.add_parser(
-        "prepare",
-        help="convert a large data set into records, once",
-        description="Converts images in any known form into records of square images of one size,"
-        " with everything a run needs to know about them. The same command again resumes an"
-        " interrupted conversion.",
-    )
-    prepare.add_argument(
-        "--source",
-        required=True,
-        metavar="PATH",
-        help="a folder with ILSVRC2012_img_train.tar; train/<class>/<image> in a folder, a tar or a"
-        " zip; TFRecords, Parquet, WebDataset; or another form of docs/recipes.md",
-    )
-    prepare.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    prepare.add_argument(
-        "--resolution", required=True, type=int, metavar="R", help="side of the images in pixels"
-    )
-    prepare.add_argument(
-        "--filter",
-        choices=("area", "lanczos"),
-        default="area",
-        help="how images are resized (default: area)",
-    )
-    prepare.add_argument(
-        "--fit",
-        choices=("crop", "squash"),
-        default="crop",
-        help="how images become squares (default: crop, the centre)",
-    )
-    prepare.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core)"
-    )
-    prepare.add_argument(
-        "--skip-bad",
-        type=int,
-        default=0,
-        metavar="N",
-        help="at most this many undecodable images are skipped (default: 0)",
-    )
-    prepare.add_argument(
-        "--no-test",
-        action="store_true",
-        help="make a set of the training images only",
-    )
-    prepare.add_argument(
-        "--name", metavar="NAME", help="name of the data set (default: that of the source)"
-    )
-    prepare.add_argument(
-        "--source-class",
-        metavar="MODULE.CLASS",
-        help="a source class of your own (docs/how-to/data-source.md)",
-    )
-
-
-def _status(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    status = commands.add_parser(
-        "status",
-        help="show how far a run has come",
-        description="Shows state, step, time left, last save, attempts and health of a run, also of"
-        " one in progress, from the files of its workdir.",
-    )
-    status.add_argument("workdir", metavar="WORKDIR", help="workdir of a run, also gs://...")
-    status.add_argument("--json", action="store_true", help="print one JSON object")
-    status.add_argument(
-        "--since",
-        metavar="TOKEN",
-        help="for launchers: print 'TOKEN yes|no WORDS', the progress now, whether it is further"
-        " than at TOKEN (- at first), and the progress in words; also for the --out of prepare",
-    )
-
-
-def _report(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    report = commands.add_parser(
-        "report",
-        help="write the report.html of a run again",
-        description="Writes WORKDIR/report.html from what the run has written so far.",
-    )
-    report.add_argument("workdir", metavar="WORKDIR", help="workdir of a run")
-
-
-def _profile(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    profile = commands.add_parser(
-        "profile",
-        help="profile the next steps of a run under way",
-        description="Asks a run that is training now for a profile of its next steps, which"
-        " TensorBoard shows.",
-    )
-    profile.add_argument("workdir", metavar="WORKDIR", help="workdir of the run")
-
-
-def _settings(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    commands.add_parser(
-        "settings",
-        help="list every setting of a recipe with its default",
-        description="Lists every setting of a recipe: name, default, meaning. Settings marked with"
-        " * change the result by rounding at most.",
-    )
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separates `--gin.NAME=VALUE` (or `--gin.NAME VALUE`) from the other arguments.
-
-    Raises:
-      InputError: an override has no value.
-    """
-    from frepo_scale.core.errors import InputError
-
-    rest: list[str] = []
-    overrides: dict[str, str] = {}
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if not argument.startswith("--gin."):
-            rest.append(argument)
-            continue
-        name, equals, value = argument.removeprefix("--gin.").partition("=")
-        if not equals:
-            if not queue or queue[0].startswith("--"):
-                raise InputError(argument, f"a value, as in {argument}=VALUE")
-            value = queue.pop(0)
-        overrides[name] = value
-    return rest, overrides
+from frepo_scale.arguments import parser, split_overrides
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -205,9 +21,11 @@ def main(arguments: Sequence[str]) -> int:
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
         command = options.command
-        if overrides and command not in ("distill", "evaluate"):
+        if overrides and command not in ("distill", "plan", "evaluate"):
             name = next(iter(overrides))
-            raise InputError(f"--gin.{name} with {command}", "--gin. with distill or evaluate only")
+            raise InputError(
+                f"--gin.{name} with {command}", "--gin. with distill, plan or evaluate only"
+            )
         _COMMANDS[command](options, overrides)
         sys.stdout.flush()
         return 0
@@ -255,6 +73,15 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     else:
         run = dry_run if options.dry_run else distill
         run(recipe, workdir)
+
+
+def _run_plan(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from frepo_scale import config
+    from frepo_scale.jobs.plan import plan
+    from frepo_scale.jobs.plan_options import options_of
+
+    recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+    plan(recipe, options_of(options, overrides))
 
 
 def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
@@ -332,6 +159,7 @@ def _run_settings(options: argparse.Namespace, _: Mapping[str, str]) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = {
     "distill": _run_distill,
+    "plan": _run_plan,
     "evaluate": _run_evaluate,
     "prepare": _run_prepare,
     "status": _run_status,

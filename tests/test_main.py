@@ -13,7 +13,10 @@ from frepo_scale import main as command
 from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.main import main, split_overrides
 
-COMMANDS = ["distill", "evaluate", "prepare", "report", "export", "compare", "settings"]
+COMMANDS = [
+    *("distill", "plan", "evaluate", "prepare", "status", "report", "export", "compare", "profile"),
+    "settings",
+]
 HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]
 
 
@@ -50,6 +53,7 @@ def test_the_top_help_lists_every_command(capsys):
     ("name", "expected"),
     [
         ("distill", ["RECIPE", "--workdir DIR", "--gin.NAME=VALUE", "--dry-run", "runs/<recipe>"]),
+        ("plan", ["RECIPE --on HARDWARE", "--quick", "--best", "--may-change", "--write"]),
         ("evaluate", ["PATH", "--dataset NAME", "--gin.NAME=VALUE", "--gin.EVAL_NETS=20"]),
         ("prepare", ["--source PATH", "--out DIR", "--resolution R", "--skip-bad N", "lanczos"]),
         ("report", ["WORKDIR", "report.html"]),

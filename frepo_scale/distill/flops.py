@@ -6,6 +6,9 @@ memory, not padding, not superfluous blocks of a factorisation.
 Legend: as in `distill.step`; F operations of one image through the net.
 """
 
+from functools import cache
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,34 +18,60 @@ from frepo_scale.models.registry import feature_dim
 
 def forward_flops(problem: Problem, image_shape: tuple[int, ...]) -> float:
     """F, by the compiler's count for one image (H, W, C)."""
+    return _forward_flops(problem.module, tuple(image_shape))
+
+
+@cache
+def _forward_flops(module: nn.Module, image_shape: tuple[int, ...]) -> float:
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(
-        lambda x: problem.module.init(jax.random.key(0), x, train=False), image
-    )
-    lowered = jax.jit(lambda v, x: problem.module.apply(v, x, train=False)).lower(variables, image)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
     analysis = lowered.cost_analysis() or {}
     return float(analysis.get("flops", float("nan")))
 
 
+@cache
+def dimension(module: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """d, traced once for each net and shape."""
+    return feature_dim(module, image_shape)
+
+
 def outer_step_flops(problem: Problem, image_shape: tuple[int, ...], num_classes: int) -> float:
-    """Operations of one outer step over all members and devices.
+    """Operations of one outer step over all members and devices: the sum of its phases."""
+    return sum(outer_step_phases(problem, image_shape, num_classes).values())
+
+
+def outer_step_phases(
+    problem: Problem, image_shape: tuple[int, ...], num_classes: int
+) -> dict[str, float]:
+    """Operations of one outer step over all members and devices, by phase.
 
     For each member: target images forward; synthetic images (twice with flip) forward and back to
-    the images; the online minibatch forward, back to its activations and to the parameters; the
-    Gram matrix, one factorisation, and the products with features in both passes.
+    the images; the Gram matrix; one factorisation and three solves; the products with features in
+    both passes; the online minibatch forward, back to its activations and to the parameters.
     """
     flops = forward_flops(problem, image_shape)
     rows = problem.size * (2 if problem.config.flip else 1)
-    dim = feature_dim(problem.module, image_shape)
+    dim = dimension(problem.module, tuple(image_shape))
     online = min(problem.size, problem.pool.batch)
     unknowns = min(rows, dim)
-    nets = flops * (problem.batch + 2 * rows + 3 * online)
-    gram = 2.0 * rows * dim * unknowns + unknowns**3 / 3
-    solves = 3 * 2.0 * unknowns**2 * num_classes
-    products = (
-        2.0 * dim * num_classes * (2 * problem.batch + 3 * rows) + 2.0 * rows * dim * unknowns
-    )
-    return problem.pool.members * (nets + gram + solves + products)
+    products = 2.0 * dim * num_classes * (2 * problem.batch + 3 * rows)
+    of_member = {
+        "target features": flops * problem.batch,
+        "synthetic forward": flops * rows,
+        "synthetic backward": flops * rows,
+        "Gram matrix": 2.0 * rows * dim * unknowns,
+        "factorisation and solves": unknowns**3 / 3 + 6.0 * unknowns**2 * num_classes,
+        "products with features": products + 2.0 * rows * dim * unknowns,
+        "online step": 3 * flops * online * mean_online_steps(problem),
+    }
+    return {name: problem.pool.members * value for name, value in of_member.items()}
+
+
+def mean_online_steps(problem: Problem) -> float:
+    """Online steps of a member in an outer step, on average where their number is drawn."""
+    most = problem.pool.online_steps
+    return (1 + most) / 2 if problem.pool.draw_online_steps else float(most)
 
 
 def implicit_flops(problem: Problem, image_shape: tuple[int, ...], iterations: int) -> float:

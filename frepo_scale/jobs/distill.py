@@ -22,6 +22,7 @@ from frepo_scale.distill.state import (
 )
 from frepo_scale.export.run_report import print_result, write_text
 from frepo_scale.jobs.gallery import write_gallery
+from frepo_scale.jobs.machine import check_memory
 from frepo_scale.jobs.preprocessing import (
     check_data,
     check_same_data,
@@ -92,6 +93,7 @@ def distill(recipe: Recipe, root: Path) -> None:
         on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
         run = build_run(recipe)
         check_same_data(run.dataset)
+        check_memory(run)
         on_first(lambda: _open(workdir, supervisor, run))
         keep_compiled(workdir.compiled, platform_of(run.mesh))
         preemption = Preemption(supervisor.heartbeat)

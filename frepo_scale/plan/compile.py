@@ -25,10 +25,10 @@ class Cost(NamedTuple):
     operations: float
 
 
-def compile_outer_step(
+def lower_outer_step(
     algorithm: Algorithm, image_shape: tuple[int, ...], num_classes: int
-) -> jax.stages.Compiled:
-    """The compiled step; nothing is computed and no data are needed.
+) -> jax.stages.Lowered:
+    """The step for the compiler; nothing is computed and no data are needed.
 
     Args:
       algorithm: the algorithm; its mesh may be of devices that are not on this machine.
@@ -45,7 +45,14 @@ def compile_outer_step(
         jax.ShapeDtypeStruct((algorithm.batch_size,), np.int32),
     )
     step: jax.stages.Wrapped = make_train_step(algorithm, state)  # type: ignore[assignment]
-    return step.lower(state, batch).compile()
+    return step.lower(state, batch)
+
+
+def compile_outer_step(
+    algorithm: Algorithm, image_shape: tuple[int, ...], num_classes: int
+) -> jax.stages.Compiled:
+    """The compiled step. Arguments as those of `lower_outer_step`."""
+    return lower_outer_step(algorithm, image_shape, num_classes).compile()
 
 
 def cost_of(compiled: jax.stages.Compiled) -> Cost:

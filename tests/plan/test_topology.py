@@ -4,7 +4,8 @@ import pytest
 from jax.experimental import topologies
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.plan.topology import tpu_devices
+from frepo_scale.plan.hardware import parse_hardware
+from frepo_scale.plan.topology import devices_of, tpu_devices
 
 
 def test_what_the_compiler_says_of_a_wrong_slice_is_passed_on(monkeypatch):
@@ -31,3 +32,23 @@ def test_both_cores_of_a_v4_chip_are_one_device(name, joined, monkeypatch):
     assert tpu_devices(name) == ("one",)
     assert asked["topology_name"] == name
     assert (asked.get("chip_config_name") == "megacore") is joined
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "capability"),
+    [("h100:4x8", "1x4x8", "major: 9 minor: 0"), ("a100:1", "1x1x1", "major: 8 minor: 0")],
+)
+def test_gpus_are_described_to_the_compiler(name, topology, capability, monkeypatch):
+    asked = {}
+
+    class Found:
+        devices = ("one",)
+
+    def answer(**given):
+        asked.update(given)
+        return Found
+
+    monkeypatch.setattr(topologies, "get_topology_desc", answer)
+    assert devices_of(parse_hardware(name)) == ("one",)
+    assert (asked["platform"], asked["topology"]) == ("cuda", topology)
+    assert capability in asked["target_config"]

@@ -2,20 +2,18 @@
 
 import importlib.util
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 from processes import finished, one_at_a_time, start
 
+from frepo_scale.plan.compilers import TPU_FOLDER, lock_path
+
 PROGRAM = Path(__file__).with_name("tpu_compile_run.py")
 # launch/test.sh puts the compiler here: where JAX could find it by itself, every program on a
 # machine without a TPU would try to start one.
-APART = Path(sys.prefix) / "tpu_compiler"
-# Only one process of a machine may load libtpu.
-LOCK = Path(tempfile.gettempdir()) / f"frepo-scale-libtpu-{os.getuid()}.lock"
+APART = Path(sys.prefix) / TPU_FOLDER
 
 ROWS, DATA, IMAGE, CLASSES, DIM = 10_000, 4, 64 * 64 * 3, 1000, 16384
 FEATURES = ROWS * DIM * 4
@@ -29,7 +27,7 @@ MIB = 2**20
 def compiled():
     if not APART.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("no TPU compiler: launch/test.sh, or pip install frepo-scale[tpu]")
-    with one_at_a_time(LOCK):
+    with one_at_a_time(lock_path()):
         process = start(PROGRAM, "imagenet1k_ipc10.gin", "v5e:4x4", devices=1, paths=[APART])
         out = finished(process, timeout=1500)
     (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
@@ -42,6 +40,14 @@ def test_it_fits(compiled):
     assert compiled["cost"]["arguments"] + compiled["cost"]["temporary"] < 16e9
     # The features of all rows are there, so the figure is not that of something smaller.
     assert compiled["cost"]["temporary"] > FEATURES
+
+
+@pytest.mark.slow
+def test_the_estimate_from_shapes_is_near(compiled):
+    """`plan --quick` against `memory_analysis()`: within a tenth; state and batch almost exact."""
+    cost, estimate = compiled["cost"], compiled["estimate"]
+    assert estimate["total"] == pytest.approx(cost["arguments"] + cost["temporary"], rel=0.1)
+    assert estimate["arguments"] == pytest.approx(cost["arguments"], rel=0.02)
 
 
 @pytest.mark.slow

@@ -1,0 +1,154 @@
+"""The arguments of `frepo-scale plan`. Imports nothing heavy: `--help` must answer at once."""
+
+import argparse
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from frepo_scale.core.errors import InputError, nearest
+
+# Settings that a search may change where the user names them: they change the algorithm.
+MAY_CHANGE = ("MEMBERS", "POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE")
+_MOST_DEVICES = 2**16
+
+
+class GivenSizes(NamedTuple):
+    """What the user says of a data set; None: as the recipe's data set has it.
+
+    Attributes:
+      classes: K.
+      resolution: side in pixels.
+      channels: C.
+    """
+
+    classes: int | None = None
+    resolution: int | None = None
+    channels: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The arguments of `frepo-scale plan`.
+
+    Attributes:
+      on: the hardware, such as "v5e:4x4"; "cpu" is this machine.
+      quick: nothing is compiled.
+      best: searches meshes and chunks.
+      may_change: settings that change the algorithm and may be searched.
+      write: file for the settings of the best plan.
+      scale: "A..B": draws scaling over so many devices.
+      png: file of that figure; None: `<recipe>_<chip>_scaling.png`.
+      json: prints JSON.
+      price: of one device for one hour.
+      given: sizes of the data set.
+      overrides: names of the settings given on the command line.
+    """
+
+    on: tuple[str, ...]
+    quick: bool = False
+    best: bool = False
+    may_change: tuple[str, ...] = ()
+    write: Path | None = None
+    scale: str | None = None
+    png: Path | None = None
+    json: bool = False
+    price: float | None = None
+    given: GivenSizes = field(default_factory=GivenSizes)
+    overrides: tuple[str, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
+    )
+    parser.add_argument(
+        "--on",
+        action="append",
+        required=True,
+        metavar="HARDWARE",
+        help="v5e:4x4, v4:2x2x2, h100:8 (one host), h100:4x8 (four hosts), ..., or cpu",
+    )
+    parser.add_argument("--quick", action="store_true", help="estimate from shapes, do not compile")
+    parser.add_argument("--best", action="store_true", help="search the mesh and the chunk")
+    parser.add_argument(
+        "--may-change",
+        default="",
+        metavar="NAMES",
+        help="also search MEMBERS,POOL_SIZE,FEATURE_DTYPE,NET_DTYPE: they change the algorithm",
+    )
+    parser.add_argument("--write", metavar="FILE.gin", help="write the settings of the best plan")
+    parser.add_argument("--scale", metavar="A..B", help="draw the time against numbers of devices")
+    parser.add_argument("--png", metavar="FILE", help="the figure of --scale")
+    parser.add_argument("--price", type=float, metavar="X", help="of one device for one hour")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    for name, what in (("classes", "K"), ("resolution", "R"), ("channels", "C")):
+        parser.add_argument(
+            f"--{name}", type=int, metavar=what, help="of a data set whose size is not known"
+        )
+
+
+def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanOptions:
+    """The arguments as parsed, and the names of the settings given beside them."""
+    return PlanOptions(
+        on=tuple(given.on),
+        quick=given.quick,
+        best=given.best,
+        may_change=tuple(name for name in given.may_change.split(",") if name),
+        write=Path(given.write) if given.write else None,
+        scale=given.scale,
+        png=Path(given.png) if given.png else None,
+        json=given.json,
+        price=given.price,
+        given=GivenSizes(given.classes, given.resolution, given.channels),
+        overrides=tuple(overrides),
+    )
+
+
+def check(options: PlanOptions) -> None:
+    """Raises InputError for options that do not go together, before anything is computed."""
+    for name in options.may_change:
+        if name not in MAY_CHANGE:
+            raise InputError(
+                f"--may-change {name}", f"of {', '.join(MAY_CHANGE)}", nearest(name, MAY_CHANGE)
+            )
+    if options.price is not None and not (0 <= options.price < math.inf):
+        raise InputError(f"--price {options.price}", "a price of at least 0")
+    for name, value in options.given._asdict().items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}", "a number of at least 1")
+    if options.may_change and not options.best:
+        raise InputError("--may-change without --best", "both", "add --best")
+    if options.write is not None:
+        if not options.best:
+            raise InputError("--write without --best", "both", "add --best")
+        if len(options.on) > 1:
+            raise InputError("--write with several --on", "one hardware", "leave the others out")
+        folder = options.write.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK)) or options.write.is_dir():
+            raise InputError(
+                f"--write {options.write} cannot be written",
+                "a file name in a folder that exists and that you may write to",
+            )
+    if options.scale is not None:
+        device_counts(options.scale)
+
+
+def device_counts(text: str) -> list[int]:
+    """The powers of two from A to B of a text "A..B".
+
+    Raises:
+      InputError: it is not such a text.
+    """
+    first, dots, last = text.partition("..")
+    whole = first.isdecimal() and last.isdecimal() and bool(dots)
+    if not whole or not 1 <= int(first) <= int(last) <= _MOST_DEVICES:
+        raise InputError(
+            f"--scale {text}",
+            f"A..B with 1 <= A <= B <= {_MOST_DEVICES}",
+            "such as --scale 1..1024",
+        )
+    return [2**k for k in range(_MOST_DEVICES.bit_length()) if int(first) <= 2**k <= int(last)]

@@ -1,0 +1,116 @@
+"""What compilers said of a step, kept on disk: compiling one for a pod takes minutes.
+
+One JSON file for each program, in `$XDG_CACHE_HOME/frepo-scale/plan` (`~/.cache` without it). Its
+name is a hash of the lowered program, the hardware and the versions of JAX and the compiler, so a
+change of any of them compiles again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.errors import InputError
+from frepo_scale.plan.collectives import Collective, collectives
+from frepo_scale.plan.compile import Cost, cost_of
+
+_PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
+# What compilers say of a program that is too large, and of its size.
+_TOO_LARGE = "RESOURCE_EXHAUSTED"
+_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class Compiled(NamedTuple):
+    """What a compiler said of a step.
+
+    Attributes:
+      cost: memory and operations of one device; None if the compiler refused it for its size.
+      collectives: of the module.
+      needed: bytes that a refused program needs, where the compiler says it; else 0.
+      cached: whether it was compiled earlier.
+    """
+
+    cost: Cost | None
+    collectives: list[Collective]
+    needed: float
+    cached: bool
+
+
+def cache_folder() -> Path:
+    """The folder of the files."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "frepo-scale" / "plan"
+
+
+def compiled_step(
+    lowered: jax.stages.Lowered, hardware: str, pool: int, data: int, say: Callable[[str], None]
+) -> Compiled:
+    """Compiles a step, or reads what an earlier compilation said.
+
+    Args:
+      lowered: the step.
+      hardware: its name.
+      pool: size of the mesh axis "pool".
+      data: size of the mesh axis "data".
+      say: called with one line before a compilation.
+    """
+    path = cache_folder() / f"{_key(lowered, hardware)}.json"
+    found = _read(path)
+    if found is not None:
+        return found
+    say(f"compiling for {hardware}; this takes minutes, the result is kept")
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if _TOO_LARGE not in str(error):
+            raise
+        size = _USED.search(str(error))
+        needed = float(size[1]) * _UNITS[size[2]] if size else 0.0
+        result = Compiled(None, [], needed, False)
+    else:
+        module = collectives(str(program.as_text()), pool, data)
+        result = Compiled(cost_of(program), module, 0.0, False)
+    _write(path, result)
+    return result
+
+
+def _key(lowered: jax.stages.Lowered, hardware: str) -> str:
+    versions = []
+    for package in _PACKAGES:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} -")
+    text = "\n".join([hardware, *versions, lowered.as_text()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> Compiled | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        cost = None if content["cost"] is None else Cost(**content["cost"])
+        found = [Collective(**one) for one in content["collectives"]]
+        return Compiled(cost, found, float(content["needed"]), True)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one that cannot be used
+        return None
+
+
+def _write(path: Path, result: Compiled) -> None:
+    content = {
+        "cost": None if result.cost is None else result.cost._asdict(),
+        "collectives": [one._asdict() for one in result.collectives],
+        "needed": result.needed,
+    }
+    try:
+        with whole_file(path) as file:
+            file.write(json.dumps(content).encode())
+    except InputError:  # a folder that cannot be written: the next plan compiles again
+        return

@@ -1,0 +1,143 @@
+"""The accelerators that plans are made for: peak rates, memory and connections, each with a source.
+
+All rates are peak rates of one device, dense (without sparsity), in operations or bytes per second.
+A device is what JAX calls one: on TPU v4 and v5p both cores of a chip.
+
+Sources:
+  TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "System architecture", for compute, memory and
+    its bandwidth. "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2, "TPU specs")
+    for one direction of one ICI link, the network per chip, and the devices of a host.
+  A100, H100, H200, L4: NVIDIA's data sheets of the SXM cards (L4: PCIe); values with sparsity are
+    halved. NVLink is one direction, half of the bidirectional value of the data sheet.
+  B200: "NVIDIA Blackwell architecture technical brief", HGX B200 at 1000 W.
+  Network between hosts: DGX A100 8 x 200 Gbit/s, DGX H100, H200 and B200 8 x 400 Gbit/s (their data
+    sheets); L4: 100 Gbit/s for eight cards (Google Cloud's g2-standard-96).
+  Float32 products on TPUs: one bfloat16 pass at precision "default", three at "high", six at
+    "highest" (`jax.lax.Precision`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of device.
+
+    Attributes:
+      name: what `--on` calls it.
+      title: its name for people; what JAX calls `device_kind`, or contains it.
+      platform: "tpu", "gpu" or "cpu".
+      rates: operations per second of products in "bfloat16", of float32 at the matrix precisions
+        "default", "high" and "highest", and in "float64" (0: not supported).
+      memory: bytes that programs can use.
+      bandwidth: of the memory, bytes per second.
+      link: bytes per second that a device sends in one direction: over one ICI link, over NVLink.
+      network: bytes per second of one device to other hosts.
+      per_host: devices of a host.
+      capability: CUDA's compute capability.
+      shapes: the slices of a TPU with a fixed list of them.
+      largest: devices of the largest slice of a TPU without such a list.
+    """
+
+    name: str
+    title: str
+    platform: str
+    rates: Mapping[str, float] = field(hash=False)
+    memory: float
+    bandwidth: float
+    link: float
+    network: float
+    per_host: int
+    capability: str = ""
+    shapes: tuple[str, ...] = ()
+    largest: int = 0
+
+    @property
+    def device_kind(self) -> str:
+        """With `platform` and `compute_capability`, what `RidgeConfig.resolved` asks a device."""
+        return self.title
+
+    @property
+    def compute_capability(self) -> str:
+        """Of CUDA; empty elsewhere."""
+        return self.capability
+
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+
+
+def _tpu(
+    name: str,
+    tera: float,
+    gib: float,
+    bandwidth: float,
+    link: float,
+    network: float,
+    per_host: int,
+    shapes: tuple[str, ...] = (),
+    largest: int = 0,
+) -> Chip:
+    rate = tera * 1e12
+    rates = {
+        "bfloat16": rate,
+        "default": rate,
+        "high": rate / 3,
+        "highest": rate / 6,
+        "float64": 0.0,
+    }
+    return Chip(
+        name,
+        f"TPU {name}",
+        "tpu",
+        rates,
+        gib * GIB,
+        bandwidth,
+        link,
+        network,
+        per_host,
+        shapes=shapes,
+        largest=largest,
+    )
+
+
+def _gpu(
+    name: str,
+    title: str,
+    tera: tuple[float, float, float, float],
+    memory: float,
+    bandwidth: float,
+    link: float,
+    network: float,
+    capability: str,
+) -> Chip:
+    bfloat16, tf32, float32, float64 = (1e12 * x for x in tera)
+    rates = {
+        "bfloat16": bfloat16,
+        "default": tf32,
+        "high": tf32,
+        "highest": float32,
+        "float64": float64,
+    }
+    return Chip(name, title, "gpu", rates, memory, bandwidth, link, network, 8, capability)
+
+
+_A100, _HOPPER = (312.0, 156.0, 19.5, 19.5), (989.4, 494.7, 66.9, 66.9)
+_B200, _L4 = (2250.0, 1100.0, 80.0, 40.0), (121.0, 60.0, 30.3, 0.47)
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        # The compiler for v4 leaves 30 of 32 GiB to programs, that for v5e 15.75 of 16.
+        _tpu("v4", 275, 30, 1.2e12, 4.5e10, 6.25e9, 4, largest=4096),
+        _tpu("v5e", 197, 15.75, 8.19e11, 4.5e10, 3.125e9, 8, shapes=_FLAT),
+        _tpu("v5p", 459, 95, 2.765e12, 9e10, 6.25e9, 4, largest=6144),
+        _tpu("v6e", 918, 31.25, 1.638e12, 9e10, 1.25e10, 8, shapes=_FLAT),
+        _gpu("a100", "NVIDIA A100-SXM4-80GB", _A100, 80e9, 2.039e12, 3e11, 2.5e10, "8.0"),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", _HOPPER, 80e9, 3.35e12, 4.5e11, 5e10, "9.0"),
+        _gpu("h200", "NVIDIA H200", _HOPPER, 141e9, 4.8e12, 4.5e11, 5e10, "9.0"),
+        _gpu("b200", "NVIDIA B200", _B200, 180e9, 8e12, 9e11, 5e10, "10.0"),
+        _gpu("l4", "NVIDIA L4", _L4, 24e9, 3e11, 3.2e10, 1.5625e9, "8.9"),
+    )
+}

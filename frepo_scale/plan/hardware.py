@@ -1,0 +1,119 @@
+"""The machines that plans are made for: what `--on v5e:4x4` and `--on h100:4x8` mean."""
+
+import re
+from dataclasses import dataclass
+from math import prod
+
+from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.plan.chips import CHIPS, Chip
+
+LARGEST = 2**16  # devices
+_CUBE = 4  # larger slices of v4 and v5p are of cubes of this side
+_BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+_RING = {2: 16, 3: _CUBE}  # a side of a slice is a ring if it is a multiple of this
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A number of equal devices.
+
+    Attributes:
+      name: as given, such as "v5e:4x4".
+      chip: the kind of device.
+      shape: sides of a TPU slice; (hosts, devices of each) elsewhere.
+    """
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        """How many there are."""
+        return prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """The machines they are in, each with one process of a run."""
+        if self.chip.platform == "tpu":
+            return -(-self.devices // self.chip.per_host)
+        return self.shape[0]
+
+    def axis_rate(self, axis: int, stride: int) -> float:
+        """Bytes per second that a device sends along a mesh axis.
+
+        Args:
+          axis: devices of the axis.
+          stride: distance of neighbours on it, in the order of the devices.
+
+        On a TPU slice an axis is a ring, with two links for each device, if it covers a side of the
+        slice that is a ring; otherwise a line, where one link limits it. GPUs of one host are
+        connected by NVLink, those of several by the network.
+        """
+        if self.chip.platform == "tpu":
+            ring = _RING[len(self.shape)]
+            return self.chip.link * (2 if axis % ring == 0 and axis >= ring else 1)
+        inside = axis * stride <= self.shape[-1] and self.shape[-1] % (axis * stride) == 0
+        return self.chip.link if inside else self.chip.network
+
+
+def parse_hardware(text: str) -> Hardware:
+    """The hardware that a text names: chip:AxB[xC] for TPUs, chip:DEVICES or chip:HOSTSxDEVICES.
+
+    Raises:
+      InputError: no such chip, or it does not come in this shape.
+    """
+    name, _, shape = text.partition(":")
+    chip = CHIPS.get(name)
+    if chip is None:
+        raise InputError(
+            f"--on {text}: no chip {name!r} is known",
+            "such as v5e:4x4, v4:2x2x2, h100:8 (one host) or h100:4x8 (four hosts), or cpu",
+            nearest(name, [*CHIPS, "cpu"]),
+        )
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){0,2}", shape):
+        raise _wrong_shape(text, chip)
+    sides = tuple(int(x) for x in shape.split("x"))
+    if not _comes_in(chip, shape, sides):
+        raise _wrong_shape(text, chip)
+    if chip.platform == "gpu" and len(sides) == 1:
+        sides = (1, *sides)
+    return Hardware(text, chip, sides)
+
+
+def _comes_in(chip: Chip, shape: str, sides: tuple[int, ...]) -> bool:
+    if chip.shapes:
+        return shape in chip.shapes
+    if chip.platform == "gpu":
+        return len(sides) <= 2 and sides[-1] <= chip.per_host and prod(sides) <= LARGEST
+    cubes = len(sides) == 3 and all(side % _CUBE == 0 for side in sides)
+    ordered = list(sides) == sorted(sides)
+    return shape in _BELOW_A_CUBE or (cubes and ordered and prod(sides) <= chip.largest)
+
+
+def _wrong_shape(text: str, chip: Chip) -> InputError:
+    if chip.shapes:
+        known, fix = f"one of {', '.join(chip.shapes)}", f"such as --on {chip.name}:4x4"
+    elif chip.platform == "gpu":
+        known = f"DEVICES or HOSTSxDEVICES with at most {chip.per_host} devices of a host"
+        fix = f"such as --on {chip.name}:{chip.per_host} or --on {chip.name}:4x{chip.per_host}"
+    else:
+        known = (
+            f"one of {', '.join(_BELOW_A_CUBE)}, or AxBxC of ascending multiples of {_CUBE} with at"
+            f" most {chip.largest} devices"
+        )
+        fix = f"such as --on {chip.name}:4x4x4"
+    return InputError(f"--on {text}: {chip.title} does not come in this shape", known, fix)
+
+
+def with_devices(hardware: Hardware, devices: int) -> Hardware:
+    """The same chip with another number of devices, for scaling: no shape has to exist.
+
+    TPU slices are taken to be rings along both mesh axes from one cube or 16 devices on.
+    """
+    chip = hardware.chip
+    name = f"{chip.name}, {devices} devices"
+    if chip.platform == "tpu":
+        return Hardware(name, chip, (devices, *[1] * (len(hardware.shape) - 1)))
+    of_host = min(devices, hardware.shape[-1])
+    return Hardware(name, chip, (-(-devices // of_host), of_host))

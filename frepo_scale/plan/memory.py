@@ -1,0 +1,135 @@
+"""The memory of one device in an outer step, estimated from shapes.
+
+State and batch are exact. Temporaries are the largest of the parts below, which are not needed at
+the same time. The factors come from programs that the compilers for TPU v5e and H100 made of this
+step (docs/measurements.md): activations of a backward pass take 1.6 times the outputs of all
+convolutions, those of a forward pass the widest operation alone. Compiled programs give the true
+figure (`plan.compile`).
+"""
+
+from typing import NamedTuple
+
+from frepo_scale.distill.algorithm import Algorithm
+from frepo_scale.distill.features import even_chunk
+from frepo_scale.distill.frepo import FRePo
+from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.subject import Subject, state_bytes
+from frepo_scale.plan.work import Sizes
+
+BACKWARD = 1.6  # activations of a backward pass / outputs of convolutions and matrix products
+_COPIES = 4.8  # of the features of all rows in the dual form, in float32, with their bfloat16 parts
+_SOLUTIONS = {True: 5, False: 8}  # arrays of the size of W, in float64 and in float32 (iterative)
+_COLUMNS = {True: 3, False: 8}  # arrays of the size of the labels of all rows
+_MATRICES = 3  # Gram matrix, with its diagonal raised, factor
+_ROWS_PRIMAL = 5  # copies of this device's features in the primal form
+
+
+class Memory(NamedTuple):
+    """Bytes of one device.
+
+    Attributes:
+      state: state of the training loop.
+      batch: target images, float32.
+      temporary: largest number of further bytes.
+      parts: the parts of `temporary`, of which the largest counts; empty where compiled.
+      compiled: whether the compiler reported it; otherwise it is an estimate.
+    """
+
+    state: float
+    batch: float
+    temporary: float
+    parts: dict[str, float]
+    compiled: bool = False
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.state + self.batch + self.temporary
+
+
+class Beside(NamedTuple):
+    """Memory that other parts of a run need, in bytes.
+
+    Attributes:
+      evaluation: a step of an evaluation, on each device of one process.
+      checkpoint: the state once, which is written at a save.
+      images: the real images in the memory of one host, or of one device where they are kept
+        there; 0 if they are streamed or their number is not known.
+    """
+
+    evaluation: float
+    checkpoint: float
+    images: float
+
+
+def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Memory:
+    """The memory of an outer step.
+
+    Args:
+      subject: what is planned.
+      algorithm: built for the mesh.
+      sizes: of the step; None for algorithms that are not FRePo, whose temporaries are not known:
+        then those of a backward pass over one chunk.
+    """
+    state, _ = state_bytes(subject, algorithm)
+    problem = algorithm.problem
+    devices = problem.mesh.size
+    batch = algorithm.batch_size / devices * (4.0 * subject.pixels + 4)
+    net = net_facts(problem, subject.image_shape)
+    size = 2 if problem.config.feature_dtype == "bfloat16" else 4
+    if sizes is None or not isinstance(algorithm, FRePo):
+        chunk = min(problem.config.chunk, algorithm.rows)
+        parts = {"a backward pass of one chunk": BACKWARD * size * net.products * chunk}
+        return Memory(state, batch, max(parts.values()), parts)
+    # The gradient of images and labels, of the member and of the mean, and of mirrored rows.
+    gradient = 4.0 * (2 * sizes.images + sizes.r) * (subject.pixels + sizes.K)
+    targets = 4.0 * sizes.b * sizes.d
+    features = 4.0 * sizes.r * sizes.d
+    chunk = even_chunk(sizes.r, problem.config.chunk)
+    of_batch = even_chunk(sizes.b, problem.config.chunk)
+    # BatchNorm computes in float32, also in nets of bfloat16.
+    online = BACKWARD * 4 * sizes.o * net.products + 2 * 4.0 * net.parameters
+    parts = {
+        "target features": size * of_batch * net.widest + targets + features,
+        "synthetic backward": BACKWARD * size * chunk * net.products + features + gradient,
+        "regression": _regression(sizes) + targets,
+        "online step": online + gradient / 2,
+    }
+    return Memory(state, batch, max(parts.values()), parts)
+
+
+def least(sizes: Sizes) -> float:
+    """Bytes that the regression holds at once in any case: features, matrix and factor, W."""
+    s = 8 if sizes.float64 else 4
+    rows = sizes.R if sizes.dual else sizes.r
+    matrices = 2 * s * sizes.unknowns**2 / sizes.share
+    return 4.0 * rows * sizes.d + matrices + s * sizes.d * sizes.K
+
+
+def _regression(sizes: Sizes) -> float:
+    s, d, K, n = (8 if sizes.float64 else 4), sizes.d, sizes.K, sizes.unknowns
+    matrices = _MATRICES * s * n * n / sizes.share
+    labels = sizes.R if sizes.dual else sizes.r
+    solutions = s * K * (_SOLUTIONS[sizes.float64] * d + _COLUMNS[sizes.float64] * labels)
+    if not sizes.dual:
+        whole = s * n * n if sizes.share > 1 else 0  # the sum before each device has its rows
+        return _ROWS_PRIMAL * s * sizes.r * d + whole + matrices + solutions
+    # Gathered in float32, then widened: one copy, and another of what this device has.
+    copies = 4 + 2 * 8 if sizes.float64 else 4 * _COPIES
+    return copies * sizes.R * d + matrices + solutions
+
+
+def beside(subject: Subject, algorithm: Algorithm, placement: str) -> Beside:
+    """What evaluations, saves and feeding need."""
+    net = net_facts(algorithm.problem, subject.image_shape)
+    size = algorithm.problem.size
+    batch = min(size, subject.evaluation_batch)
+    distilled = 4.0 * size * (subject.pixels + subject.num_classes)
+    evaluation = BACKWARD * 4 * batch * net.products + 16.0 * net.parameters + distilled
+    _, whole = state_bytes(subject, algorithm)
+    pixels = float((subject.images or 0) * subject.pixels)
+    images = {
+        "memory": pixels * (4.0 if subject.whitened else 1.0),
+        "device": pixels / algorithm.problem.mesh.size,
+    }.get(placement, 0.0)
+    return Beside(evaluation, float(whole), images)

@@ -1,0 +1,234 @@
+"""Plans as text for people and as JSON for programs."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from frepo_scale.plan.collectives import Collective
+from frepo_scale.plan.plan import CORE_RECORDS, Plan
+from frepo_scale.plan.search import Candidate, as_flags
+
+_GREY, _PLAIN = "\033[90m", "\033[0m"
+
+
+def text(
+    plan: Plan,
+    price: float | None = None,
+    change: Mapping[str, Any] | None = None,
+    collectives: Sequence[Collective] = (),
+) -> str:
+    """The report of one plan.
+
+    Args:
+      plan: the plan.
+      price: of one device for one hour; None: no money is printed.
+      change: settings that would make it fit.
+      collectives: of the compiled step.
+    """
+    hardware = plan.hardware
+    where = f"{hardware.devices} x {hardware.chip.title}"
+    if hardware.hosts > 1:
+        where += f" in {hardware.hosts} hosts"
+    lines = [
+        f"{plan.subject.recipe} on {hardware.name}: {where}, mesh pool {plan.pool} x data"
+        f" {plan.data}, MEMBERS = {plan.members}, POOL_SIZE = {plan.pool_size},"
+        f" CHUNK = {plan.chunk}, {plan.dtype}",
+        "",
+        *_memory(plan, change),
+        "",
+        *_phases(plan),
+        *_collectives(collectives),
+        "",
+        *_time(plan, price),
+        *_input(plan),
+    ]
+    return "\n".join(lines)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:9.2f}"
+
+
+def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
+    memory, beside = plan.memory, plan.beside
+    source = "reported by the compiler" if memory.compiled else "estimated from shapes"
+    largest = max(memory.parts, key=lambda name: memory.parts[name]) if memory.parts else ""
+    lines = [
+        f"memory of a device, GB, {source}:",
+        f"  state     {_gb(memory.state)}",
+        f"  batch     {_gb(memory.batch)}",
+        f"  temporary {_gb(memory.temporary)}{f'  ({largest})' if largest else ''}",
+        f"  total     {_gb(memory.total)}  {_verdict(plan)}",
+    ]
+    if not plan.fits:
+        advice = as_flags(change) if change else "none that was tried; use more devices"
+        lines.append(f"  a change that would fit, by the estimate: {advice}")
+    images = ""
+    if beside.images:
+        where = "device" if plan.input.placement == "device" else "host"
+        images = f"; real images {beside.images / 1e9:.2f} GB of a {where}"
+    lines.append(
+        f"beside it: an evaluation step {beside.evaluation / 1e9:.2f} GB of a device; a checkpoint"
+        f" {beside.checkpoint / 1e9:.2f} GB{images}"
+    )
+    return lines
+
+
+def _verdict(plan: Plan) -> str:
+    """Whether it fits, or by how much not."""
+    room = f"{plan.hardware.chip.memory / 1e9:.1f} GB"
+    if plan.fits:
+        return f"of {room}: fits"
+    excess = (plan.memory.total - plan.room) / 1e9
+    kept = "" if plan.memory.compiled else ", of which an estimate keeps a tenth free"
+    return f"of {room}{kept}: does not fit, by {excess:.2f} GB"
+
+
+def _phases(plan: Plan) -> list[str]:
+    lines = [
+        "an outer step on one device:",
+        f"  {'phase':26} {'TFLOP':>9} {'GB moved':>9} {'ms':>9}  limited by",
+    ]
+    for phase, time in zip(plan.phases, plan.times, strict=True):
+        seconds = time.seconds if time.measured is None else time.measured
+        lines.append(
+            f"  {phase.name:26} {phase.operations / 1e12:9.4f} {phase.bytes / 1e9:9.3f}"
+            f" {1e3 * seconds:9.2f}  {time.bound}"
+        )
+    sent = 1e3 * sum(time.communication for time in plan.times)
+    lines.append(f"  {'of this, communication':26} {'':9} {'':9} {sent:9.2f}")
+    return lines
+
+
+def _collectives(found: Sequence[Collective]) -> list[str]:
+    counts = Counter((one.kind, one.axis) for one in found)
+    sizes: Counter[tuple[str, str]] = Counter()
+    for one in found:
+        sizes[one.kind, one.axis] += one.bytes
+    if not counts:
+        return []
+    return [
+        "collectives of the compiled step, those inside loops once:",
+        *(
+            f"  {count:4} {kind:20} over {axis:6} {sizes[kind, axis] / 1e6:10.2f} MB"
+            for (kind, axis), count in sorted(counts.items())
+        ),
+    ]
+
+
+def _time(plan: Plan, price: float | None) -> list[str]:
+    if not math.isfinite(plan.seconds):
+        return ["time: not known, the algorithm does not state its operations"]
+    spread = f"{1e3 * plan.ideal_seconds:.2f} ms at peak rates"
+    if plan.seconds != plan.ideal_seconds:
+        spread += f", {1e3 * plan.seconds:.2f} ms at the rates measured here"
+    else:
+        spread += "; no step of this program was measured on this chip: a real one takes longer"
+    lines = [
+        f"an outer step: {spread}",
+        f"  {1 / plan.seconds:.2f} steps/s; {plan.hours:.1f} h for {plan.subject.steps} steps;"
+        f" {plan.device_hours:.1f} device-hours, without probes and evaluations",
+    ]
+    if price is not None:
+        lines.append(f"  {price * plan.device_hours:.2f} at {price:g} for one device and one hour")
+    if plan.iterations is not None:
+        lines.append(
+            f"  assumed: {plan.iterations} iterations in each solve of the regression (float32)"
+        )
+    return lines
+
+
+def _input(plan: Plan) -> list[str]:
+    found = plan.input
+    if not math.isfinite(found.records):
+        return []
+    size = "" if found.set_bytes is None else f"; {found.set_bytes / 1e9:.2f} GB of uint8 images"
+    lines = [f"input: {found.records:.0f} images/s for each process, from {found.placement}{size}"]
+    if found.cores is not None:
+        lines.append(
+            f"  reading them takes {found.cores:.2f} cores of each host"
+            f" (measured: {CORE_RECORDS} records of 64 px per second and core)"
+        )
+    return lines
+
+
+def table(candidates: Sequence[Candidate], shown: int, colour: bool) -> str:
+    """The best candidates of a search, and those that do not fit with the reason.
+
+    Args:
+      candidates: sorted.
+      shown: lines at most.
+      colour: whether the terminal shows colours: what does not fit is grey.
+    """
+    names = list(candidates[0].settings)
+    head = " ".join(f"{name:>13}" for name in names)
+    lines = [f"{head} {'GB':>8} {'ms/step':>9} {'hours':>9} {'device-hours':>13}"]
+    for one in candidates[:shown]:
+        plan = one.plan
+        line = (
+            " ".join(f"{one.settings[name]!s:>13}" for name in names)
+            + f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f} {plan.hours:9.1f}"
+            + f" {plan.device_hours:13.1f}"
+        )
+        if not plan.fits:
+            line += f"  {_verdict(plan)}"
+            line = f"{_GREY}{line}{_PLAIN}" if colour else line
+        lines.append(line)
+    if len(candidates) > shown:
+        lines.append(f"... and {len(candidates) - shown} more")
+    return "\n".join(lines)
+
+
+def as_json(plan: Plan, price: float | None = None) -> dict[str, Any]:
+    """A plan for programs; bytes, seconds and operations. Unknown numbers are None."""
+    memory, hardware = plan.memory, plan.hardware
+    return {
+        "recipe": plan.subject.recipe,
+        "on": hardware.name,
+        "chip": hardware.chip.title,
+        "devices": hardware.devices,
+        "hosts": hardware.hosts,
+        "settings": {
+            "MESH_POOL": plan.pool,
+            "MESH_DATA": plan.data,
+            "CHUNK": plan.chunk,
+            "FEATURE_DTYPE": plan.dtype,
+            "MEMBERS": plan.members,
+            "POOL_SIZE": plan.pool_size,
+        },
+        "memory": {
+            "state": memory.state,
+            "batch": memory.batch,
+            "temporary": memory.temporary,
+            "total": memory.total,
+            "device": hardware.chip.memory,
+            "compiled": memory.compiled,
+            "fits": plan.fits,
+            **plan.beside._asdict(),
+        },
+        "phases": [
+            {
+                "name": phase.name,
+                "algorithm_operations": _number(phase.counted),
+                "operations": _number(phase.operations),
+                "bytes": phase.bytes,
+                "precision": phase.precision,
+                "seconds": _number(time.seconds),
+                "communication_seconds": time.communication,
+                "measured_seconds": time.measured,
+            }
+            for phase, time in zip(plan.phases, plan.times, strict=True)
+        ],
+        "seconds": {"ideal": _number(plan.ideal_seconds), "expected": _number(plan.seconds)},
+        "steps": plan.subject.steps,
+        "hours": _number(plan.hours),
+        "device_hours": _number(plan.device_hours),
+        "price": None if price is None else _number(price * plan.device_hours),
+        "input": {name: _number(x) for name, x in plan.input._asdict().items()},
+        "solver_iterations": plan.iterations,
+    }
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

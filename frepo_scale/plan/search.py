@@ -1,0 +1,146 @@
+"""`plan --best`: all meshes, chunks and dtypes that a recipe allows, sorted by predicted time.
+
+Mesh and chunk change the result by rounding at most. The dtype of the nets, the members of a step
+and the size of the pool change the algorithm: they are only searched where the user names them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.plan.hardware import Hardware
+from frepo_scale.plan.plan import Plan, make_plan, meshes
+from frepo_scale.plan.subject import Subject
+
+CHUNKS = (64, 128, 256, 512, 1024, 2048)
+_DTYPES = ("float32", "bfloat16")
+_MEMBERS = (1, 2, 4, 8, 16, 32)
+_POOL_OF_MEMBERS = (1, 2, 4, 10)  # the pool, in units of the members
+
+
+class Candidate(NamedTuple):
+    """One result of a search.
+
+    Attributes:
+      plan: the plan.
+      settings: what differs from the recipe, by macro.
+    """
+
+    plan: Plan
+    settings: dict[str, Any]
+
+
+def search(
+    vary: Callable[[Mapping[str, Any]], Subject],
+    hardware: Hardware,
+    may_change: Sequence[str],
+    fixed: Sequence[str] = (),
+    measured: Mapping[str, float] | None = None,
+) -> list[Candidate]:
+    """All candidates: those that fit first, each part sorted by time.
+
+    Args:
+      vary: settings by macro to the recipe with them; raises InputError where they do not fit
+        together.
+      hardware: the devices.
+      may_change: settings that change the algorithm and may be searched: MEMBERS, POOL_SIZE,
+        FEATURE_DTYPE, NET_DTYPE.
+      fixed: settings the user has given, which are not searched.
+      measured: rates of phases.
+
+    Raises:
+      InputError: nothing may change.
+    """
+    values: dict[str, Sequence[Any]] = {"CHUNK": CHUNKS}
+    dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
+    values |= {name: found for name, found in dtypes.items() if name in may_change}
+    values = {name: found for name, found in values.items() if name not in fixed}
+    if not values and not may_change and len(_allowed(vary({}), hardware, fixed)) <= 1:
+        raise InputError(
+            f"--best on {hardware.name}: nothing of this recipe may change",
+            "a mesh, a chunk or a setting to choose",
+            "leave --gin.CHUNK out, or name settings: --may-change MEMBERS,POOL_SIZE",
+        )
+    found: list[Candidate] = []
+    seen: set[tuple[Any, ...]] = set()
+    for sizes in _sizes(vary({}), may_change):
+        for chosen in product(*values.values()):
+            settings = sizes | dict(zip(values, chosen, strict=True))
+            subject = vary(settings)
+            others = tuple(item for item in settings.items() if item[0] != "CHUNK")
+            for pool, data in _allowed(subject, hardware, fixed):
+                plan = make_plan(subject, hardware, pool, data, measured)
+                key = (pool, data, others, round(plan.memory.total))
+                if key not in seen:  # else another chunk that comes to the same
+                    seen.add(key)
+                    mesh = {"MESH_POOL": pool, "MESH_DATA": data}
+                    found.append(Candidate(plan, mesh | settings))
+    return sorted(found, key=order)
+
+
+def order(one: Candidate) -> tuple[bool, float, int]:
+    """What fits first, then by time; of equal times the largest chunk, which fills a device best.
+
+    Times are those of one member: a step with more members replaces several steps.
+    """
+    return not one.plan.fits, one.plan.seconds / one.plan.members, -one.plan.chunk
+
+
+def _allowed(subject: Subject, hardware: Hardware, fixed: Sequence[str]) -> list[tuple[int, int]]:
+    found = meshes(subject, hardware.devices)
+    pool, data = subject.mesh
+    if "MESH_POOL" in fixed:
+        found = [mesh for mesh in found if mesh[0] == pool]
+    if "MESH_DATA" in fixed and data:
+        found = [mesh for mesh in found if mesh[1] == data]
+    return found
+
+
+def _sizes(subject: Subject, may_change: Sequence[str]) -> list[dict[str, int]]:
+    """Members and pools; without leave to change them those of the recipe."""
+    pool = subject.problem.pool
+    members = _MEMBERS if "MEMBERS" in may_change else (pool.members,)
+    found = []
+    for count in members:
+        sizes = [pool.size] if pool.size % count == 0 else []
+        if "POOL_SIZE" in may_change:
+            sizes = sorted({*sizes, *(count * factor for factor in _POOL_OF_MEMBERS)})
+        for size in sizes:
+            settings = {"MEMBERS": count, "POOL_SIZE": size}
+            found.append({name: settings[name] for name in settings if name in may_change})
+    return found
+
+
+def smallest_change(
+    vary: Callable[[Mapping[str, Any]], Subject], plan: Plan
+) -> dict[str, Any] | None:
+    """The first change that makes a plan fit, by macro; None if none of them does.
+
+    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool.
+    """
+    chunks = [x for x in reversed(CHUNKS) if x < plan.chunk]
+    half = {"FEATURE_DTYPE": "bfloat16", "NET_DTYPE": "bfloat16"}
+    factors = [f for f in (5, 4, 3, 2, 1) if f * plan.members < plan.pool_size]
+    tried: list[dict[str, Any]] = [
+        *({"CHUNK": chunk} for chunk in chunks),
+        *(
+            {"MESH_POOL": pool, "MESH_DATA": data, **more}
+            for more in ({}, {"CHUNK": CHUNKS[0]})
+            for pool, data in meshes(vary({}), plan.hardware.devices)
+        ),
+        half,
+        half | {"CHUNK": CHUNKS[0]},
+        *({"POOL_SIZE": factor * plan.members, "CHUNK": CHUNKS[0]} for factor in factors),
+    ]
+    for settings in tried:
+        pool, data = (settings.get(name) for name in ("MESH_POOL", "MESH_DATA"))
+        found = make_plan(vary(settings), plan.hardware, pool or plan.pool, data or plan.data)
+        if found.fits:
+            return settings
+    return None
+
+
+def as_flags(settings: Mapping[str, Any]) -> str:
+    """Settings as they are typed after a command."""
+    return " ".join(f"--gin.{name}={value}" for name, value in settings.items())

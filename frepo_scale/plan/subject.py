@@ -1,0 +1,93 @@
+"""What is planned: an algorithm of a recipe that can be built for any mesh, and its data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh
+
+from frepo_scale.core.types import DistilledSet
+from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.state import TrainState, train_state_shapes, train_state_shardings
+from frepo_scale.parallel.mesh import DATA, POOL
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe as plans see it.
+
+    Attributes:
+      recipe: its name.
+      build: a mesh to the algorithm on it; raises InputError where it does not suit the mesh.
+      image_shape: (H, W, C).
+      num_classes: K.
+      mesh: MESH_POOL and MESH_DATA of the recipe; 0: all remaining devices.
+      steps: outer steps of the run.
+      images: target and held-out images of the data set; None where the number is not known.
+      whitened: whether its images are whitened.
+      prepared: whether it is read from a prepared set.
+      placement: `DATA_PLACEMENT` of the recipe.
+      evaluation_batch: images of a step of an evaluation.
+      states: shapes of states by number of rows, filled by `state_of`.
+    """
+
+    recipe: str
+    build: Callable[[Mesh], Algorithm]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    mesh: tuple[int, int]
+    steps: int
+    images: int | None
+    whitened: bool
+    prepared: bool
+    placement: str
+    evaluation_batch: int
+    states: dict[int, TrainState] = field(default_factory=dict, compare=False)
+
+    @property
+    def pixels(self) -> int:
+        """H W C."""
+        return int(np.prod(self.image_shape))
+
+    @property
+    def problem(self) -> Problem:
+        """The input of the algorithm, on a mesh of one device."""
+        return self.build(abstract_mesh(1, 1)).problem
+
+
+def abstract_mesh(pool: int, data: int) -> Mesh:
+    """A mesh with axes "pool" and "data" and no devices, for shapes and shardings."""
+    return cast(Mesh, AbstractMesh((pool, data), (POOL, DATA)))
+
+
+def state_of(subject: Subject, algorithm: Algorithm) -> TrainState:
+    """Shapes and dtypes of the state of the training loop."""
+    if algorithm.rows not in subject.states:
+        rows, shape = algorithm.rows, subject.image_shape
+        start = DistilledSet(
+            jax.ShapeDtypeStruct((rows, *shape), np.float32),
+            jax.ShapeDtypeStruct((rows, subject.num_classes), np.float32),
+        )
+        subject.states[rows] = train_state_shapes(algorithm, start)
+    return subject.states[algorithm.rows]
+
+
+def state_bytes(subject: Subject, algorithm: Algorithm) -> tuple[int, int]:
+    """Bytes of the state on one device, and of the whole state once."""
+    state = state_of(subject, algorithm)
+    leaves = jax.tree.leaves(state)
+    shardings = jax.tree.leaves(
+        train_state_shardings(algorithm, state),
+        is_leaf=lambda x: isinstance(x, jax.sharding.Sharding),
+    )
+    here = whole = 0
+    for leaf, sharding in zip(leaves, shardings, strict=True):
+        here += _bytes(sharding.shard_shape(leaf.shape), leaf.dtype)
+        whole += _bytes(leaf.shape, leaf.dtype)
+    return here, whole
+
+
+def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    return int(np.prod(shape)) * int(dtype.itemsize)

@@ -1,0 +1,307 @@
+"""The work of one device in an outer step by phase: operations, memory traffic and collectives.
+
+`distill.flops` counts the operations of the algorithm. Counted here is what one device executes:
+also the second computation of features that saves memory, rows that every device computes, and the
+iterations of the regression in float32. It follows `distill.step`, `distill.member_gradient` and
+`regression`; the figures are those of the formulas below, not of a compiled program.
+
+Per image, A elements are moved in a forward pass and S are the outputs of convolutions and matrix
+products (`plan.net_facts`); a backward pass to the images moves A + S. s bytes per element.
+
+  whitening            2 E D operations (float32), 8 D bytes an image and the matrix once
+  target features      b F operations, s b A bytes
+  synthetic forward    r F, s r A
+  recomputation        r F, s r A
+  synthetic backward   r F, s r (A + S)
+  Gram matrix          2 R d R (dual) or 2 r d d (primal)
+  factorisation        n^3 / 3 (library) or 2 n^3 (blocked: it also multiplies zeros)
+  solves               2 n^2 K each (library) or 4 n^2 K (blocked)
+  products             2 r d K each
+  optimiser            28 bytes an element of the distilled set
+  online step          3 o F, s o (4 A + 2 S) bytes, and 28 bytes a parameter
+
+Legend: b target images of this device, r rows of the regression here and R in all, o images of an
+online step here, d features, K classes, n unknowns, D pixels of an image, E of one of its grids.
+"""
+
+from typing import Any, NamedTuple
+
+from frepo_scale.data.whitening import whitened_size
+from frepo_scale.distill.algorithm import Algorithm
+from frepo_scale.distill.flops import (
+    dimension,
+    forward_flops,
+    mean_online_steps,
+    outer_step_phases,
+)
+from frepo_scale.distill.frepo import FRePo
+from frepo_scale.parallel.mesh import DATA, POOL
+from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.subject import Subject
+from frepo_scale.regression.cholesky import Spread
+from frepo_scale.regression.iterative import LONGEST, SHIFT
+
+GATHER, REDUCE, SCATTER = "all-gather", "all-reduce", "reduce-scatter"
+# At a ridge of 1e-4 and above the iteration in float32 takes two to four steps.
+FEWEST_ITERATIONS = 3
+_FLOAT32_EPSILON = 2.0**-24
+_OPTIMISER_BYTES = 28  # value, gradient and two moments read, value and moments written
+
+
+class Exchange(NamedTuple):
+    """A collective operation.
+
+    Attributes:
+      kind: "all-gather", "all-reduce" or "reduce-scatter".
+      axis: the mesh axis.
+      bytes: of the whole array: the result of a gather, the input of a scatter.
+    """
+
+    kind: str
+    axis: str
+    bytes: float
+
+    def sent(self, devices: int) -> float:
+        """Bytes that each of the devices of the axis sends on a ring."""
+        share = (devices - 1) / devices * self.bytes
+        return 2 * share if self.kind == REDUCE else share
+
+
+class Phase(NamedTuple):
+    """A part of the outer step.
+
+    Attributes:
+      name: of the phase.
+      counted: operations of the algorithm over all devices, as `Algorithm.flops` counts them.
+      operations: executed by one device.
+      precision: a key of `Chip.rates`.
+      bytes: moved by one device between its memory and its units.
+      exchanges: collective operations.
+    """
+
+    name: str
+    counted: float
+    operations: float
+    precision: str
+    bytes: float
+    exchanges: tuple[Exchange, ...] = ()
+
+
+class Sizes(NamedTuple):
+    """The sizes of an outer step on one device of a mesh; see the legend of the module."""
+
+    data: int
+    pool: int
+    members: int  # of this row of the mesh
+    b: int
+    images: int  # synthetic, of this device
+    r: int
+    R: int
+    o: int
+    d: int
+    K: int
+    dual: bool
+    unknowns: int
+    blocked: bool
+    share: int  # devices that share the matrix of the regression
+    float64: bool
+    iterations: int  # of each of the two solves in float32
+
+
+def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
+    """The sizes for an algorithm on a mesh.
+
+    Args:
+      subject: what is planned.
+      algorithm: FRePo or a subclass, built for the mesh.
+      chip: the devices, a `plan.chips.Chip`.
+    """
+    problem = algorithm.problem
+    data, pool = problem.mesh.shape[DATA], problem.mesh.shape[POOL]
+    flip = 2 if problem.config.flip else 1
+    images = algorithm.rows // data
+    dim = dimension(problem.module, subject.image_shape)
+    ridge = problem.ridge.resolved(chip)
+    dual = ridge.is_dual(problem.size * flip, dim)
+    unknowns = algorithm.rows * flip if dual else dim
+    blocked = ridge.factorisation == "blocked"
+    share = data if blocked and unknowns > ridge.distribute_above else 1
+    if blocked:
+        unknowns = Spread(block=ridge.block, devices=share).padded(unknowns)
+    most = problem.pool.batch
+    return Sizes(
+        data=data,
+        pool=pool,
+        members=problem.pool.members // pool,
+        b=problem.batch // data,
+        images=images,
+        r=images * flip,
+        R=algorithm.rows * flip,
+        o=images if problem.size <= most else -(-most // data),
+        d=dim,
+        K=subject.num_classes,
+        dual=dual,
+        unknowns=unknowns,
+        blocked=blocked,
+        share=share,
+        float64=ridge.precision == "float64",
+        iterations=_iterations(ridge.ridge, problem.size * flip, ridge.scale == "relative"),
+    )
+
+
+def _iterations(ridge: float, rows: int, relative: bool) -> int:
+    """Steps of conjugate gradients in float32, from the condition number of the preconditioned
+    system, `shift / ridge`: half its square root for each factor e of the error of 1e-4."""
+    if not relative or ridge <= 0:
+        return FEWEST_ITERATIONS
+    condition = max(1.0, SHIFT * _FLOAT32_EPSILON * rows / ridge)
+    bound = 0.5 * condition**0.5 * 9.9  # ln(2 / 1e-4)
+    return int(min(LONGEST, max(FEWEST_ITERATIONS, bound if condition > 1 else 0)))
+
+
+def phases(subject: Subject, algorithm: Algorithm, chip: Any, on_device: bool) -> list[Phase]:
+    """The phases of an outer step in their order.
+
+    Of an algorithm that is not FRePo or a subclass, one phase with the total that it states.
+
+    Args:
+      subject: what is planned.
+      algorithm: built for the mesh.
+      chip: the devices.
+      on_device: whether pixels become net inputs on the devices.
+    """
+    problem = algorithm.problem
+    total = algorithm.flops(subject.image_shape, subject.num_classes)
+    devices = problem.mesh.shape[DATA] * problem.mesh.shape[POOL]
+    nets = net_precision(problem.config.feature_dtype, problem.config.matmul_precision)
+    if not isinstance(algorithm, FRePo):
+        return [Phase("outer step", total, total / devices, nets, 0.0)]
+    counted = outer_step_phases(problem, subject.image_shape, subject.num_classes)
+    sizes = sizes_of(subject, algorithm, chip)
+    found = [
+        *([_whitening(subject, algorithm, devices)] if on_device and subject.whitened else []),
+        *_nets(subject, algorithm, sizes, counted, nets),
+        *_regression(sizes, counted),
+        _optimiser(subject, sizes),
+        _online(subject, algorithm, sizes, counted),
+    ]
+    rest = total - sum(counted.values())
+    if rest > 1e-6 * total:  # RCIG's implicit gradient, whose phases are not known
+        found.insert(-2, Phase("implicit gradient", rest, rest / devices, nets, 0.0))
+    return found
+
+
+def net_precision(dtype: str, matmul: str) -> str:
+    """The key of `Chip.rates` for nets in a dtype at a matrix precision."""
+    return "bfloat16" if dtype == "bfloat16" else matmul
+
+
+def _whitening(subject: Subject, algorithm: Algorithm, devices: int) -> Phase:
+    images, size = algorithm.batch_size / devices, whitened_size(subject.image_shape)
+    return Phase(
+        "whitening",
+        0.0,  # preprocessing, which the algorithm does not count
+        images * 2.0 * size * subject.pixels,
+        "highest",
+        images * 8.0 * subject.pixels + 4.0 * size**2,
+    )
+
+
+def _nets(
+    subject: Subject, algorithm: Algorithm, sizes: Sizes, counted: dict[str, float], precision: str
+) -> list[Phase]:
+    problem = algorithm.problem
+    flops, net = (
+        forward_flops(problem, subject.image_shape),
+        net_facts(problem, subject.image_shape),
+    )
+    size = 2 if problem.config.feature_dtype == "bfloat16" else 4
+    forward, backward = size * net.moved, size * (net.moved + net.products)
+    rows = {
+        "target features": (sizes.b, forward),
+        "synthetic forward": (sizes.r, forward),
+        "recomputation": (sizes.r, forward),
+        "synthetic backward": (sizes.r, backward),
+    }
+    return [
+        Phase(
+            name,
+            counted.get(name, 0.0),
+            sizes.members * images * flops,
+            precision,
+            float(sizes.members * images * moved),
+        )
+        for name, (images, moved) in rows.items()
+    ]
+
+
+def _regression(sizes: Sizes, counted: dict[str, float]) -> list[Phase]:
+    n, share, m = float(sizes.unknowns), sizes.share, sizes.members
+    r, R, d, K = float(sizes.r), float(sizes.R), float(sizes.d), float(sizes.K)
+    s, precision = (8, "float64") if sizes.float64 else (4, "highest")
+    solves = 2 if sizes.float64 else 2 * sizes.iterations
+    # Products with the features of this device: W and its gradient, then two outer products.
+    products = 5 if sizes.float64 else 2 * 2 * sizes.iterations + 2
+    gram = 2 * R * d * R / share if sizes.dual else 2 * r * d * d
+    factorisation = 2 * n**3 / share if sizes.blocked else n**3 / 3
+    of_solve = (4 if sizes.blocked else 2) * n**2 * K / share
+    passes = n / 256 if sizes.blocked else 3  # over the matrix; blocked: once for each panel
+    gathered = 4 * R * d if sizes.dual else s * n * n
+    kind = GATHER if sizes.dual else (SCATTER if share > 1 else REDUCE)
+    both = (Exchange(GATHER, DATA, s * R * K),) if sizes.dual else ()
+    each = (*both, Exchange(REDUCE, DATA, s * d * K))
+    spread = (Exchange(REDUCE, DATA, s * n * n), Exchange(REDUCE, DATA, 2 * s * n * K * solves))
+    return [
+        Phase(
+            "Gram matrix",
+            counted["Gram matrix"],
+            m * gram,
+            precision,
+            m * s * ((R if sizes.dual else r) * d + n * n / share),
+            (Exchange(kind, DATA, gathered),) * m,
+        ),
+        Phase(
+            "factorisation and solves",
+            counted["factorisation and solves"],
+            m * (factorisation + solves * of_solve),
+            precision,
+            m * s * (passes * n * n + 2 * solves * n * n) / share,
+            spread * m if share > 1 else (),
+        ),
+        Phase(
+            "products with features",
+            counted["products with features"],
+            m * 2 * d * K * (2 * sizes.b + products * r),
+            precision,
+            m * s * ((products + 2) * r * d + 2 * sizes.b * d),
+            each * (m * (solves + 1)),
+        ),
+    ]
+
+
+def _optimiser(subject: Subject, sizes: Sizes) -> Phase:
+    elements = sizes.images * (subject.pixels + sizes.K)
+    gradient = Exchange(REDUCE, POOL, 4.0 * elements)
+    return Phase("optimiser", 0.0, 0.0, "highest", float(_OPTIMISER_BYTES * elements), (gradient,))
+
+
+def _online(
+    subject: Subject, algorithm: Algorithm, sizes: Sizes, counted: dict[str, float]
+) -> Phase:
+    problem = algorithm.problem
+    net, steps = net_facts(problem, subject.image_shape), mean_online_steps(problem)
+    size = 2 if problem.pool.dtype == "bfloat16" else 4
+    times = sizes.members * steps
+    moved = size * sizes.o * (4 * net.moved + 2 * net.products) + _OPTIMISER_BYTES * net.parameters
+    exchanges = [Exchange(REDUCE, DATA, times * 4.0 * net.parameters)]
+    if problem.size > problem.pool.batch:
+        minibatch = 4.0 * problem.pool.batch * (subject.pixels + sizes.K)
+        exchanges.append(Exchange(SCATTER, DATA, times * minibatch))
+    return Phase(
+        "online step",
+        counted["online step"],
+        times * 3 * sizes.o * forward_flops(problem, subject.image_shape),
+        net_precision(problem.pool.dtype, problem.config.matmul_precision),
+        times * moved,
+        tuple(exchanges),
+    )

@@ -1,0 +1,63 @@
+"""The memory line of a run on an accelerator, with a device that is not there."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from frepo_scale import config
+from frepo_scale.core.errors import InputError
+from frepo_scale.jobs.machine import memory_line
+from frepo_scale.jobs.subject import subject_of, with_settings
+from frepo_scale.parallel.mesh import single_device_mesh
+
+
+def run(**settings):
+    recipe = config.load_recipe(config.find_recipe("digits_ipc10"), settings)
+    subject = subject_of(recipe.name, recipe.config, (8, 8, 1), 10)
+    mesh = single_device_mesh()
+    return SimpleNamespace(
+        recipe=recipe,
+        config=recipe.config,
+        dataset=SimpleNamespace(image_shape=(8, 8, 1), num_classes=10),
+        algorithm=subject.build(mesh),
+        mesh=mesh,
+    )
+
+
+def device(room, platform="gpu", kind="NVIDIA H100 80GB HBM3"):
+    return SimpleNamespace(
+        platform=platform,
+        device_kind=kind,
+        compute_capability="9.0",
+        memory_stats=lambda: {"bytes_limit": room} if room else None,
+    )
+
+
+def test_a_line_where_it_fits():
+    line = memory_line(run(), device(80 * 10**9))
+    assert line.startswith("memory of a device: ") and " of 80.0 GB" in line
+
+
+@pytest.mark.parametrize("other", [device(80 * 10**9, "cpu", "cpu"), device(0)])
+def test_nothing_is_said_where_the_memory_is_not_known(other):
+    assert memory_line(run(), other) == ""
+
+
+def test_what_cannot_fit_is_refused_and_the_advice_fits():
+    large = run(POOL_SIZE="64", WIDTH="256")
+    line = memory_line(large, device(80 * 10**9))
+    state = float(line.split("batch ")[1].split()[0]) * 1e9
+    room = int(state * 0.6)
+    with pytest.raises(InputError) as caught:
+        memory_line(large, device(room))
+    assert caught.value.what.startswith("an outer step of digits_ipc10 needs ")
+    flags = [flag.removeprefix("--gin.") for flag in caught.value.fix.split() if "--gin." in flag]
+    settings = dict(flag.split("=") for flag in flags)
+    assert settings
+    changed = with_settings(large.config, {name: int(value) for name, value in settings.items()})
+    mended = SimpleNamespace(**vars(large) | {"config": changed})
+    mended.algorithm = subject_of("", changed, (8, 8, 1), 10).build(large.mesh)
+    assert memory_line(mended, device(room))
+    with pytest.raises(InputError) as caught:
+        memory_line(large, device(1000))
+    assert "more devices" in caught.value.fix

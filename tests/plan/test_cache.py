@@ -1,0 +1,65 @@
+"""What compilers said of a step is kept on disk, for the same program only."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from frepo_scale.plan import cache
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "frepo-scale" / "plan"
+
+
+def lowered(factor):
+    return jax.jit(lambda x: jnp.sum(factor * x)).lower(jax.ShapeDtypeStruct((8,), jnp.float32))
+
+
+def compiled(program, said, hardware="cpu"):
+    return cache.compiled_step(program, hardware, 1, 1, said.append)
+
+
+def test_the_second_time_nothing_is_compiled(folder):
+    said = []
+    first = compiled(lowered(2.0), said)
+    assert not first.cached and first.cost is not None and first.cost.arguments == 32
+    second = compiled(lowered(2.0), said)
+    assert second == first._replace(cached=True)
+    assert len(said) == 1
+    assert not compiled(lowered(3.0), said).cached  # another program
+    assert not compiled(lowered(2.0), said, "h100:1").cached  # other hardware
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_damaged_files_are_ignored(folder):
+    said = []
+    first = compiled(lowered(2.0), said)
+    (path,) = folder.iterdir()
+    for text in ("", "{}", '{"cost": {"a": 1}, "collectives": [], "needed": 0}'):
+        path.write_text(text)
+        assert compiled(lowered(2.0), said) == first
+
+
+def test_a_refusal_for_size_is_a_result(monkeypatch):
+    class Refused:
+        def as_text(self):
+            return "module"
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20.5G of 15.75G hbm.")
+
+    assert compiled(Refused(), []).cost is None
+    found = compiled(Refused(), [])
+    assert found.cached and found.needed == 20.5 * 2**30
+
+    class Broken(Refused):
+        def as_text(self):
+            return "another"
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        compiled(Broken(), [])

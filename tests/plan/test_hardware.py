@@ -1,0 +1,98 @@
+"""What `--on` accepts, and how fast mesh axes are on it."""
+
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.plan.chips import CHIPS
+from frepo_scale.plan.gpu_target import target_text
+from frepo_scale.plan.hardware import parse_hardware, with_devices
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "hosts"),
+    [
+        ("v5e:4x4", 16, 2),
+        ("v5e:1x1", 1, 1),
+        ("v5e:16x16", 256, 32),
+        ("v6e:2x4", 8, 1),
+        ("v4:2x2x2", 8, 2),
+        ("v4:4x4x4", 64, 16),
+        ("v5p:4x4x8", 128, 32),
+        ("h100:8", 8, 1),
+        ("h100:4x8", 32, 4),
+        ("l4:1", 1, 1),
+    ],
+)
+def test_devices_and_hosts(name, devices, hosts):
+    found = parse_hardware(name)
+    assert (found.devices, found.hosts, found.name) == (devices, hosts, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("v5:4x4", "v5e"),  # the nearest
+        ("H100:8", "h100"),
+        ("tpu", "v5e:4x4"),
+        ("", "v5e:4x4"),
+        ("v5e", "16x16"),  # what it comes in
+        ("v5e:3x3", "4x4"),
+        ("v5e:4x4x4", "4x4"),
+        ("v4:2x2", "2x2x1"),
+        ("v4:3x3x3", "4x4x4"),
+        ("v4:8x4x4", "4x4x4"),  # sides ascend
+        ("v4:16x16x32", "4096"),
+        ("h100:16", "h100:8"),
+        ("h100:0", "h100:8"),
+        ("h100:2x2x2", "h100:8"),
+        ("h100:1e3", "h100:8"),
+    ],
+)
+def test_what_does_not_exist(name, named):
+    with pytest.raises(InputError) as caught:
+        parse_hardware(name)
+    assert f"--on {name}" in caught.value.what
+    assert named in f"{caught.value.expected} {caught.value.fix}"
+
+
+def test_every_advice_about_shapes_is_accepted():
+    for name in CHIPS:
+        with pytest.raises(InputError) as caught:
+            parse_hardware(f"{name}:0")
+        words = caught.value.fix.split()
+        given = [words[i + 1] for i, word in enumerate(words) if word == "--on"]
+        assert given
+        for one in given:
+            parse_hardware(one)
+
+
+def test_the_rate_of_an_axis():
+    v5e = CHIPS["v5e"]
+    assert parse_hardware("v5e:16x16").axis_rate(16, 1) == 2 * v5e.link  # a ring
+    assert parse_hardware("v5e:4x4").axis_rate(4, 1) == v5e.link  # a line
+    assert parse_hardware("v4:4x4x4").axis_rate(4, 4) == 2 * CHIPS["v4"].link
+    h100, four = CHIPS["h100"], parse_hardware("h100:4x8")
+    assert four.axis_rate(8, 1) == four.axis_rate(2, 4) == h100.link  # inside a host
+    assert four.axis_rate(4, 8) == four.axis_rate(32, 1) == h100.network
+
+
+def test_other_numbers_of_devices():
+    assert with_devices(parse_hardware("v5e:4x4"), 1024).devices == 1024
+    many = with_devices(parse_hardware("h100:8"), 32)
+    assert (many.devices, many.hosts) == (32, 4)
+    assert with_devices(parse_hardware("h100:8"), 2).hosts == 1
+
+
+def test_rates_are_ordered_and_sources_are_complete():
+    for chip in CHIPS.values():
+        rates = chip.rates
+        assert rates["bfloat16"] >= rates["default"] >= rates["high"] >= rates["highest"] > 0
+        assert chip.link >= chip.network > 0
+        assert chip.platform == "gpu" or rates["float64"] == 0
+
+
+def test_the_description_of_an_h100():
+    text = target_text(CHIPS["h100"])
+    for words in ("major: 9 minor: 0", "core_count: 132", "device_memory_size: 84942979072"):
+        assert words in text
+    assert text.count("{") == text.count("}")

@@ -1,0 +1,215 @@
+"""Work, time and memory of a step from shapes, against numbers by hand."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.distill.algorithm import Problem
+from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.outer import OuterConfig
+from frepo_scale.distill.pool import PoolConfig
+from frepo_scale.distill.rcig import RCIG
+from frepo_scale.models.convnet import ConvNet
+from frepo_scale.plan import memory, plan, work
+from frepo_scale.plan.hardware import parse_hardware
+from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.plan import best_mesh, make_plan, meshes
+from frepo_scale.plan.roofline import PhaseTime, measured_seconds, phase_times
+from frepo_scale.plan.search import search, smallest_change
+from frepo_scale.plan.subject import Subject, state_bytes, state_of
+from frepo_scale.plan.work import Exchange, Phase
+from frepo_scale.regression.ridge import RidgeConfig
+
+IMAGE, CLASSES, BATCH = (8, 8, 3), 2, 8
+DIM = 4 * 4 * 4  # features: width 4, pooled to 4 x 4
+H100 = parse_hardware("h100:1")
+
+
+def subject(cls=FRePo, ipc=2, members=1, size=2, chunk=1024, dtype="float32", **ridge):
+    def build(mesh):
+        return cls(
+            Problem(
+                ConvNet(num_classes=CLASSES, width=4, depth=1),
+                DistillConfig(ipc=ipc, chunk=chunk, feature_dtype=dtype),
+                PoolConfig(size=size, members=members),
+                RidgeConfig(**ridge),
+                mesh,
+                CLASSES * ipc,
+                BATCH,
+                OuterConfig(),
+            )
+        )
+
+    return Subject("small", build, IMAGE, CLASSES, (1, 0), 1000, 500, False, False, "auto", 500)
+
+
+def test_the_facts_of_a_net_by_hand():
+    # Convolution 192 -> 256, pooling 256 -> 64, head 64 -> 2.
+    found = net_facts(subject().problem, IMAGE)
+    assert found.moved == (192 + 256) + (256 + 64) + (64 + 2)
+    assert found.products == 256 + 2
+    assert found.widest == 192 + 256
+    assert found.parameters == 9 * 3 * 4 + 4 + 64 * 2 + 2
+
+
+def test_a_step_by_hand_on_one_h100():
+    plan = make_plan(subject(), H100, 1, 1)
+    phases = {phase.name: phase for phase in plan.phases}
+    times = {time.name: time for time in plan.times}
+    moved = 834
+    assert phases["target features"].bytes == 4 * BATCH * moved
+    assert phases["synthetic backward"].bytes == 4 * 4 * (moved + 258)
+    gram = phases["Gram matrix"]  # float64, 4 rows, dual
+    assert (gram.operations, gram.precision) == (2 * 4 * DIM * 4, "float64")
+    assert gram.bytes == 8 * (4 * DIM + 4 * 4)
+    solves = phases["factorisation and solves"]
+    assert solves.operations == pytest.approx(4**3 / 3 + 2 * 2 * 4**2 * CLASSES)
+    products = phases["products with features"]
+    assert products.operations == 2 * DIM * CLASSES * (2 * BATCH + 5 * 4)
+    assert phases["optimiser"].bytes == 28 * 4 * (192 + CLASSES)
+    # 8 * 272 bytes at 3.35 TB/s take longer than 2048 operations at 66.9 TFLOP/s.
+    assert times["Gram matrix"].memory == pytest.approx(8 * 272 / 3.35e12)
+    assert times["Gram matrix"].compute == pytest.approx(2048 / 66.9e12)
+    assert times["Gram matrix"].seconds == times["Gram matrix"].memory
+    assert times["Gram matrix"].bound == "memory"
+    assert plan.seconds == pytest.approx(sum(time.seconds for time in plan.times))
+    assert plan.hours == pytest.approx(1000 * plan.seconds / 3600)
+    assert all(time.communication == 0 for time in plan.times)
+
+
+def test_communication_by_hand():
+    phase = Phase("p", 0, 1e12, "bfloat16", 1e9, (Exchange("all-gather", "data", 8e9),))
+    (time,) = phase_times([phase], parse_hardware("h100:8"), 1, 8)
+    assert time.communication == pytest.approx(7 / 8 * 8e9 / 4.5e11)
+    assert time.seconds == pytest.approx(1e12 / 989.4e12 + time.communication)
+    reduce = phase._replace(exchanges=(Exchange("all-reduce", "pool", 3e9),))
+    (time,) = phase_times([reduce], parse_hardware("h100:4x8"), 4, 8)
+    assert time.communication == pytest.approx(2 * 3 / 4 * 3e9 / 5e10)  # over the network
+    (time,) = phase_times([reduce], H100, 1, 1)
+    assert time.communication == 0
+
+
+def test_measured_rates_replace_peak_rates():
+    phase = Phase("p", 0, 1e12, "bfloat16", 1e9)
+    (time,) = phase_times([phase], H100, 1, 1, {"p": 1e12})
+    assert time.measured == 1.0
+    unmeasured = PhaseTime("q", 2.0, 1.0, 0.5, None)
+    assert measured_seconds([time, unmeasured]) == 3.5
+    assert measured_seconds([unmeasured]) is None
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("cls", [FRePo, RCIG])
+def test_the_phases_add_up_to_the_algorithms_own_count(cls, members):
+    ridge = {"scale": "absolute"} if cls is RCIG else {}
+    given = subject(cls, members=members, **ridge)
+    plan = make_plan(given, H100, 1, 1)
+    algorithm = cls(given.problem)
+    total = algorithm.flops(IMAGE, CLASSES)
+    assert sum(phase.counted for phase in plan.phases) == pytest.approx(total)
+    assert ("implicit gradient" in [phase.name for phase in plan.phases]) == (cls is RCIG)
+
+
+def test_an_algorithm_whose_phases_are_not_known(monkeypatch):
+    class Nothing:
+        pass
+
+    for module in (memory, plan, work):
+        monkeypatch.setattr(module, "FRePo", Nothing)
+    found = make_plan(subject(), H100, 1, 1)
+    assert [phase.name for phase in found.phases] == ["outer step"]
+    assert found.phases[0].operations == subject().build(subject().problem.mesh).flops(
+        IMAGE, CLASSES
+    )
+    assert found.memory.state > 0 and found.fits
+
+
+def test_float32_regressions_iterate_and_blocked_ones_cost_more():
+    on_tpu = make_plan(subject(), parse_hardware("v5e:1x1"), 1, 1)
+    phases = {phase.name: phase for phase in on_tpu.phases}
+    assert on_tpu.iterations >= 3
+    assert phases["Gram matrix"].precision == "highest"
+    # One block of 256 unknowns, six times the operations, and solves in every iteration.
+    solves = 2 * on_tpu.iterations * 4 * 256**2 * CLASSES
+    assert phases["factorisation and solves"].operations == pytest.approx(2 * 256**3 + solves)
+    assert make_plan(subject(), H100, 1, 1).iterations is None
+
+
+def test_more_devices_never_need_more_memory_of_each():
+    given = subject(ipc=64)
+    totals = []
+    for devices in (1, 2, 4, 8):
+        plan = make_plan(given, parse_hardware(f"h100:{devices}"), 1, devices)
+        totals.append(plan.memory.total)
+    assert totals == sorted(totals, reverse=True)
+    assert totals[0] > totals[-1]
+
+
+def test_memory_follows_the_chunk_and_the_state_is_exact():
+    small, large = (
+        make_plan(subject(ipc=500, chunk=chunk), H100, 1, 1).memory for chunk in (8, 1000)
+    )
+    assert small.parts["synthetic backward"] < large.parts["synthetic backward"]
+    assert small.state == large.state
+    given = subject()
+    algorithm = given.build(given.problem.mesh)
+    leaves = jax.tree.leaves(state_of(given, algorithm))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    assert state_bytes(given, algorithm) == (whole, whole)
+
+
+def test_meshes_divide_members_and_batch():
+    assert meshes(subject(members=2), 8) == [(1, 8), (2, 4)]
+    assert meshes(subject(), 16) == []
+    with pytest.raises(InputError) as caught:
+        best_mesh(subject(), parse_hardware("h100:2x8"))
+    assert "BATCH = 8" in caught.value.what
+
+
+def varying(**fixed):
+    names = {"CHUNK": "chunk", "MEMBERS": "members", "POOL_SIZE": "size", "FEATURE_DTYPE": "dtype"}
+
+    def vary(settings):
+        known = {names[name]: value for name, value in settings.items() if name in names}
+        return subject(**(fixed | known))
+
+    return vary
+
+
+def test_a_search_puts_what_fits_first_and_sorts_by_time():
+    found = search(varying(ipc=500, members=2, size=4), parse_hardware("h100:4"), ())
+    assert {(one.settings["MESH_POOL"], one.settings["MESH_DATA"]) for one in found} == {
+        (1, 4),
+        (2, 2),
+    }
+    fitting = [one for one in found if one.plan.fits]
+    seconds = [one.plan.seconds for one in fitting]
+    assert seconds == sorted(seconds)
+    assert found[: len(fitting)] == fitting
+    assert all("MEMBERS" not in one.settings for one in found)
+    more = search(varying(ipc=500), parse_hardware("h100:4"), ("MEMBERS", "POOL_SIZE"))
+    assert {one.plan.members for one in more} > {1, 2}
+
+
+def test_a_search_with_nothing_to_search_is_refused():
+    with pytest.raises(InputError) as caught:
+        search(varying(), H100, (), fixed=("CHUNK",))
+    assert "--may-change" in caught.value.fix
+    assert search(varying(), H100, ("FEATURE_DTYPE",), fixed=("CHUNK",))
+
+
+def test_the_smallest_change_fits_when_it_is_made():
+    vary = varying(ipc=2000)
+    plan = make_plan(vary({}), H100, 1, 1)
+    room = (plan.memory.total - 1000) / 0.9  # an estimate keeps a tenth free
+    small = replace(H100, chip=replace(H100.chip, memory=room))
+    tight = make_plan(vary({}), small, 1, 1)
+    assert not tight.fits
+    change = smallest_change(vary, tight)
+    assert change is not None
+    assert make_plan(vary(change), small, 1, 1).fits
+    none = replace(H100, chip=replace(H100.chip, memory=1.0))
+    assert smallest_change(vary, make_plan(vary({}), none, 1, 1)) is None
