@@ -287,6 +287,13 @@ def test_a_wrong_recipe_is_one_clear_line(recipe, text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_recipe_may_come_from_any_editor(recipe, mark, end):
+    text = (DIGITS + "IPC = 3\n").encode().replace(b"\n", end) + 3 * end
+    assert recipe(mark + text).config.distill.ipc == 3
+
+
 def test_two_files_that_include_each_other_are_refused(recipe, tmp_path):
     (tmp_path / "other.gin").write_text("include 'mine.gin'\n")
     with pytest.raises(InputError, match="includes itself"):

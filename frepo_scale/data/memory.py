@@ -17,7 +17,8 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.decode import Decoded, UnreadableImage, deep_note
 from frepo_scale.data.images import Target, decode_row, in_file_order, read_rows
-from frepo_scale.data.sources.listing import CONSTANT, Listing, Part, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing, Part
 from frepo_scale.data.types import Split
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -86,7 +87,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
     """Reads all images of a listing.
 
     Args:
-      listing: checked by `sources.listing.checked`.
+      listing: checked by `sources.checks.checked`.
       want: the form of the decoded images.
       origin: the path of the source, for messages.
 
@@ -131,11 +132,7 @@ def load_images(listing: Listing, want: Wanted, origin: str) -> Loaded:
 def check_varied(images: np.ndarray, origin: str) -> None:
     """Refuses training images (n, H, W, C) that are all equal: nothing can be learnt of them."""
     if not any((image != images[0]).any() for image in images[1:]):
-        raise InputError(
-            f"all {len(images)} training images of {origin} are equal",
-            "images that differ",
-            CONSTANT,
-        )
+        raise all_equal(origin)
 
 
 def _decode_part(part: Part, want: Wanted, where: str) -> _Decoded:
@@ -180,7 +177,8 @@ def _check_size(name: str, size: tuple[int, int], side: int, want: Wanted) -> No
         raise InputError(
             f"{name} {width}x{height}",
             " or ".join(f"{s}x{s}" for s in sorted(want.sizes)),
-            "check that this is the data set named, or set RESOLUTION",
+            "check that this is the data set named, or use "
+            + (f"--gin.RESOLUTION={height}" if height == width else "--gin.DATASET=folder"),
         )
     if want.resolution is None and (height != width or height != side):
         raise InputError(

@@ -144,6 +144,21 @@ def test_an_unreadable_image_is_named(data):
     data("folder", dataset="folder", mentions=[bad, "SKIP_UNREADABLE", "at most 0"])
 
 
+@pytest.mark.parametrize("name", ["e.npy", "d.avif", "noextension"])
+def test_a_file_among_the_images_that_is_none_is_named(name, data, capsys):
+    images("folder")
+    Path("folder/train/dog", name).write_bytes(b"something else")
+    data("folder", dataset="folder", mentions=[f"train/dog/{name}", "SKIP_UNREADABLE=1"])
+    given = ["--gin.DATASET=folder", "--gin.DATA_DIR=folder", "--gin.BATCH=4", "--gin.FIT=squash"]
+    assert main(["distill", "digits_ipc1", "--dry-run", *given, "--gin.SKIP_UNREADABLE=1"]) == 0
+    assert "17 entries seen = 16 images read + 1 skipped (1 not an image" in capsys.readouterr().out
+
+
+def test_equal_images(data):
+    np.savez("d.npz", **arrays(x_train=np.full((12, 8, 8, 1), 9, np.uint8)))
+    data("d.npz", mentions=["all training images of d.npz are equal"])
+
+
 def test_unreadable_images_are_left_out_and_counted_where_allowed(data, capsys):
     bad = ["train/cat/0.png", "train/dog/2.png"]
     images("folder", bad)

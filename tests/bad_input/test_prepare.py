@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frepo_scale.main import main
+
 
 @pytest.fixture
 def prepare(refused):
@@ -72,3 +74,24 @@ def test_output_folders_that_are_refused(prepare, cwd, monkeypatch):
     usage = shutil.disk_usage(cwd)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     prepare("p", mentions=["out has 10 bytes free", "expected", "bytes free; free some"])
+
+
+def test_a_test_part_without_classes(prepare, cwd, capsys):
+    """The message names the remedies; the last one makes a set of the training images."""
+    photos(cwd / "p")
+    (cwd / "p" / "val").mkdir()
+    Image.new("RGB", (9, 9)).save(cwd / "p" / "val" / "1.png")
+    prepare("p", mentions=["val/ has 1 image without classes", "LOC_val_solution.csv", "--no-test"])
+    given = ["--source", "p", "--out", "out", "--resolution", "8", "--workers", "1", "--no-test"]
+    assert main(["prepare", *given]) == 0
+    assert "ignored (1 images without classes: val/)" in capsys.readouterr().out
+
+
+def test_something_after_the_end_of_a_tar(prepare, cwd):
+    photos(cwd / "p")
+    with tarfile.open(cwd / "x.tar", "w") as out:
+        out.add(cwd / "p", ".")
+    size = (cwd / "x.tar").stat().st_size
+    with (cwd / "x.tar").open("ab") as file:
+        file.write(b"PGP" * 400)
+    prepare("x.tar", mentions=["x.tar has something after its end mark", f"head -c {size} "])

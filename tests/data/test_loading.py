@@ -82,6 +82,7 @@ def test_the_specs() -> None:
         "tiny_imagenet": (200, 64, 3),
         "imagenette": (10, 128, 3),
         "imagewoof": (10, 128, 3),
+        "cub200": (200, 32, 3),
         "imagenet1k": (1000, 64, 3),
         "folder": (None, None, None),
         "npz": (None, None, None),
@@ -160,8 +161,11 @@ def test_a_missing_data_set_is_refused(
     with pytest.raises(InputError, match=r"gs://b/x is a URL: expected a local path.*DATA_DIR"):
         load(name, "gs://b/x")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.rar").write_bytes(b"")
     (tmp_path / "x.zip").write_bytes(b"")
-    for source in ("empty", "x.zip"):
+    with pytest.raises(InputError, match=r"x\.zip .*damaged"):
+        load(name, "x.zip")
+    for source in ("empty", "x.rar"):
         with pytest.raises(InputError, match=f"no data of a known form for '{name}' at {source}"):
             load(name, source)
 
@@ -206,6 +210,52 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=r"several archives: a\.tar, b\.npz: expected one"):
         load("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("x-00000.tar", "x-00001.tar"), True),
+        (("x_train.tar.gz", "x_val.tar.gz"), True),
+        (("part1.npz", "part2.npz", "part10.npz"), True),
+        (("mnist.npz", "svhn.npz"), False),
+    ],
+)
+def test_parts_of_one_set_are_not_chosen_from(
+    tmp_path: Path, names: tuple[str, ...], parts: bool
+) -> None:
+    """One of them alone would be a run on a part of the data."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        load("folder", str(tmp_path))
+    assert all(name in caught.value.what for name in names)
+    assert ("unpack all of them" in caught.value.fix) == parts
+
+
+def test_equal_images_are_refused_before_compute(tmp_path: Path) -> None:
+    y = np.arange(6) % 2
+    for value in (0, 7, 255):
+        x = np.full((6, 4, 4, 3), value, np.uint8)
+        with pytest.raises(InputError, match=f"all training images of .*{value}.npz are equal"):
+            load("npz", str(save_npz(tmp_path / f"{value}.npz", x, y)))
+    x[3, 1, 2, 0] = 9
+    assert len(load("npz", str(save_npz(tmp_path / "x.npz", x, y))).train) == 6
+
+
+def test_the_notes_of_a_load(tmp_path: Path) -> None:
+    root = save_folder(tmp_path / "d", 2, (9, 9))
+    deep = np.full((9, 9), 4095, np.uint16)
+    Image.fromarray(deep).save(root / "train" / "c0001" / "deep.png")
+    (root / "train" / "c0001" / ".DS_Store").write_bytes(b"x")
+    (root / "test" / "c0000" / "1.png").unlink()
+    notes = load("folder", str(root)).notes
+    assert [note for note in notes if "class c0000 has no test image" in note]
+    assert [note for note in notes if "16 bits: their largest value is 4,095 of 65,535; " in note]
+    assert notes[-1].startswith("5 entries seen = 4 images read + 0 skipped + 1 ignored")
+    deep[:] = 65535
+    Image.fromarray(deep).save(root / "train" / "c0001" / "deep.png")
+    assert any(note.endswith("65,535 of 65,535") for note in load("folder", str(root)).notes)
 
 
 def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

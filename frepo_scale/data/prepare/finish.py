@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from frepo_scale.core.atomic import whole_file
-from frepo_scale.core.errors import InputError
 from frepo_scale.data.description import (
     CENSUS,
     LABELS,
@@ -28,7 +27,8 @@ from frepo_scale.data.prepare.moments import (
 from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.data.prepare.shards import ShardResult, ShardTask
-from frepo_scale.data.sources.listing import CONSTANT, Listing, check_classes
+from frepo_scale.data.sources.checks import all_equal, check_classes
+from frepo_scale.data.sources.listing import Listing
 from frepo_scale.data.whitening import histogram_statistics
 from frepo_scale.data.whitening_grid import grids_per_axis
 
@@ -79,9 +79,7 @@ def finish(
     shape = (config.resolution, config.resolution, channels)
     statistics = _statistics(shape, out, tasks["train"], results["train"], ~held_out, run_all)
     if not statistics.varied:
-        raise InputError(
-            f"all training images of {config.source} are equal", "images that differ", CONSTANT
-        )
+        raise all_equal(str(config.source))
     description = Description(
         name=settings["name"],
         tool=importlib.metadata.version("frepo-scale"),
@@ -100,18 +98,25 @@ def finish(
         channel_std=tuple(statistics.std.tolist()),
         shards={name: _shards(tasks[name], results[name]) for name in tasks},
         files={LABELS: file_sha256(out.root / LABELS)},
-        source={
-            "form": listing.form,
-            "name": config.source.resolve().name,
-            "fingerprint": settings["images"],
-            "covers": _COVERS,
-            CENSUS: listing.count(skipped),
-            **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
-        },
+        source=_source(config, listing, settings["images"], skipped),
         skipped=tuple(skipped),
         fitted=statistics.fitted,
     )
     return write_description(out.root, description)
+
+
+def _source(
+    config: PrepareConfig, listing: Listing, fingerprint: str, skipped: list[tuple[str, str]]
+) -> dict[str, str]:
+    """What the description says of the source."""
+    return {
+        "form": listing.form,
+        "name": config.source.resolve().name,
+        "fingerprint": fingerprint,
+        "covers": _COVERS,
+        CENSUS: listing.count(skipped),
+        **({MADE_FIT: listing.fit} if listing.fit is not None else {}),
+    }
 
 
 def _shards(tasks: list[ShardTask], results: list[ShardResult]) -> tuple[Shard, ...]:

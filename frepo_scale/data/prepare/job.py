@@ -270,6 +270,7 @@ class _Job:
             f"{count}{len(bad)} undecodable images in {self._config.source}, the first {name}"
             f" ({reason}), all in {path}",
             f"at most {self._config.skip_bad} (--skip-bad)",
-            f"add --skip-bad {len(bad)} to leave them out and resume; or repair them and prepare"
-            " into another --out",
+            ("check that the source is intact; " if count else "")
+            + f"add --skip-bad {'with their number' if count else len(bad)} to leave them out and"
+            " resume; or repair them and prepare into another --out",
         )

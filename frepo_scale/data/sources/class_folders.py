@@ -16,14 +16,14 @@ from frepo_scale.data.sources.layout import (
     read_layout,
 )
 from frepo_scale.data.sources.listing import NO_TEST_PART, Listing, PartBuilder, Poll
-from frepo_scale.data.sources.truth import Truth, find_truth
+from frepo_scale.data.sources.truth import KAGGLE, Truth, find_truth
 from frepo_scale.data.sources.wordnet import wnids_of
 from frepo_scale.data.sources.zip_files import ZipFiles
 from frepo_scale.data.zip_archive import ZipImages
 
 _MAX_TEXT = 64 << 20
 _CLASS = 2  # folders of a class within the folder above train/: train/<class>
-_ABOVE = 4  # folders above the source that may have a table: Kaggle's is four above train/
+_ABOVE = 4  # folders above the source that may have Kaggle's table, which is four above train/
 
 # File, offset and size of a file by its path within the data set.
 Ranges = dict[str, tuple[str, int, int]]
@@ -53,7 +53,8 @@ class ClassFolders:
         def above() -> Truth | None:
             parents = path.absolute().parents[:_ABOVE]
             tops = [path / top for top in _tops(path)] if folder else []
-            return find_truth([*tops, *([path] if folder else []), *parents])
+            own = [*tops, path] if folder else parents[:1]
+            return find_truth(own) or find_truth(parents, (KAGGLE,))
 
         layout = read_layout(found.files, found.folders, found.texts, str(path), above)
         layout.census.merge(found.census)
@@ -103,7 +104,7 @@ class _Directory(_Files):
 
     def __init__(self, root: Path, poll: Poll) -> None:
         super().__init__()
-        self._root, self._poll, self._tops = root, poll, _tops(root)
+        self._poll, self._tops = poll, _tops(root)
         self._visit(root, "")
 
     def _visit(self, folder: Path, prefix: str) -> None:

@@ -88,7 +88,8 @@ def _training_images(
         if member.kind == "folder" or _ignored(member, census):
             continue
         if member.kind != "file" or not name.endswith(".tar"):
-            raise InputError(f"{member.name} in {path}", "one tar per class", _AGAIN)
+            fix = f"{_AGAIN}; a tar of train/<class>/<image> must have another name"
+            raise InputError(f"{member.name} in {path}", "one tar per class", fix)
         wnid = name.removesuffix(".tar")
         if wnid in classes:
             raise InputError(f"{path} has {name} twice", "one tar per class", _AGAIN)
@@ -136,7 +137,8 @@ def _check_plain(path: Path) -> None:
 def _check_image(path: Path, image: Member) -> None:
     """Refuses links and impossible sizes."""
     if image.kind != "file":
-        raise InputError(f"image {image.name} in {path} is a link", "plain files", _AGAIN)
+        fix = f"{_AGAIN}, or pack it with tar --dereference --hard-dereference"
+        raise InputError(f"image {image.name} in {path} is a link", "plain files", fix)
     if image.size > MAX_BYTES and is_image(image.name):
         raise truncated(path, f"image {image.name} claims {image.size} bytes")
 

@@ -230,7 +230,8 @@ class _Tests:
     def like(self, parts: Mapping[str, _Part], beside: Iterable[str]) -> TestLike | None:
         """What may be a test part, where none was chosen."""
         if self.unlabelled:
-            what = " and ".join(f"{n}/ has {c} images" for n, c in self.unlabelled.items())
+            found = self.unlabelled.items()
+            what = " and ".join(f"{n}/ has {c} image{'s' * (c != 1)}" for n, c in found)
             name = next((n for n in self.unlabelled if n != "test"), "test")
             return TestLike(
                 f"{what} without classes",
@@ -240,10 +241,10 @@ class _Tests:
         empty = [name for name in TEST_PARTS if name in parts]
         if empty:
             return TestLike(f"{empty[0]}/ holds no image", f"copy the images of {empty[0]}/ again")
-        found = sorted(filter(looks_like_test, beside))
-        if found:
+        like = sorted(filter(looks_like_test, beside))
+        if like:
             return TestLike(
-                f"{found[0]} looks like a test part",
+                f"{like[0]} looks like a test part",
                 f"make it {self._top}test/ with the class folders of train/ in it",
             )
         return None

@@ -9,13 +9,14 @@ from frepo_scale.core.errors import InputError, Preempted, RunError
 from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.archive import ARCHIVES, TARS, damage
 from frepo_scale.data.sources.census import is_leftover, looks_like_test
+from frepo_scale.data.sources.checks import checked
 from frepo_scale.data.sources.cifar import CifarFiles
 from frepo_scale.data.sources.class_folders import ClassFolders
 from frepo_scale.data.sources.cub200 import Cub200
 from frepo_scale.data.sources.idx import IdxFiles
 from frepo_scale.data.sources.ilsvrc import IlsvrcArchives
 from frepo_scale.data.sources.imagenet_batches import ImagenetBatches
-from frepo_scale.data.sources.listing import Listing, Poll, Source, TestLike, checked
+from frepo_scale.data.sources.listing import Listing, Poll, Source, TestLike
 from frepo_scale.data.sources.medmnist import MedMnist
 from frepo_scale.data.sources.npz import NpzArrays
 from frepo_scale.data.sources.parquet import ParquetShards

@@ -15,10 +15,11 @@ from frepo_scale.data.sources.wordnet import (
 )
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLE = "LOC_val_solution.csv"
 TRUTHS = (
     GROUND_TRUTH,
     "imagenet_2012_validation_synset_labels.txt",
-    "LOC_val_solution.csv",
+    KAGGLE,
     "val_annotations.txt",
 )
 _AGAIN = "download it again"
@@ -120,10 +121,10 @@ class Truth:
         return [order[int(value) - 1] for value in values]
 
 
-def find_truth(folders: Iterable[Path]) -> Truth | None:
-    """The first table in the folders, or in the devkit there; None without one."""
+def find_truth(folders: Iterable[Path], names: Iterable[str] = TRUTHS) -> Truth | None:
+    """The first table of these names in the folders, or in the devkit there; None without one."""
     for folder in folders:
-        for name in TRUTHS:
+        for name in names:
             found = find_devkit_file(folder, name)
             if found is not None:
                 return Truth(*found, folder)

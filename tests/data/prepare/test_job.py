@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.data.description import UNFINISHED
@@ -159,6 +160,39 @@ def test_undecodable_images(small, source, tmp_path, run, images, capsys):
     ]
     assert len(found.train.read(range(74))[0]) == 74
     assert run(source, tmp_path / "fresh", skip_bad=2) == files
+
+
+def test_the_census_is_printed_and_stored(source, tmp_path, run, images, capsys):
+    images.write(
+        source,
+        {
+            "train/n01440764/e.npy": b"no image",
+            "train/n01440764/.DS_Store": b"x",
+            "docs/a/b.txt": b"x",
+        },
+    )
+    run(source, tmp_path / "out", skip_bad=1)
+    line = "93 entries seen = 90 images read + 1 skipped (1 not an image of a known format:"
+    assert line in capsys.readouterr().out
+    stored = PreparedSet.open(tmp_path / "out").description.source["census"]
+    assert stored.startswith(line)
+    assert "n01440764/e.npy" in stored and "docs/" in stored
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equal_images_are_refused(tmp_path, run, channels):
+    x, y = np.full((8, 8, 8, channels), 7, np.uint8), np.arange(8) % 2
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(InputError, match=r"all training images of .*x\.npz are equal"):
+        run(tmp_path / "x.npz", tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_images_of_few_bits_are_noted(source, tmp_path, run, capsys):
+    deep = np.full((9, 9), 1023, np.uint16)
+    Image.fromarray(deep).save(source / "train" / "n01440764" / "deep.png")
+    run(source, tmp_path / "out")
+    assert "largest value is 1,023 of 65,535" in capsys.readouterr().out
 
 
 def test_too_many_undecodable_images_stop_prepare_early(small, source, tmp_path, run, monkeypatch):

@@ -21,7 +21,8 @@ from frepo_scale.data.sources.census import (
     leftover,
     looks_like_test,
 )
-from frepo_scale.data.sources.listing import Listing, Part, checked
+from frepo_scale.data.sources.checks import checked
+from frepo_scale.data.sources.listing import Listing, Part
 from frepo_scale.data.sources.registry import list_source
 
 # Each is one entry: what is in a folder that is not entered counts as that folder.

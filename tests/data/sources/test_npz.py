@@ -176,3 +176,98 @@ def test_no_flip_goes_unnoticed(tmp_path: Path, at: int, byte: int) -> None:
     np.testing.assert_array_equal(train.pixels, X[..., None])
     np.testing.assert_array_equal(train.labels, Y)
     np.testing.assert_array_equal(test.labels, Y[:2])
+
+
+RAMP = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)  # 0 to 255
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        (RAMP / 127.5 - 1, RAMP),
+        ((RAMP / 127.5 - 1).astype("float16").clip(-1, 1), None),
+        (RAMP / 127.5 - 1 + 0.0004, RAMP),
+        (RAMP.astype("float32"), RAMP),
+        (RAMP.astype("int64"), RAMP),
+        (RAMP.astype("uint16") * 257, RAMP),
+        (RAMP.astype("int16") - 128, RAMP),
+        (RAMP > 99, np.where(RAMP > 99, 255, 0)),
+        ((RAMP > 99).astype("uint8"), np.where(RAMP > 99, 255, 0)),
+        ((RAMP > 99).astype("int32"), np.where(RAMP > 99, 255, 0)),
+        (np.stack([RAMP, RAMP, RAMP, 0 * RAMP], -1), np.stack([RAMP] * 3, -1)),
+        (np.stack([RAMP, 0 * RAMP], -1), RAMP),
+        (np.stack([RAMP] * 3, 1), np.stack([RAMP] * 3, -1)),
+        (np.stack([RAMP] * 4, 1), np.stack([RAMP] * 3, -1)),
+        (RAMP[:, None], RAMP),
+    ],
+)
+def test_the_advice_for_pixels_followed_literally_gives_the_pixels(tmp_path, given, want):
+    with pytest.raises(InputError) as caught:
+        read_npz(save(tmp_path / "x.npz", x_train=given))
+    assert "x_train" in caught.value.what
+    expression = caught.value.fix.rpartition("save ")[2].partition(", if")[0]
+    mended = eval(expression, {"x_train": given, "np": np})
+    train, _ = read_npz(save(tmp_path / "x.npz", x_train=mended))
+    if want is not None:
+        np.testing.assert_array_equal(train.pixels, want.reshape(train.pixels.shape))
+    else:  # float16 rounds
+        assert abs(train.pixels[..., 0].astype(int) - RAMP).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        (RAMP / 50.0, "its values reach from 0 to 5.1"),
+        (np.float32(RAMP) - 300, "its values reach from -300 to -45"),
+        (np.where(RAMP == 7, np.nan, RAMP), "not finite"),
+        (RAMP.reshape(4, 64), "reshape"),
+        (np.stack([RAMP] * 5, -1), "one or three"),
+    ],
+)
+def test_no_advice_makes_images_black(tmp_path, given, fix):
+    with pytest.raises(InputError) as caught:
+        read_npz(save(tmp_path / "x.npz", x_train=given))
+    assert fix in caught.value.fix
+    assert "astype" not in caught.value.fix
+
+
+def test_rounding_errors_of_floats_are_no_error(tmp_path):
+    x = RAMP / 255
+    x[0, 0, 0], x[-1, -1, -1] = -1e-7, 1.0000001
+    for array, error in ((x, 0), (x.astype("float32") * np.float32(1.0009), 1)):
+        train, _ = read_npz(save(tmp_path / "x.npz", x_train=array))
+        assert abs(train.pixels[..., 0].astype(int) - RAMP).max() <= error
+    with pytest.raises(InputError, match=r"1\.00"):
+        read_npz(save(tmp_path / "x.npz", x_train=x * 1.002))
+
+
+@pytest.mark.parametrize(
+    "given", [Y.astype("float32"), Y.astype(bool), np.eye(2)[Y], np.eye(2, dtype=int)[Y]]
+)
+def test_the_advice_for_labels_followed_literally_gives_the_labels(tmp_path, given):
+    with pytest.raises(InputError) as caught:
+        read_npz(save(tmp_path / "x.npz", y_train=given))
+    assert "y_train" in caught.value.what
+    mended = eval(caught.value.fix.rpartition("save ")[2], {"y_train": given})
+    train, _ = read_npz(save(tmp_path / "x.npz", y_train=mended))
+    np.testing.assert_array_equal(train.labels, Y)
+
+
+def test_named_labels_are_numbered_alike_in_both_parts(tmp_path):
+    names = np.array(["2", "10"])
+    with pytest.raises(InputError) as caught:
+        read_npz(save(tmp_path / "x.npz", y_train=names[Y], y_test=names[Y[:2]]))
+    given = {"y_train": names[Y], "y_test": names[Y[:2]], "np": np}
+    for statement in caught.value.fix.removeprefix("number the names: ").split(" and "):
+        exec(statement, given)
+    train, test = read_npz(
+        save(tmp_path / "x.npz", y_train=given["y_train"], y_test=given["y_test"])
+    )
+    np.testing.assert_array_equal(train.labels, 1 - Y)
+    np.testing.assert_array_equal(test.labels, 1 - Y[:2])
+
+
+def test_soft_labels_are_not_cut(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read_npz(save(tmp_path / "x.npz", y_train=Y + 0.5))
+    assert "astype" not in caught.value.fix

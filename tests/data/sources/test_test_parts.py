@@ -197,9 +197,9 @@ def test_the_validation_archive_unpacked_beside_the_training_archive(tmp_path, i
 
 def test_a_test_archive_beside_the_only_known_one(tmp_path, images, run):
     source = images.write(
-        tmp_path / "d", {"data.tar": images.tar_of(training(images)), "test.zip": b"x"}
+        tmp_path / "d", {"data.tar": images.tar_of(training(images)), "test.rar": b"x"}
     )
-    with pytest.raises(InputError, match=r"test\.zip beside data\.tar"):
+    with pytest.raises(InputError, match=r"test\.rar beside data\.tar"):
         run(source, tmp_path / "out")
 
 
@@ -235,3 +235,11 @@ def test_another_labelled_part_is_counted(tmp_path, images):
     listing = list_source(images.write(tmp_path, files))
     assert listing.census.ignored == {"another test part": 3}
     assert listing.census.names == {"another test part": ["val/"]}
+
+
+def test_a_table_of_another_data_set_above_is_not_taken(tmp_path, images):
+    """Lines that only count images say nothing about images of another folder."""
+    images.write(tmp_path, {TRUTH: b"2\n1\n3\n2\n", "map_clsloc.txt": TABLE})
+    listing = list_source(images.write(tmp_path / "mine", training(images) | flat(images)))
+    assert len(listing.test) == 0
+    assert "val/ has 4 images without classes" in listing.test_like.what
