@@ -27,7 +27,7 @@ from frepo_scale.data.sources.listing import (
 )
 from frepo_scale.data.sources.wordnet import DEVKIT_FILES, ORDER_FILES, ilsvrc_order
 
-_PUBLISHED = "10 batches with 1,281,167 images"
+_PUBLISHED = "10 and 1,281,167"
 _IMAGENET = 1000
 
 
@@ -70,7 +70,7 @@ class ImagenetBatches:
             held |= set(DEVKIT_FILES)
             beside += census.folder(folder, held, {f.name for f in folders if folder == path != f})
         like = next(filter(looks_like_test, sorted(beside)), None)
-        whole = f"{len(train)} batches with {len(parts[0]):,} training images"
+        whole = f"training batches: {len(train)}, images: {len(parts[0]):,}"
         return Listing(
             form="batches of the downsampled ImageNet",
             train=parts[0],

@@ -1,5 +1,6 @@
 """The classes of sources that number their images and name the numbers elsewhere."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,13 +43,11 @@ def label_names(names: Sequence[str] | None, origin: str) -> LabelNames:
     """The classes named `names` (index = label of the source) by `origin`, such as a file.
 
     Raises:
-      InputError: a name occurs twice, or only some names are WordNet ids.
+      InputError: a WordNet id occurs twice, or only some names are WordNet ids.
     """
     if names is None:
         return LabelNames(None, None, None, "labels are taken as they are, without names")
-    if len(set(names)) != len(names):
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
-        raise InputError(f"{origin} names class {twice!r} twice", "each once", "correct the names")
+    counts = Counter(names)
     ids = sum(map(is_wnid, names))
     if ids not in (0, len(names)):  # as plain names, the labels would not be mapped
         raise InputError(
@@ -56,10 +55,13 @@ def label_names(names: Sequence[str] | None, origin: str) -> LabelNames:
             "nothing but WordNet ids, or none",
             "correct the names",
         )
-    wnids = wnids_of(names)
-    if wnids is None:
+    if wnids_of(names) is None:  # two classes may have one name: cranes are birds and machines
+        unique = (f"{n} ({k})" if counts[n] > 1 else n for k, n in enumerate(names))
         note = f"labels are taken as they are, named by {origin}"
-        return LabelNames(tuple(names), None, None, note)
+        return LabelNames(tuple(unique), None, None, note)
+    if len(counts) < len(names):
+        twice = counts.most_common(1)[0][0]
+        raise InputError(f"{origin} names class {twice} twice", "each once", "correct the names")
     target = to_sorted(names)
     moved = int((target != np.arange(len(target))).sum())
     note = "labels are in the order of the WordNet ids already"

@@ -66,7 +66,9 @@ def refuse_unsupported(path: Path) -> None:
         found = _find(path)
     if found is not None:
         file, what, fix = found
-        raise InputError(f"{file} is of a form that is not read: {what}", "another form", fix)
+        raise InputError(
+            f"{file} is of a form that is not read: {what}", "a form of docs/recipes.md", fix
+        )
 
 
 def _find(path: Path) -> tuple[Path, str, str] | None:

@@ -30,7 +30,7 @@ def test_labels_and_pixels(tmp_path, images, kind):
     assert contents(listing.test) == expected(pixels, "val_data")
     assert listing.train.shape == (4, 4, 3) and listing.train.compressed == (kind == "packed")
     assert any("2 of 3 change" in note for note in listing.notes)
-    assert any("2 batches with 9 training images" in note for note in listing.notes)
+    assert any("training batches: 2, images: 9 " in note for note in listing.notes)
     assert listing.census.seen == 12 + 4 and listing.census.held == 4
 
 
