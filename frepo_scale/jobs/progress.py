@@ -7,7 +7,7 @@ from pathlib import Path
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, is_local, read_bytes
 from frepo_scale.data.description import FILE, UNFINISHED
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import PART, Workdir
 
 _COMMITTED = "commit_success.txt"  # Orbax writes it last, on a store
 
@@ -17,7 +17,7 @@ class Progress:
     """What a later attempt need not do again.
 
     Attributes:
-      saved: the last saved step; -1: none.
+      saved: the last saved step, of a series the sum over its runs; -1: none.
       nets: networks of the final evaluation that are finished.
       parts: parts of a prepared set that are finished; 0 for a run.
     """
@@ -74,13 +74,22 @@ def read_progress(root: Path) -> Progress:
         parts = _finished_parts(root)
         if parts:
             return Progress(parts=parts)
-        workdir = Workdir(root)
-        return Progress(_saved_step(workdir.checkpoints), _finished_nets(workdir.finished_nets))
+        runs = [Workdir(path) for path in (root, *_series(root))]
+        saved = [step for run in runs if (step := _saved_step(run.checkpoints)) >= 0]
+        nets = sum(_finished_nets(run.finished_nets) for run in runs)
+        return Progress(sum(saved) if saved else -1, nets)
     except OSError as error:
         raise InputError(
             f"{root} cannot be read ({error.strerror or error})",
             "the workdir of a run that this machine and account may read",
         ) from error
+
+
+def _series(root: Path) -> list[Path]:
+    """The workdirs of the runs of a series, whose saved steps and nets are added up."""
+    if not is_folder(root):
+        return []
+    return [path for path in children(root) if path.name.startswith(PART)]
 
 
 def _saved_step(folder: Path) -> int:

@@ -10,7 +10,7 @@ from frepo_scale.data.dataset import DataConfig, load_dataset
 from frepo_scale.data.sources.specs import spec_for
 from frepo_scale.data.subset import text_of
 from frepo_scale.jobs.settings import RunConfig
-from frepo_scale.jobs.workdirs import PART
+from frepo_scale.ops.workdir import PART
 
 # What makes a run of a series a run of its own. Its own accuracies need nothing but its set.
 _SINGLE = {"SERIES": "None", "SERIES_PARTS": "5", "SERIES_RUNS": "0", "EVALUATIONS": "['accuracy']"}

@@ -11,9 +11,8 @@ from frepo_scale.export.folder import DATASET
 from frepo_scale.export.formats import Export, checked_description, read_npz
 from frepo_scale.export.run_report import read_text
 from frepo_scale.export.safetensors_folder import CONFIG, IMAGES, read_config, read_safetensors
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import PART, Workdir
 
-PART = "part_"  # the folders of the runs of a series begin with it
 NAME_LINE = "# recipe: "  # the first line of config.gin
 
 

@@ -23,6 +23,7 @@ from frepo_scale.core.paths import (
 # Folders and files that may exist before the run's first own file:
 KERNELS = "kernels"  # folder of `parallel.determinism`
 LOGS = "logs"  # folder of the launch scripts
+PART = "part_"  # prefix of the workdirs of the runs of a series
 STUCK = "stuck-"  # prefix of the files with the stacks of a process that hung
 
 

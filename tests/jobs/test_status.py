@@ -151,6 +151,16 @@ def test_networks_are_counted_as_the_program_writes_them(tmp_path):
     assert read_progress(tmp_path).after(before) == (before, False)
 
 
+def test_the_runs_of_a_series_are_added_up(tmp_path):
+    before = Progress()
+    for made in ("part_00/checkpoints/20", "part_00/checkpoints/40", "part_01/checkpoints/20"):
+        (tmp_path / made).mkdir(parents=True)
+        before, advanced = read_progress(tmp_path).after(before)
+        assert advanced
+    assert before.saved == 60
+    assert read_progress(tmp_path).after(before) == (before, False)
+
+
 def test_parts_of_prepare(tmp_path):
     work = tmp_path / ".unfinished"
     work.mkdir()
