@@ -1,6 +1,7 @@
 """Imports point down only, heavy packages stay in few modules, modules and functions are short."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "frepo_scale"
@@ -82,6 +83,58 @@ def test_the_check_itself():
     assert violations("jobs.run", "import gin")
     assert violations("export.x", "from torch import nn")
     assert not violations("config", "import gin\nfrom frepo_scale.jobs.settings import RunConfig")
+
+
+def node(name):
+    """A sub-package such as data.sources counts as one module."""
+    parts = name.split(".")
+    return (
+        ".".join(parts[:2]) if (PACKAGE / parts[0] / parts[-1]).is_dir() or len(parts) > 2 else name
+    )
+
+
+def at_run_time(source):
+    """The syntax tree without what only type checkers import."""
+    tree = ast.parse(source)
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return tree
+
+
+def cycle(sources):
+    """Modules that import each other in a circle; empty if there are none.
+
+    Args:
+      sources: module name (dotted, below frepo_scale) to its text.
+    """
+    known = {name: node(name) for name in sources}
+    graph = {found: set() for found in known.values()}
+    for name, source in sources.items():
+        for module, _ in imports(at_run_time(source)):
+            target = known.get(module.removeprefix("frepo_scale."))
+            if target is not None and target != known[name]:
+                graph[known[name]].add(target)
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_modules_and_sub_packages_do_not_import_each_other_in_a_circle():
+    assert cycle(dict(modules())) == []
+
+
+def test_the_check_of_circles():
+    first = {"data.a": "import frepo_scale.data.sources.b", "data.sources.b": ""}
+    assert cycle(first) == []
+    assert cycle(first | {"data.sources.c": "from frepo_scale.data import a"})
+    assert cycle(
+        {"core.a": "from frepo_scale.core.b import x", "core.b": "import frepo_scale.core.a"}
+    )
 
 
 def test_gin_folder_is_not_a_package():

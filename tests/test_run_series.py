@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.evaluate.membership_attacks import ATTACKS
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.sources.specs import spec_for
 from frepo_scale.data.subset import text_of
 from frepo_scale.jobs.settings import RunConfig

@@ -5,7 +5,7 @@ from typing import cast
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import check_settings, class_name, setting
-from frepo_scale.data.dataset import DataConfig
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig

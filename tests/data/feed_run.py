@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.feed import Feed, target_batches
 from frepo_scale.data.net_inputs import replicated
 from frepo_scale.data.pipeline import GlobalOrder
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import Split, everything
 from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
+from frepo_scale.data.settings import DataConfig
 
 
 def test_digits_in_three_parts():

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from processes import finished, free_address, start
 
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.feed import Feed, target_batches
 from frepo_scale.data.pipeline import GlobalOrder
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import everything
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.parallel.mesh import single_device_mesh

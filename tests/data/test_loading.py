@@ -14,7 +14,7 @@ from PIL import Image
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data import loading
-from frepo_scale.data.dataset import DataConfig
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.sources import SPECS, specs
 from frepo_scale.data.sources.specs import spec_for
 from frepo_scale.data.types import RawDataset

@@ -7,10 +7,11 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.data import records
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.description import FILE, UNFINISHED
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import everything
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.parallel import runtime

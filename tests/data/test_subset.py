@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.held_out import held_out_rows
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.subset import (
     canonical_classes,
     chosen_classes,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import everything
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.parallel.mesh import single_device_mesh

@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.description import WHITENING, read_description
 from frepo_scale.data.prepare import finish
 from frepo_scale.data.prepare.fit import fit_whitening
 from frepo_scale.data.prepare.job import prepare
 from frepo_scale.data.prepare.output import OutputFolder
 from frepo_scale.data.prepare.settings import PrepareConfig
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import everything
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.ops.preemption import Preemption

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.data.dataset import DataConfig, load_dataset
+from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.records import PreparedSet
+from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.sources.registry import list_source
 from frepo_scale.data.types import everything
 from frepo_scale.main import main
