@@ -161,14 +161,13 @@ def test_a_missing_data_set_is_refused(
     with pytest.raises(InputError, match=r"gs://b/x is a URL: expected a local path.*DATA_DIR"):
         load(name, "gs://b/x")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "x.rar").write_bytes(b"")
+    (tmp_path / "x.dat").write_bytes(b"")
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(InputError, match=r"x\.zip .*damaged"):
         load(name, "x.zip")
-    with pytest.raises(InputError, match=f"no data of a known form for '{name}' at empty"):
-        load(name, "empty")
-    with pytest.raises(InputError, match=r"x\.rar is of a form that is not read"):
-        load(name, "x.rar")
+    for source in ("empty", "x.dat"):
+        with pytest.raises(InputError, match=f"no data of a known form for '{name}' at {source}"):
+            load(name, source)
 
 
 @pytest.mark.parametrize("name", ["folder", "npz"])
@@ -217,7 +216,7 @@ def test_several_archives_are_ambiguous(tmp_path: Path) -> None:
     ("names", "parts"),
     [
         (("x-00000.tar", "x-00001.tar"), True),
-        (("x_train.tar.gz", "x_val.tar.gz"), True),
+        (("a_train.npz", "a_val.npz"), True),
         (("part1.npz", "part2.npz", "part10.npz"), True),
         (("mnist.npz", "svhn.npz"), False),
     ],
@@ -227,11 +226,7 @@ def test_parts_of_one_set_are_not_chosen_from(
 ) -> None:
     """One of them alone would be a run on a part of the data."""
     for name in names:
-        if name.endswith(".gz"):  # its members are looked at
-            with tarfile.open(tmp_path / name, "w:gz") as tar:
-                tar.addfile(tarfile.TarInfo("classes.txt"))
-        else:
-            (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError) as caught:
         load("folder", str(tmp_path))
     assert all(name in caught.value.what for name in names)
