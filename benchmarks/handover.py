@@ -99,6 +99,10 @@ def in_pytorch(
       nets: how many networks.
       augmented: whether batches are augmented.
     """
+    import torch
+
+    # Steps of such nets are short: on busy cores several threads mostly wait for each other.
+    torch.set_num_threads(1)
     module = example()
     inputs = module.net_inputs(pixels, data).astype(np.float32)
     recipe = json.loads(data["meta"].item())["evaluation"]
