@@ -33,7 +33,7 @@ call() {
   gcloud "$@" </dev/null >"$out" 2>"$err" &
   running=$!
   set +m
-  # In short naps: in bash a `wait` can return before its process has ended.
+  # In short naps: a `wait` that a signal interrupts returns although its process has not ended.
   while kill -0 "$running" 2>/dev/null; do
     pause_for "$nap"
     case $nap in 0.05) nap=0.08 ;; 0.08) nap=0.13 ;; 0.13) nap=0.2 ;; 0.2) nap=0.4 ;; *) nap=1 ;; esac
