@@ -134,7 +134,8 @@ def _time(plan: Plan, price: float | None) -> list[str]:
         lines.append(f"  {price * plan.device_hours:.2f} at {price:g} for one device and one hour")
     if plan.iterations is not None:
         lines.append(
-            f"  assumed: {plan.iterations} iterations in each solve of the regression (float32)"
+            f"  assumed: {plan.iterations} iterations in each solve of the regression in float32,"
+            " by the bound of conjugate gradients at this ridge"
         )
     return lines
 
