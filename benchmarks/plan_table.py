@@ -47,7 +47,7 @@ def cell(subject: Subject, machine: str) -> str:
 
 def _hours(value: float) -> str:
     """Three digits; nothing is known of steps that take less time than starting them."""
-    return "< 0.01" if value < 0.01 else f"{value:.3g}"
+    return "< 0.01" if value < 0.01 else f"{float(f'{value:.3g}'):g}"
 
 
 def main() -> None:
