@@ -119,10 +119,10 @@ def _collectives(found: Sequence[Collective]) -> list[str]:
 
 def _time(plan: Plan, price: float | None) -> list[str]:
     if not math.isfinite(plan.seconds):
-        return [
-            "time: not known: the algorithm does not state its operations, or the chip has not the"
-            " precision of the regression"
-        ]
+        unknown = "the algorithm does not state its operations"
+        if math.isinf(plan.seconds):
+            unknown = "the chip does not have the precision of the regression"
+        return [f"time: not known: {unknown}"]
     spread = f"{1e3 * plan.ideal_seconds:.2f} ms at peak rates"
     if plan.seconds != plan.ideal_seconds:
         spread += f", {1e3 * plan.seconds:.2f} ms at the rates measured here"
