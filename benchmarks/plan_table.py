@@ -40,7 +40,14 @@ def cell(subject: Subject, machine: str) -> str:
     memory = f"{plan.memory.total / 1e9:.1f} GB"
     if not plan.fits:
         return f"no: {memory}"
-    return f"{plan.pool} x {plan.data}, {memory}, {plan.hours:.3g} h, {plan.device_hours:.3g}"
+    return (
+        f"{plan.pool} x {plan.data}, {memory}, {_hours(plan.hours)} h, {_hours(plan.device_hours)}"
+    )
+
+
+def _hours(value: float) -> str:
+    """Three digits; nothing is known of steps that take less time than starting them."""
+    return "< 0.01" if value < 0.01 else f"{float(f'{value:.3g}'):g}"
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ import jax
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.plan.collectives import Collective, collectives
+from frepo_scale.parallel.mesh import DATA, POOL
+from frepo_scale.plan.collectives import BOTH, Collective, collectives
 from frepo_scale.plan.compile import Cost, cost_of
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
@@ -76,7 +77,13 @@ def compiled_step(
         needed = float(size[1]) * _UNITS[size[2]] if size else 0.0
         result = Compiled(None, [], needed, False)
     else:
-        module = collectives(str(program.as_text()), pool, data)
+        sizes = {POOL: pool, DATA: data, BOTH: pool * data}
+        # Over an axis of one device nothing is sent.
+        module = [
+            one
+            for one in collectives(str(program.as_text()), pool, data)
+            if sizes.get(one.axis, 2) > 1
+        ]
         result = Compiled(cost_of(program), module, 0.0, False)
     _write(path, result)
     return result

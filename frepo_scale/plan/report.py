@@ -119,7 +119,10 @@ def _collectives(found: Sequence[Collective]) -> list[str]:
 
 def _time(plan: Plan, price: float | None) -> list[str]:
     if not math.isfinite(plan.seconds):
-        return ["time: not known, the algorithm does not state its operations"]
+        unknown = "the algorithm does not state its operations"
+        if math.isinf(plan.seconds):
+            unknown = "the chip does not have the precision of the regression"
+        return [f"time: not known: {unknown}"]
     spread = f"{1e3 * plan.ideal_seconds:.2f} ms at peak rates"
     if plan.seconds != plan.ideal_seconds:
         spread += f", {1e3 * plan.seconds:.2f} ms at the rates measured here"
@@ -134,7 +137,8 @@ def _time(plan: Plan, price: float | None) -> list[str]:
         lines.append(f"  {price * plan.device_hours:.2f} at {price:g} for one device and one hour")
     if plan.iterations is not None:
         lines.append(
-            f"  assumed: {plan.iterations} iterations in each solve of the regression (float32)"
+            f"  assumed: {plan.iterations} iterations in each solve of the regression in float32,"
+            " by the bound of conjugate gradients at this ridge"
         )
     return lines
 

@@ -8,6 +8,7 @@ Where the speed of a phase was measured on the device (`Rates.measured`), the ti
 given too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -77,7 +78,8 @@ def phase_times(
             if size > 1:
                 communication += exchange.sent(size) / hardware.axis_rate(size, stride)
         rate = chip.rates[phase.precision]
-        compute = phase.operations / rate if phase.operations else 0.0
+        # NaN of an algorithm that does not state its operations stays NaN.
+        compute = phase.operations / rate if rate else math.inf
         speed = (measured or {}).get(phase.name)
         slow = None
         if speed is not None:

@@ -29,7 +29,11 @@ def tpu_devices(name: str) -> Sequence[jax.Device]:
       InputError: no such slice, or no libtpu.
     """
     os.environ.setdefault(_NO_SERVER, "1")
-    options = {"chip_config_name": "megacore"} if name.startswith(("v4:", "v5p:")) else {}
+    options: dict[str, Any] = {}
+    if name.startswith(("v4:", "v5p:")):
+        options["chip_config_name"] = "megacore"
+    if name.endswith(":1x1"):  # otherwise the compiler takes a host to have at least 2 x 2 chips
+        options["chips_per_host_bounds"] = (1, 1, 1)
     return _found(
         f"TPU slice {name!r}",
         "a slice such as v5e:4x4 or v4:2x2x2, and the compiler for it",

@@ -1,5 +1,6 @@
 """Work, time and memory of a step from shapes, against numbers by hand."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -13,7 +14,7 @@ from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.rcig import RCIG
 from frepo_scale.models.convnet import ConvNet
-from frepo_scale.plan import memory, plan, work
+from frepo_scale.plan import memory, plan, report, work
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.net_facts import net_facts
 from frepo_scale.plan.plan import best_mesh, make_plan, meshes
@@ -136,6 +137,13 @@ def test_float32_regressions_iterate_and_blocked_ones_cost_more():
     solves = 2 * on_tpu.iterations * 4 * 256**2 * CLASSES
     assert phases["factorisation and solves"].operations == pytest.approx(2 * 256**3 + solves)
     assert make_plan(subject(), H100, 1, 1).iterations is None
+
+
+def test_a_precision_that_a_chip_has_not_takes_forever():
+    plan = make_plan(subject(precision="float64"), parse_hardware("v5e:1x1"), 1, 1)
+    assert math.isinf(plan.seconds)
+    assert "time: not known" in report.text(plan)
+    assert report.as_json(plan)["hours"] is None
 
 
 def test_more_devices_never_need_more_memory_of_each():

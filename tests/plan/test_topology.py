@@ -17,8 +17,12 @@ def test_what_the_compiler_says_of_a_wrong_slice_is_passed_on(monkeypatch):
         tpu_devices("v5e:3x3")
 
 
-@pytest.mark.parametrize(("name", "joined"), [("v4:2x2x2", True), ("v5e:4x4", False)])
-def test_both_cores_of_a_v4_chip_are_one_device(name, joined, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "joined", "alone"),
+    [("v4:2x2x2", True, False), ("v5e:4x4", False, False), ("v5e:1x1", False, True)],
+)
+def test_the_chips_of_a_slice_are_described(name, joined, alone, monkeypatch):
+    """Both cores of a v4 chip are one device; a slice of one chip has a host of one chip."""
     asked = {}
 
     class Found:
@@ -32,6 +36,7 @@ def test_both_cores_of_a_v4_chip_are_one_device(name, joined, monkeypatch):
     assert tpu_devices(name) == ("one",)
     assert asked["topology_name"] == name
     assert (asked.get("chip_config_name") == "megacore") is joined
+    assert (asked.get("chips_per_host_bounds") == (1, 1, 1)) is alone
 
 
 @pytest.mark.parametrize(
