@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import looks_like_url
 from frepo_scale.data.decode import FITS
 from frepo_scale.data.memory import Wanted, load_images
 from frepo_scale.data.prepared import is_prepared, read_prepared
-from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.sources.class_folders import ClassFolders
 from frepo_scale.data.sources.digits import Digits
 from frepo_scale.data.sources.listing import Source
@@ -18,11 +18,14 @@ from frepo_scale.data.sources.registry import FORMS, find_source, list_with, own
 from frepo_scale.data.sources.specs import DatasetSpec, spec_for
 from frepo_scale.data.types import RawDataset
 
+if TYPE_CHECKING:
+    from frepo_scale.data.settings import DataConfig
+
 _FIX = "put them there, or give their path with --gin.DATA_DIR=PATH"
 
 
 def load(
-    config: DataConfig,
+    config: "DataConfig",
     on_disk: Callable[[int], bool] = lambda pixels: False,
     source_class: str | None = None,
 ) -> RawDataset:
