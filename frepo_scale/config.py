@@ -21,8 +21,9 @@ from gin import config_parser
 
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
+from frepo_scale.core.versions import made_by_newer, version
 from frepo_scale.jobs.settings import Recipe, RunConfig
-from frepo_scale.jobs.workdirs import NAME_LINE
+from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
 
@@ -255,9 +256,27 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
                 text = re.sub(rf"^{old} *= *'{before}'", f"{new} = '{after}'", text, flags=re.M)
         text = re.sub(rf"^{old}( *=)", rf"{new}\1", text, flags=re.M)
         text = re.sub(rf"%{old}\b", f"%{new}", text)
+    _check_maker(name, text)
     scan = _Scan()
     scan.text(text, name)
     return _build(name, overrides, scan, text)
+
+
+def _check_maker(name: str, text: str) -> None:
+    """Raises InputError for a text of a newer version that this one cannot read."""
+    found = re.search(rf"^{MAKER_LINE}(\S+)$", text, re.M)
+    if found is None or not made_by_newer(found[1]):
+        return
+    try:
+        scan = _Scan()
+        scan.text(text, name)
+        _build(name, {}, scan, text)
+    except InputError as error:
+        raise InputError(
+            f"{name} was made by frepo-scale {found[1]}, and this is {version()}: {error.what}",
+            error.expected,
+            f"install frepo-scale {found[1]} or a later version",
+        ) from error
 
 
 def _renamed(where: str, macro: str) -> InputError:

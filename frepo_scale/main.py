@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,19 @@ OVERRIDES = (
 )
 
 
+_DEBUG = "show the traceback of an error"
+
+
+class _Version(argparse.Action):
+    """Prints the versions of this program and of the libraries that compute."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        from frepo_scale.core.versions import version_line
+
+        print(version_line())
+        raise SystemExit(0)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports wrong arguments as InputError: one line, without the usage."""
 
@@ -29,9 +43,14 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
+    top.add_argument("--version", action=_Version, nargs=0, help="show versions and exit")
+    top.add_argument("--debug", action="store_true", default=False, help=_DEBUG)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_distill, _evaluate, _prepare, _report, _export, _settings):
         add(commands)
+    for command in commands.choices.values():
+        # Without a default, which would replace a --debug before the command.
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
     return top
 
 
@@ -182,18 +201,24 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, RunError
-    from frepo_scale.parallel.ending import PREEMPTED_EXIT, exit_code
-    from frepo_scale.parallel.runtime import label, process_count
+    from frepo_scale.core.paths import check_utf8
+    from frepo_scale.parallel.ending import exit_code
+    from frepo_scale.parallel.failures import explaining, import_jax
 
-    command = ""
+    options = argparse.Namespace(command="", debug="--debug" in arguments)
     try:
+        for argument in arguments:
+            check_utf8(argument, "argument")
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
-        command = options.command
-        if overrides and command not in ("distill", "evaluate"):
+        if overrides and options.command not in ("distill", "evaluate"):
             name = next(iter(overrides))
-            raise InputError(f"--gin.{name} with {command}", "--gin. with distill or evaluate only")
-        _COMMANDS[command](options, overrides)
+            raise InputError(
+                f"--gin.{name} with {options.command}", "--gin. with distill or evaluate only"
+            )
+        import_jax()
+        with explaining():
+            _COMMANDS[options.command](options, overrides)
         sys.stdout.flush()
         return 0
     except (Preempted, FailedElsewhere) as error:
@@ -202,15 +227,25 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_code(error)
     except (InputError, RunError) as error:
-        print(f"frepo-scale: {label()}{error}", file=sys.stderr)
-        code = exit_code(error, resumable=command == "distill")
-        if code == PREEMPTED_EXIT and process_count() > 1:
-            # The other processes have not reached this point: do not wait for them.
-            raise SystemExit(code) from error
-        return code
+        return _reported(error, options)
     except KeyboardInterrupt as error:
         print("frepo-scale: interrupted", file=sys.stderr)
         return exit_code(error)
+
+
+def _reported(error: Exception, options: argparse.Namespace) -> int:
+    """Prints the line of an error, after its traceback with --debug; returns the exit code."""
+    from frepo_scale.parallel.ending import PREEMPTED_EXIT, exit_code
+    from frepo_scale.parallel.runtime import label, process_count
+
+    if options.debug:
+        traceback.print_exception(error)
+    print(f"frepo-scale: {label()}{error}", file=sys.stderr)
+    code = exit_code(error, resumable=options.command == "distill")
+    if code == PREEMPTED_EXIT and process_count() > 1:
+        # The other processes have not reached this point: do not wait for them.
+        raise SystemExit(code) from error
+    return code
 
 
 # Imports are inside the functions: --help and wrong arguments answer at once.
@@ -221,12 +256,12 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.distill import distill, start
     from frepo_scale.jobs.plan import dry_run
-    from frepo_scale.parallel.runtime import initialize
+    from frepo_scale.parallel.connect import connect
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:
-        initialize()
+        connect()
         dry_run(recipe, workdir)
     else:
         start(recipe, workdir)
@@ -238,12 +273,12 @@ def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> 
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.evaluate import evaluate
     from frepo_scale.jobs.workdirs import recipe_text
-    from frepo_scale.parallel.runtime import initialize
+    from frepo_scale.parallel.connect import connect
 
     target = to_path(options.target)
     name, text = recipe_text(target)
     recipe = config.load_text(name, text, overrides)
-    initialize()
+    connect()
     evaluate(recipe.config, target)
 
 

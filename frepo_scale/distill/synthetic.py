@@ -26,11 +26,17 @@ def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) 
     counts = np.bincount(labels, minlength=num_classes)
     if ipc > counts.min():
         scarce = int(counts.argmin())
+        if not counts[scarce]:
+            raise InputError(
+                f"class {scarce} has no training images after the held-out part is set aside",
+                "training images of every class",
+                "give a data set that has them with --gin.DATA_DIR",
+            )
         raise InputError(
             f"IPC = {ipc}: class {scarce} has {counts[scarce]} training images after the held-out"
             " part is set aside",
             f"at most {counts[scarce]}",
-            f"use --gin.IPC={max(1, int(counts[scarce]))}",
+            f"use --gin.IPC={int(counts[scarce])}",
         )
     # One draw for the whole set, then the smallest of each class: no per-class random calls.
     draws = np.asarray(jax.random.uniform(key, (len(labels),)))

@@ -125,6 +125,7 @@ def write_report(
     times: dict[str, str],
     operative_config: str,
     paths: dict[str, str],
+    environment: dict[str, str] | None = None,
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
@@ -140,6 +141,7 @@ def write_report(
       times: how its time was spent, see `export.account`.
       operative_config: the configuration the run used, shown as it is.
       paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
+      environment: versions and devices by name, see `export.account`.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
@@ -155,6 +157,7 @@ def write_report(
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
             ("Time", _definitions(times)),
+            ("Environment", _definitions(environment or {})),
             ("Files", _definitions(paths, code=True)),
             ("Configuration", _config(operative_config)),
         ],

@@ -27,8 +27,10 @@ from frepo_scale.jobs.settings import RunConfig
 from frepo_scale.jobs.workdirs import finished_workdir
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.environment import environment
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
@@ -43,13 +45,18 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
       target: the workdir or the .npz.
 
     Returns:
-      The scores, see `evaluate.run.evaluate_sets`, and the protocol under "protocol".
+      The scores, see `evaluate.run.evaluate_sets`, the protocol under "protocol", and versions and
+      devices under "environment".
 
     Raises:
       InputError: the set does not suit the data, or there are no test images.
       Preempted: a stop was requested.
     """
-    precision = matmul_precision(config.distill.matmul_precision)
+    with pinned(), matmul_precision(config.distill.matmul_precision):
+        return _evaluate(config, target)
+
+
+def _evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
     in_workdir = is_folder(target)
     exported = read_npz(finished_workdir(target).distilled if in_workdir else target)
     mesh = single_device_mesh()  # the result of a pod can be judged on any machine
@@ -73,13 +80,13 @@ def evaluate(config: RunConfig, target: Path) -> dict[str, Any]:
         selected_by="",
     )
     try:
-        with precision:
-            scores = evaluate_sets(evaluations, context)
+        scores = evaluate_sets(evaluations, context)
     except Preempted:
         print("stopped; the same command " + ("resumes" if progress else "starts again"))
         raise Preempted(preemption.exit_code) from None
 
     scores["protocol"] = evaluation_recipe(config, dataset)
+    scores["environment"] = environment(mesh)
 
     def write() -> None:
         print(format_table(scores))

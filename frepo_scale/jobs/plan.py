@@ -14,6 +14,7 @@ from frepo_scale.jobs.settings import Recipe, RunConfig
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import build_mesh
+from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan.compile import compile_outer_step
 from frepo_scale.plan.overview import overview
@@ -27,7 +28,7 @@ def dry_run(recipe: Recipe, root: Path) -> None:
     """
     settings, workdir = scientific_settings(recipe.config), Workdir(root)
     workdir.check_identity(settings, default_settings(recipe.config))
-    with matmul_precision(recipe.config.distill.matmul_precision):
+    with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         run = build_run(recipe)
     if is_first():
         print(recipe.operative)
@@ -53,5 +54,5 @@ def compile_recipe(config: RunConfig, devices: Sequence[jax.Device]) -> jax.stag
     shape = (side, side, spec.channels)
     problem = problem_of(config, build_mesh(config.mesh, devices), spec.num_classes, shape)
     algorithm = build_algorithm(config.algorithm, problem)
-    with matmul_precision(config.distill.matmul_precision):
+    with pinned(), matmul_precision(config.distill.matmul_precision):
         return compile_outer_step(algorithm, shape, spec.num_classes)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, is_folder, is_local
+from frepo_scale.core.versions import PACKAGE
 from frepo_scale.export.formats import read_npz
 from frepo_scale.export.run_report import read_text
 from frepo_scale.ops.workdir import Workdir
 
 NAME_LINE = "# recipe: "  # the first line of config.gin
+MAKER_LINE = "# made by frepo-scale "  # the second one, with the version
 
 
 def existing_workdir(path: Path) -> Workdir:
@@ -58,4 +60,7 @@ def recipe_text(target: Path) -> tuple[str, str]:
         raise InputError(
             f"{target} does not say which recipe made it", "an export whose provenance has a config"
         )
-    return str(provenance.get("recipe", target.stem)), str(provenance["config"])
+    versions = provenance.get("versions")
+    maker = versions.get(PACKAGE, "") if isinstance(versions, dict) else ""
+    name, text = str(provenance.get("recipe", target.stem)), str(provenance["config"])
+    return name, f"{MAKER_LINE}{maker}\n{text}" if maker else text
