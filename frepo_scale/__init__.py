@@ -50,6 +50,7 @@ class _Command(types.ModuleType):
     """
 
     def _function(self) -> Callable[..., dict[str, Any]]:
+        importlib.import_module("frepo_scale.parallel.failures").import_jax()
         api = importlib.import_module("frepo_scale.api")
         function: Callable[..., dict[str, Any]] = getattr(api, self.__name__.rpartition(".")[2])
         return function

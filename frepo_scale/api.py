@@ -16,13 +16,14 @@ from typing import Any
 import threadpoolctl
 
 from frepo_scale import config
-from frepo_scale.core.paths import read_bytes, to_path
+from frepo_scale.core.paths import check_utf8, read_bytes, to_path
 from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.jobs import series as series_job
 from frepo_scale.jobs.distill import start
 from frepo_scale.ops.workdir import Workdir
-from frepo_scale.parallel.runtime import initialize
+from frepo_scale.parallel.connect import connect
+from frepo_scale.parallel.failures import explaining
 
 _PathLike = str | os.PathLike[str]
 
@@ -47,8 +48,8 @@ def distill(recipe: str, workdir: _PathLike | None = None, **settings: Any) -> d
     """
     read = config.load_recipe(config.find_recipe(recipe), _overrides(settings))
     folder = to_path(Path("runs") / read.name if workdir is None else os.fspath(workdir))
-    start(read, folder)
     with _as_a_program():
+        start(read, folder)
         if read.config.series.by is None:
             distill_job.distill(read, folder)
         else:
@@ -76,7 +77,7 @@ def evaluate(
 
     Returns:
       The scores, as evaluation.json holds them: "distilled": {"mean", "std", "n"}, ...,
-      "evaluations", and the protocol under "protocol".
+      "evaluations", the protocol under "protocol", and versions under "environment".
 
     Raises:
       InputError: the set, a setting or the data are wrong.
@@ -87,8 +88,8 @@ def evaluate(
         target, None if labels is None else os.fspath(labels), normalised
     )
     read = config.recipe_of_set(target, dataset, _overrides(settings))
-    initialize()
     with _as_a_program():
+        connect()
         return evaluate_job.evaluate(read.config, target, told)
 
 
@@ -123,10 +124,13 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
 
 def _overrides(settings: Mapping[str, Any]) -> dict[str, str]:
     """The values as they would be typed after `--gin.NAME=`."""
-    return {
-        name: repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-        for name, value in settings.items()
-    }
+    texts = {}
+    for name, value in settings.items():
+        given = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if isinstance(given, str):
+            check_utf8(given, f"{name} =")
+        texts[name] = repr(given)
+    return texts
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -138,12 +142,13 @@ def _json(path: Path) -> dict[str, Any]:
 def _as_a_program() -> Iterator[None]:
     """The surroundings of a job: its signal handlers, and one thread for LAPACK.
 
+    Known failures of JAX and the system become `InputError` or `RunError`, as on the command line.
     Afterwards SIGTERM and SIGINT are the caller's again. LAPACK on CPU is 2 to 50 times slower with
     several threads on busy cores.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with threadpoolctl.threadpool_limits(1, "blas"):
+        with threadpoolctl.threadpool_limits(1, "blas"), explaining():
             yield
     finally:
         for number, handler in before.items():

@@ -14,6 +14,19 @@ OVERRIDES = (
 )
 
 
+_DEBUG = "show the traceback of an error"
+
+
+class _Version(argparse.Action):
+    """Prints the versions of this program and of the libraries that compute."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        from frepo_scale.core.versions import version_line
+
+        print(version_line())
+        raise SystemExit(0)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports wrong arguments as InputError: one line, without the usage."""
 
@@ -26,10 +39,15 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The argument parser of `frepo-scale`."""
     top = _Parser(prog="frepo-scale", description=DESCRIPTION, epilog=OVERRIDES)
+    top.add_argument("--version", action=_Version, nargs=0, help="show versions and exit")
+    top.add_argument("--debug", action="store_true", default=False, help=_DEBUG)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adders = (_distill, _plan, _evaluate, _prepare, _status, _report, _export, _compare)
     for add in (*adders, _profile, _settings):
         add(commands)
+    for command in commands.choices.values():
+        # Without a default, which would replace a --debug before the command.
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
     return top
 
 

@@ -22,10 +22,11 @@ from gin import config_parser
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
 from frepo_scale.core.text import read_text
+from frepo_scale.core.versions import made_by_newer, version
 from frepo_scale.data.sources import spec_for
 from frepo_scale.jobs.foreign import check_no_code
 from frepo_scale.jobs.settings import Recipe, RunConfig
-from frepo_scale.jobs.workdirs import NAME_LINE, is_own, recipe_text
+from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE, is_own, recipe_text
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # a link to gin/, a copy once installed
 
@@ -259,6 +260,7 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
                 text = re.sub(rf"^{old} *= *'{before}'", f"{new} = '{after}'", text, flags=re.M)
         text = re.sub(rf"^{old}( *=)", rf"{new}\1", text, flags=re.M)
         text = re.sub(rf"%{old}\b", f"%{new}", text)
+    _check_maker(name, text)
     scan = _Scan()
     scan.text(text, name)
     recipe = _build(name, overrides, scan, text)
@@ -290,6 +292,23 @@ def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str
 def changed(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     """The recipe with some settings changed; values as after `--gin.NAME=`."""
     return load_text(recipe.name, recipe.text, overrides)
+
+
+def _check_maker(name: str, text: str) -> None:
+    """Raises InputError for a text of a newer version that this one cannot read."""
+    found = re.search(rf"^{MAKER_LINE}(\S+)$", text, re.M)
+    if found is None or not made_by_newer(found[1]):
+        return
+    try:
+        scan = _Scan()
+        scan.text(text, name)
+        _build(name, {}, scan, text)
+    except InputError as error:
+        raise InputError(
+            f"{name} was made by frepo-scale {found[1]}, and this is {version()}: {error.what}",
+            error.expected,
+            f"install frepo-scale {found[1]} or a later version",
+        ) from error
 
 
 def _renamed(where: str, macro: str) -> InputError:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,34 +14,49 @@ from frepo_scale.arguments import parser, split_overrides
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, RunError
-    from frepo_scale.parallel.ending import PREEMPTED_EXIT, exit_code
-    from frepo_scale.parallel.runtime import label, process_count
+    from frepo_scale.core.paths import check_utf8
+    from frepo_scale.parallel.ending import exit_code
+    from frepo_scale.parallel.failures import explaining, import_jax
 
-    command = ""
+    options = argparse.Namespace(command="", debug="--debug" in arguments)
     try:
+        for argument in arguments:
+            check_utf8(argument, "argument")
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
-        command = options.command
-        if overrides and command not in ("distill", "plan", "evaluate"):
+        if overrides and options.command not in ("distill", "plan", "evaluate"):
             name = next(iter(overrides))
             raise InputError(
-                f"--gin.{name} with {command}", "--gin. with distill, plan or evaluate only"
+                f"--gin.{name} with {options.command}", "--gin. with distill, plan or evaluate only"
             )
-        _COMMANDS[command](options, overrides)
+        if options.command != "status":  # which launchers ask often
+            import_jax()
+        with explaining():
+            _COMMANDS[options.command](options, overrides)
         sys.stdout.flush()
         return 0
     except (Preempted, FailedElsewhere) as error:
         return exit_code(error)
     except (InputError, RunError) as error:
-        print(f"frepo-scale: {label()}{error}", file=sys.stderr)
-        code = exit_code(error, resumable=command == "distill")
-        if code == PREEMPTED_EXIT and process_count() > 1:
-            # The other processes have not reached this point: do not wait for them.
-            raise SystemExit(code) from error
-        return code
+        return _reported(error, options)
     except KeyboardInterrupt as error:
         print("frepo-scale: interrupted", file=sys.stderr)
         return exit_code(error)
+
+
+def _reported(error: Exception, options: argparse.Namespace) -> int:
+    """Prints the line of an error, after its traceback with --debug; returns the exit code."""
+    from frepo_scale.parallel.ending import PREEMPTED_EXIT, exit_code
+    from frepo_scale.parallel.runtime import label, process_count
+
+    if options.debug:
+        traceback.print_exception(error)
+    print(f"frepo-scale: {label()}{error}", file=sys.stderr)
+    code = exit_code(error, resumable=options.command == "distill")
+    if code == PREEMPTED_EXIT and process_count() > 1:
+        # The other processes have not reached this point: do not wait for them.
+        raise SystemExit(code) from error
+    return code
 
 
 # Imports are inside the functions: --help and wrong arguments answer at once.
@@ -54,7 +70,7 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     from frepo_scale.jobs.elsewhere import check_elsewhere
     from frepo_scale.jobs.plan import dry_run
     from frepo_scale.jobs.series import distill_series, dry_run_series
-    from frepo_scale.parallel.runtime import initialize
+    from frepo_scale.parallel.connect import connect
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     if options.devices is not None:
@@ -64,7 +80,7 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
         return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:
-        initialize()
+        connect()
     else:
         start(recipe, workdir)
     if recipe.config.series.by is not None:
@@ -88,12 +104,12 @@ def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> 
     from frepo_scale import config
     from frepo_scale.core.paths import to_path
     from frepo_scale.jobs.evaluate import evaluate, told_about
-    from frepo_scale.parallel.runtime import initialize
+    from frepo_scale.parallel.connect import connect
 
     target = to_path(options.target)
     told = told_about(target, options.labels, options.normalised)
     recipe = config.recipe_of_set(target, options.dataset, overrides)
-    initialize()
+    connect()
     evaluate(recipe.config, target, told)
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from frepo_scale import config
@@ -84,6 +85,71 @@ assert main(["report", "x", "--gin.IPC=1"]) == 2
 print(sorted(set({HEAVY}) & sys.modules.keys()))
 """
     assert python(code).splitlines()[-1] == "[]"
+
+
+def test_the_versions_are_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"frepo-scale \d+\.\S+, code [0-9a-f]{12}, python 3.*, jax \d.*\n", out)
+    assert err == ""
+
+
+def test_the_versions_load_nothing_heavy():
+    code = f"""
+import sys
+from frepo_scale.main import main
+try:
+    main(["--version"])
+except SystemExit:
+    print(sorted(set({HEAVY}) & sys.modules.keys()))
+"""
+    assert python(code).splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, None])
+def test_the_traceback_is_shown_with_debug(where, capsys, monkeypatch):
+    def fail(options, overrides):
+        try:
+            np.zeros(2**60, np.uint8)
+        except MemoryError as error:
+            raise MemoryError("Unable to allocate all of it") from error
+
+    monkeypatch.setitem(command._COMMANDS, "report", fail)
+    arguments = ["report", "x"]
+    if where is not None:
+        arguments.insert(where, "--debug")
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("frepo-scale: out of memory on the host")
+    assert (len(lines) > 1) == ("--debug" in arguments)
+    assert any(line.startswith("Traceback") for line in lines) == ("--debug" in arguments)
+
+
+def test_an_argument_that_is_not_utf8_is_refused(tmp_path):
+    arguments = ["distill", "digits_ipc1", "--workdir", os.fsencode(tmp_path) + b"/\xff"]
+    done = subprocess.run(
+        [sys.executable, "-m", "frepo_scale.main", *arguments], capture_output=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stdout == b""
+    assert done.stderr.startswith(b"frepo-scale: argument ") and done.stderr.count(b"\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["maybe", ""])
+def test_a_value_that_jax_does_not_take_is_one_line(value, tmp_path):
+    environment = os.environ | {"JAX_ENABLE_X64": value}
+    done = subprocess.run(
+        [sys.executable, "-m", "frepo_scale.main", "settings"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"frepo-scale: JAX_ENABLE_X64={value} ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_entry_sets_the_environment_before_anything_is_loaded():

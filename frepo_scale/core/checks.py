@@ -10,6 +10,11 @@ from typing import Any
 
 from frepo_scale.core.errors import InputError, nearest
 
+# What people write for True and False.
+_BOOLS = {
+    **dict.fromkeys(("true", "yes", "on", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "off", "0", "0.0"), False),
+}
 LARGEST_COUNT = 2**31 - 1  # of the int32 counters on the devices
 
 
@@ -29,13 +34,17 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
 
 def _whole_number(value: Any) -> int | None:
     """The whole number that a value such as 1e3 or "2" stands for; None if it is not one."""
-    if isinstance(value, bool):
-        return None
+    number = None if isinstance(value, bool) else _number(value)
+    return None if number is None or number != int(number) else int(number)
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value such as "2.5" stands for; None if it is not one."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and number == int(number) else None
+    return number if math.isfinite(number) else None
 
 
 def check_float(
@@ -47,16 +56,24 @@ def check_float(
         ok = ok and math.isfinite(value)
     except OverflowError:  # an int beyond every float
         ok = False
-    if not ok or value < low or value > high or (open_low and value == low):
+
+    def fits(number: float) -> bool:
+        return low <= number <= high and not (open_low and number == low)
+
+    if not ok or not fits(value):
         bound = f"greater than {low}" if open_low else f"of at least {low}"
         upper = "" if high == math.inf else f" and at most {high}"
-        raise InputError(f"{name} = {value!r}", f"a number {bound}{upper}")
+        meant = _number(value) if isinstance(value, str) else None
+        fix = "" if meant is None or not fits(meant) else f"set --gin.{name}={meant!r}"
+        raise InputError(f"{name} = {value!r}", f"a number {bound}{upper}", fix)
 
 
 def check_bool(name: str, value: Any) -> None:
     """Raises InputError unless `value` is True or False."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} = {value!r}", "True or False")
+        meant = _BOOLS.get(str(value).strip().lower())
+        fix = "" if meant is None else f"set --gin.{name}={meant}"
+        raise InputError(f"{name} = {value!r}", "True or False", fix)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

@@ -17,10 +17,13 @@ _PASSING = frozenset(
     )
     if hasattr(errno, name)
 )
-# The same errors as text, from stores and libraries that give no error number.
+# The same errors as text, from stores and libraries that give no error number; and those of a
+# device that the process before has not left yet.
 _PASSING_WORDS = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b|Stale file handle|Input/output error"
     r"|Connection (reset|timed out|refused)|Transport endpoint is not connected"
+    r"|already in use by (another )?process|CUDA_ERROR_DEVICE_UNAVAILABLE|busy or unavailable"
+    r"|Device or resource busy|libtpu multi-process lockfile"
 )
 
 

@@ -8,6 +8,8 @@ import enum
 
 import jax
 
+_GENERATOR = "threefry2x32"  # whatever JAX's default is
+
 
 class Purpose(enum.IntEnum):
     """The purpose of a random number. The values are part of the checkpoint format: append only."""
@@ -39,7 +41,7 @@ def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) 
     Returns:
       A typed PRNG key (scalar), the same on every device and process.
     """
-    key = jax.random.fold_in(jax.random.key(seed), int(purpose))
+    key = jax.random.fold_in(jax.random.key(seed, impl=_GENERATOR), int(purpose))
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key

@@ -37,6 +37,9 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     if is_local(text):
         if looks_like_url(text):
             raise InputError(f"{text} is a URL with a slash missing", _EXPECTED)
+        check_utf8(text, "path")
+        if not os.path.isabs(text):
+            check_utf8(_current_folder(), "the current folder")
         return Path(path).expanduser()  # the shell does not expand the tilde of --workdir=~/runs
     if not isinstance(path, str):
         return path  # type: ignore[return-value]  # an epath.Path
@@ -57,6 +60,29 @@ def to_path(path: str | os.PathLike[str]) -> Path:
             "a bucket that this machine may read, and TensorFlow (or EPATH_USE_TF=0 and gcsfs)",
         ) from error
     return store
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError(
+            "the current folder no longer exists", "a folder that exists", "change to one with cd"
+        ) from error
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Raises InputError for a text with bytes that are not UTF-8, as Python reads them.
+
+    TensorStore and TensorFlow cannot use such a path; they say so only when they write.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise InputError(
+            f"{what} {shown} is not UTF-8", "a name in UTF-8", "rename it, or choose another"
+        ) from error
 
 
 def looks_like_url(path: str | os.PathLike[str]) -> bool:

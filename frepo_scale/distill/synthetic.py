@@ -31,7 +31,7 @@ def choose_rows(labels: np.ndarray, num_classes: int, ipc: int, key: jax.Array) 
             f"IPC = {ipc}: class {scarce} has {counts[scarce]} training images after the held-out"
             " part is set aside",
             f"at most {counts[scarce]}",
-            f"use --gin.IPC={max(1, int(counts[scarce]))}",
+            f"use --gin.IPC={int(counts[scarce])}",
         )
     # One draw for the whole set, then the smallest of each class: no per-class random calls.
     draws = np.asarray(jax.random.uniform(key, (len(labels),)))

@@ -31,7 +31,9 @@ def check_evaluations(names: Any) -> list[str]:
     """
     expected = "a list of names of evaluations"
     if isinstance(names, str):
-        fix = f"""use --gin.EVALUATIONS="['{names}']" """
+        meant = [name.strip() for name in names.split(",")]
+        unknown = [name for name in meant if "." not in name and name not in EVALUATIONS]
+        fix = nearest(unknown[0], EVALUATIONS) if unknown else f'use --gin.EVALUATIONS="{meant!r}"'
         raise InputError(f"EVALUATIONS = {names!r}", expected, fix)
     if not isinstance(names, list | tuple) or not names:
         raise InputError(f"EVALUATIONS = {names!r}", expected)

@@ -52,6 +52,24 @@ def account(history: History) -> dict[str, str]:
     }
 
 
+def surroundings(history: History) -> dict[str, str]:
+    """The recorded environment of the last attempt, and what earlier attempts had instead."""
+    recorded = [(n, a.environment) for n, a in enumerate(history.attempts, 1) if a.environment]
+    if not recorded:
+        return {}
+    (_, last), earlier = recorded[-1], recorded[:-1]
+    found = {}
+    for name in dict.fromkeys(name for _, environment in recorded for name in environment):
+        value = last.get(name, "not set")
+        others: dict[str, list[str]] = {}
+        for number, environment in earlier:
+            if environment.get(name, "not set") != value:
+                others.setdefault(environment.get(name, "not set"), []).append(str(number))
+        notes = [f"attempt {', '.join(at)}: {other}" for other, at in others.items()]
+        found[name] = f"{value} ({'; '.join(notes)})" if notes else value
+    return found
+
+
 def _attempt(attempt: Attempt) -> str:
     started = datetime.fromtimestamp(attempt.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
     saved = "nothing saved" if attempt.last_step is None else f"saved step {attempt.last_step}"

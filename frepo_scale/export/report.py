@@ -145,6 +145,7 @@ def write_report(
     operative_config: str,
     paths: dict[str, str],
     evaluated: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
@@ -161,6 +162,7 @@ def write_report(
       operative_config: the configuration the run used, shown as it is.
       paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
       evaluated: what `evaluation.json` holds, the scores of `frepo-scale evaluate`.
+      environment: versions and devices by name, see `export.account`.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
@@ -177,6 +179,7 @@ def write_report(
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
             ("Time", definitions(times)),
+            ("Environment", definitions(environment or {})),
             ("Files", definitions(paths, code=True)),
             ("Configuration", operative_section(operative_config)),
         ],

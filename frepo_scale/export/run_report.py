@@ -7,7 +7,7 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, read_bytes
 from frepo_scale.core.text import decode_text
-from frepo_scale.export.account import account
+from frepo_scale.export.account import account, surroundings
 from frepo_scale.export.report import format_table, write_report
 from frepo_scale.export.result_file import read_metrics, read_result
 from frepo_scale.ops.goodput import read_ledger
@@ -21,13 +21,15 @@ def write_run_report(workdir: Workdir, name: str) -> None:
     pictures = children(workdir.gallery) if is_folder(workdir.gallery) else []
     galleries = [(int(found[1]), p) for p in pictures if (found := _PICTURE.fullmatch(p.name))]
     result = read_result(workdir.result) if is_file(workdir.result) else {}
+    history = read_ledger(workdir.ledger)
     write_report(
         workdir.report,
         title=name,
         result=result,
         metrics=read_metrics(workdir.metrics),
         galleries=galleries,
-        times=account(read_ledger(workdir.ledger)),
+        times=account(history),
+        environment=surroundings(history),
         operative_config=read_text(workdir.operative_config),
         paths=_paths(workdir),
         evaluated=read_result(workdir.evaluation, "evaluate")

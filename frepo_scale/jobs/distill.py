@@ -4,13 +4,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from frepo_scale.core.errors import InputError, Preempted, RunError
+from frepo_scale.core.errors import Preempted, RunError
 from frepo_scale.core.identity import default_settings, scientific_settings
 from frepo_scale.core.paths import is_file, is_local
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.core.versions import version
 from frepo_scale.data.feed import target_batches
 from frepo_scale.distill.state import (
     NEVER,
@@ -23,6 +25,7 @@ from frepo_scale.distill.state import (
 from frepo_scale.export.run_report import print_result, write_text
 from frepo_scale.jobs.gallery import write_gallery
 from frepo_scale.jobs.machine import check_memory
+from frepo_scale.jobs.memory import what_to_lower
 from frepo_scale.jobs.preprocessing import (
     check_data,
     check_same_data,
@@ -32,7 +35,8 @@ from frepo_scale.jobs.preprocessing import (
 from frepo_scale.jobs.results import Work, write_results
 from frepo_scale.jobs.run import Run, build_evaluator, build_run
 from frepo_scale.jobs.settings import Recipe
-from frepo_scale.jobs.workdirs import NAME_LINE
+from frepo_scale.jobs.surroundings import check_environment, ends_recorded
+from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.ops.metrics import JsonlWriter, MetricWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
@@ -41,10 +45,13 @@ from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.tensorboard import StepActions, TensorBoardWriter
 from frepo_scale.ops.workdir import KERNELS, Workdir
 from frepo_scale.parallel.compiled import keep_compiled
+from frepo_scale.parallel.connect import connect
 from frepo_scale.parallel.determinism import make_deterministic
+from frepo_scale.parallel.environment import environment
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import platform_of
-from frepo_scale.parallel.runtime import agree, initialize, is_first
+from frepo_scale.parallel.pinned import pinned
+from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import of_first, on_first
 from frepo_scale.plan.overview import written_bytes
 from frepo_scale.train.hooks import Log, Probe, Save
@@ -57,14 +64,14 @@ def start(recipe: Recipe, root: Path) -> None:
     """Sets up the compiler and the processes; to be called before any device is used.
 
     Raises:
-      InputError: the workdir belongs to another run, or the environment is wrong.
+      InputError: the workdir belongs to another run, or the environment is wrong: see `connect`.
     """
     if recipe.config.mesh.deterministic:
         # The check comes before a folder is made in it.
         settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
         Workdir(root).check_identity(settings, defaults)
         make_deterministic(root / KERNELS if is_local(root) else None)
-    initialize()
+    connect()
 
 
 def distill(recipe: Recipe, root: Path) -> None:
@@ -85,6 +92,7 @@ def distill(recipe: Recipe, root: Path) -> None:
         _say(lambda: print_result(workdir, f"{recipe.name} is finished.\n"))
         return
     with (
+        pinned(),
         matmul_precision(recipe.config.distill.matmul_precision),
         contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor,
     ):
@@ -99,11 +107,11 @@ def distill(recipe: Recipe, root: Path) -> None:
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
         with (
-            ends_recorded(workdir, supervisor, preemption),
+            ends_recorded(workdir, supervisor, preemption, partial(what_to_lower, run)),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
             state, first = attempt.restore_or_init()
-            supervisor.begin(first)
+            supervisor.begin(first, environment(run.mesh))
             if not attempt.is_trained(first):
                 with attempt.training(first) as (batches, hooks):
                     state, _, stopped = train(
@@ -125,37 +133,16 @@ def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
     """Opens the workdir, locks it and records the run in it; on process 0."""
     settings = scientific_settings(run.config)
     check_data(workdir, run.dataset)
+    check_environment(workdir, run)
     needed = written_bytes(run.algorithm, run.dataset)
     workdir.open(settings, needed, default_settings(run.config))
     supervisor.lock()
     workdir.claim(settings)
-    write_text(workdir.config, f"{NAME_LINE}{run.recipe.name}\n{run.recipe.text}")
+    head = f"{NAME_LINE}{run.recipe.name}\n{MAKER_LINE}{version()}\n"
+    write_text(workdir.config, head + run.recipe.text)
     write_text(workdir.operative_config, run.recipe.operative)
     for note in run.dataset.notes:
         print(f"data: {note}")
-
-
-@contextlib.contextmanager
-def ends_recorded(
-    workdir: Workdir, supervisor: Supervisor, preemption: Preemption
-) -> Iterator[None]:
-    """Records in the workdir how the attempt ends; errors of its disk become InputErrors."""
-    try:
-        yield
-    except Preempted:
-        supervisor.preempted()
-        _say(lambda: print(f"stopped; the same command resumes from {workdir.root}"))
-        raise Preempted(preemption.exit_code) from None
-    except OSError as error:
-        supervisor.failed(error)
-        raise InputError(
-            f"workdir {workdir.root} cannot be written ({error.strerror or error})",
-            "free space on the disk and permission to write",
-            "correct this and repeat the command: the run resumes from its last checkpoint",
-        ) from error
-    except (InputError, RunError) as error:
-        supervisor.failed(error)
-        raise
 
 
 def _say(action: Callable[[], None]) -> None:

@@ -31,8 +31,10 @@ from frepo_scale.jobs.settings import RunConfig
 from frepo_scale.jobs.workdirs import is_own, read_own
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.environment import environment
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
@@ -48,12 +50,18 @@ def evaluate(config: RunConfig, target: Path, told: Told | None = None) -> dict[
       told: what the user says about a set that is neither.
 
     Returns:
-      The scores, see `evaluate.run.evaluate_sets`, and the protocol under "protocol".
+      The scores, see `evaluate.run.evaluate_sets`, the protocol under "protocol", and versions and
+      devices under "environment".
 
     Raises:
       InputError: the set is damaged or does not suit the data, or there are no test images.
       Preempted: a stop was requested.
     """
+    with pinned(), matmul_precision(config.distill.matmul_precision):
+        return _evaluate(config, target, told)
+
+
+def _evaluate(config: RunConfig, target: Path, told: Told | None) -> dict[str, Any]:
     in_workdir = is_folder(target) and is_file(Workdir(target).config)
     if config.series.by is not None and not in_workdir:
         raise InputError(
@@ -64,15 +72,16 @@ def evaluate(config: RunConfig, target: Path, told: Told | None = None) -> dict[
     progress = Workdir(target).evaluated_nets if in_workdir else None
     preemption = Preemption()
     try:
-        with matmul_precision(config.distill.matmul_precision):
-            if config.series.by is None:
-                scores = _scores(config, target, told, progress, preemption)
-            else:
-                preemption.install()
-                scores = series_scores(config, target, progress, preemption)
+        if config.series.by is None:
+            scores = _scores(config, target, told, progress, preemption)
+        else:
+            preemption.install()
+            scores = series_scores(config, target, progress, preemption)
     except Preempted:
         print("stopped; the same command " + ("resumes" if progress else "starts again"))
         raise Preempted(preemption.exit_code) from None
+
+    scores["environment"] = environment(single_device_mesh())
 
     def write() -> None:
         print(format_table(scores))

@@ -21,6 +21,7 @@ from frepo_scale.jobs.subject import sizes_of_data, varied, with_settings
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import build_mesh
+from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan import report
 from frepo_scale.plan.cache import Compiled, compiled_step
@@ -51,7 +52,7 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     shape, classes = sizes_of_data(recipe.config, options.given)
     hardware = _hardware(options)
     vary = varied(recipe.name, recipe.config, shape, classes)
-    with matmul_precision(recipe.config.distill.matmul_precision):
+    with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         # All of them before the first is printed: an error is then the only output.
         planners = [
             _Planner(recipe.config, options, vary, machine, shape, classes) for machine in hardware
@@ -277,7 +278,7 @@ def dry_run(recipe: Recipe, root: Path) -> None:
     """
     settings, workdir = scientific_settings(recipe.config), Workdir(root)
     workdir.check_identity(settings, default_settings(recipe.config))
-    with matmul_precision(recipe.config.distill.matmul_precision):
+    with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         run = build_run(recipe)
         needs = memory_line(run)
     if is_first():
@@ -300,5 +301,5 @@ def compile_recipe(config: RunConfig, devices: Sequence[jax.Device]) -> jax.stag
     shape, classes = sizes_of_data(config, GivenSizes())
     problem = problem_of(config, build_mesh(config.mesh, devices), classes, shape)
     algorithm = build_algorithm(config.algorithm, problem)
-    with matmul_precision(config.distill.matmul_precision):
+    with pinned(), matmul_precision(config.distill.matmul_precision):
         return compile_outer_step(algorithm, shape, classes)

@@ -4,6 +4,8 @@ from frepo_scale.core.errors import Preempted
 from frepo_scale.data.prepare.job import prepare as prepare_set
 from frepo_scale.data.prepare.settings import PrepareConfig
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel.failures import explaining
+from frepo_scale.parallel.pinned import pinned
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -16,7 +18,8 @@ def prepare(config: PrepareConfig) -> None:
     preemption = Preemption()
     preemption.install()
     try:
-        prepare_set(config, preemption)
+        with pinned(), explaining(lambda text: "use fewer processes: --workers 1"):
+            prepare_set(config, preemption)
     except Preempted:
         print(f"stopped; the same command resumes from {config.out}")
         raise Preempted(preemption.exit_code) from None

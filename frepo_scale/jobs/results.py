@@ -1,6 +1,5 @@
 """The end of a run: export the selected set, evaluate it, write result and report."""
 
-import importlib.metadata
 import json
 import re
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from typing import Any
 
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.core.versions import code_fingerprint, versions
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.state import NEVER, TrainState, unpadded
 from frepo_scale.distill.synthetic import hard_labels
@@ -117,10 +117,8 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
             "ipc": config.distill.ipc,
             "seed": config.distill.seed,
             "step": step,
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("frepo-scale", "jax", "flax", "optax", "numpy")
-            },
+            "versions": versions(),
+            "code": code_fingerprint(),
         },
     )
 

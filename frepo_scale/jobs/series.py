@@ -16,12 +16,13 @@ from frepo_scale.core.identity import default_settings, scientific_settings, set
 from frepo_scale.core.paths import is_file
 from frepo_scale.export.run_report import write_text
 from frepo_scale.export.series_report import print_series, write_series_report
-from frepo_scale.jobs.distill import distill, ends_recorded
+from frepo_scale.jobs.distill import distill
 from frepo_scale.jobs.plan import dry_run
 from frepo_scale.jobs.run import build_run
 from frepo_scale.jobs.series_runs import SeriesRun, runs_of
 from frepo_scale.jobs.series_scores import series_evaluations, series_scores
 from frepo_scale.jobs.settings import Recipe
+from frepo_scale.jobs.surroundings import ends_recorded
 from frepo_scale.jobs.workdirs import NAME_LINE
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor

@@ -7,6 +7,7 @@ from typing import Any
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, is_local, open_to_read
+from frepo_scale.core.versions import PACKAGE
 from frepo_scale.export.folder import DATASET
 from frepo_scale.export.formats import Export, checked_description, read_npz
 from frepo_scale.export.run_report import read_text
@@ -14,6 +15,7 @@ from frepo_scale.export.safetensors_folder import CONFIG, IMAGES, read_config, r
 from frepo_scale.ops.workdir import PART, Workdir
 
 NAME_LINE = "# recipe: "  # the first line of config.gin
+MAKER_LINE = "# made by frepo-scale "  # the second one, with the version
 
 
 def existing_workdir(path: Path) -> Workdir:
@@ -103,7 +105,10 @@ def recipe_text(target: Path) -> tuple[str, str]:
             "the workdir of a run, or an export whose provenance has a config",
             "name the data set that the set was made from with --dataset",
         )
-    return str(provenance.get("recipe", target.stem)), str(provenance["config"])
+    versions = provenance.get("versions")
+    maker = versions.get(PACKAGE, "") if isinstance(versions, dict) else ""
+    name, text = str(provenance.get("recipe", target.stem)), str(provenance["config"])
+    return name, f"{MAKER_LINE}{maker}\n{text}" if maker else text
 
 
 def _provenance(target: Path) -> dict[str, Any]:

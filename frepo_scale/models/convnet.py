@@ -65,8 +65,8 @@ class ConvNet(nn.Module):
             raise InputError(
                 f"DEPTH = {self.depth}: the feature map of a {image_shape[0]} px image"
                 " shrinks to size 0",
-                f"a depth of at most {deepest}",
-                f"use --gin.DEPTH={deepest}",
+                f"a depth of at most {deepest}" if deepest else "images of at least 2 px",
+                f"use --gin.DEPTH={deepest}" if deepest else "use --gin.RESOLUTION=8",
             )
 
 

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Attempt:
       device_kind: the kind of device.
       seconds: duration by category; the sum is `alive - started`.
       saved_seconds: `seconds` at the last save, all zero without a save.
+      environment: see `parallel.environment`; empty in attempts of earlier versions.
     """
 
     started: float
@@ -55,6 +56,7 @@ class Attempt:
     device_kind: str
     seconds: Mapping[str, float]
     saved_seconds: Mapping[str, float]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def kept_seconds(self) -> Mapping[str, float]:
         """Duration by category of work that need not be repeated.
@@ -106,6 +108,7 @@ class Ledger:
         process_count: int = 1,
         device_count: int = 1,
         device_kind: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the attempt's file, with the next free number."""
         if self._folder is None:
@@ -124,6 +127,7 @@ class Ledger:
             "process_count": process_count,
             "device_count": device_count,
             "device_kind": device_kind,
+            "environment": dict(environment or {}),
         }
         self._write()
 
@@ -261,7 +265,10 @@ def _numbered(folder: Path) -> list[int]:
 def _parse(text: bytes) -> Attempt:
     """Parses an attempt's file; raises one of several errors if it is damaged."""
     record = json.loads(text)
-    attempt = Attempt(**{field.name: record[field.name] for field in fields(Attempt)})
+    record.setdefault("environment", {})
+    attempt = Attempt(**{one.name: record[one.name] for one in fields(Attempt)})
+    if not isinstance(attempt.environment, dict):
+        raise ValueError("the environment must be an object")
     for seconds in (attempt.seconds, attempt.saved_seconds):
         numbers = [seconds[c] for c in CATEGORIES]
         if not all(math.isfinite(n) and n >= 0 for n in numbers):

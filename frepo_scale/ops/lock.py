@@ -198,6 +198,12 @@ class WorkdirLock:
 
     def _in_use(self, record: dict[str, Any]) -> InputError:
         pid, host = record.get("pid"), record.get("host")
+        if not isinstance(pid, int):  # the file has no record that can be read
+            return InputError(
+                f"workdir {self._path.parent} is in use: another process writes {self._path}",
+                "a workdir that no other run uses",
+                "wait for it to end, or choose another folder with --workdir",
+            )
         since = ""
         with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
             started = datetime.fromtimestamp(record.get("started"), UTC)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Supervision of one attempt at a run: the lock of its workdir, watchdog, ledger of time."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -57,14 +58,15 @@ class Supervisor:
         if self._lock is not None:
             self._lock.check()
 
-    def begin(self, first_step: int) -> None:
-        """Records that training starts at this step."""
+    def begin(self, first_step: int, environment: Mapping[str, str] | None = None) -> None:
+        """Records that training starts at this step, in this environment."""
         self._longer.close()
         self.ledger.begin(
             first_step,
             process_count=jax.process_count(),
             device_count=jax.device_count(),
             device_kind=jax.devices()[0].device_kind,
+            environment=environment,
         )
 
     def watch(self) -> None:

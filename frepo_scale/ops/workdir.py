@@ -19,6 +19,8 @@ from frepo_scale.core.paths import (
     store_errors,
     to_path,
 )
+from frepo_scale.core.versions import PACKAGE, made_by_newer, version
+from frepo_scale.ops.goodput import read_ledger
 
 # Folders and files that may exist before the run's first own file:
 KERNELS = "kernels"  # folder of `parallel.determinism`
@@ -107,9 +109,10 @@ class Workdir:
         needed_bytes -= sum(path.stat().st_size for path in files)
         if free < needed_bytes:
             raise InputError(
-                f"workdir {self.root} has {free / 2**20:.0f} MiB free",
-                f"at least {needed_bytes / 2**20:.0f} MiB for checkpoints and the export",
-                "free some disk space or choose another folder with --workdir",
+                f"workdir {self.root} has {free // 2**20} MiB free",
+                f"at least {_mib(needed_bytes)} MiB for checkpoints and the export",
+                f"free {_mib(needed_bytes - free)} MiB more, or choose another folder with"
+                " --workdir",
             )
 
     def check_identity(
@@ -163,11 +166,19 @@ class Workdir:
             ) from error
         changed = differences(recorded, settings, defaults)
         if changed:
+            maker = self.maker() if recorded.keys() - settings.keys() else ""
+            if made_by_newer(maker):
+                fix = f"install frepo-scale {maker}, which made it; this is {version()}"
             raise InputError(
                 f"workdir {self.root} belongs to another run: " + "; ".join(changed),
                 "the same scientific settings",
                 fix,
             )
+
+    def maker(self) -> str:
+        """The version of frepo-scale that made the last attempt; "" if it is not recorded."""
+        attempts = read_ledger(self.ledger).attempts
+        return attempts[-1].environment.get(PACKAGE, "") if attempts else ""
 
     def remove_leftovers(self) -> None:
         """Removes the partial files of killed attempts; the caller must hold the lock.
@@ -182,3 +193,8 @@ class Workdir:
         """Records the scientific settings of the run that the workdir belongs to."""
         with whole_file(self.identity) as file:
             file.write((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _mib(size: int) -> int:
+    """A number of bytes in MiB, rounded up."""
+    return -(-size // 2**20)

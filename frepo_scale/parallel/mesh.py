@@ -4,6 +4,7 @@ The mesh places the algorithm on devices and never changes its result. Every siz
 about the machine; it is checked against the sizes of the algorithm before anything is computed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,8 @@ def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) 
         raise InputError(
             f"MESH_POOL = {config.pool}, MESH_DATA = {config.data} on {count} devices",
             "sizes whose product is the number of devices",
-            "use --gin.MESH_DATA=0 (all others) and for MESH_POOL one of " + _divisors(count),
+            f"use --gin.MESH_POOL={math.gcd(config.pool, count)} --gin.MESH_DATA=0 (all others);"
+            f" possible for MESH_POOL: {_divisors(count)}",
         )
     grid = np.asarray(devices).reshape(config.pool, data)
     return Mesh(grid, (POOL, DATA), axis_types=(AxisType.Auto,) * 2)
@@ -81,15 +83,28 @@ def check_sizes(mesh: Mesh, members: int, batch: int) -> None:
         raise InputError(
             f"MESH_POOL = {pool} with MEMBERS = {members}",
             "a mesh axis that divides the members of a step",
-            "possible for MESH_POOL: " + _divisors(members),
+            _arrangement(mesh.size, members, batch)
+            or f"use --gin.MESH_POOL={math.gcd(members, mesh.size)} --gin.MESH_DATA=0",
         )
     if batch % data:
         raise InputError(
             f"BATCH = {batch} over {data} devices of the data axis",
             "a batch that divides over them",
-            f"use --gin.BATCH={max(data, batch - batch % data)}, or for MESH_DATA one of "
-            + _divisors(batch),
+            _arrangement(mesh.size, members, batch)
+            or f"use --gin.BATCH={max(data, batch - batch % data)} in a new --workdir, or fewer"
+            " devices",
         )
+
+
+def _arrangement(count: int, members: int, batch: int) -> str:
+    """Mesh sizes with which M members and a batch of B divide, as settings; "" if there are none.
+
+    The most devices on the data axis, as by default.
+    """
+    for pool in range(1, count + 1):
+        if count % pool == 0 and members % pool == 0 and batch % (count // pool) == 0:
+            return f"use --gin.MESH_POOL={pool} --gin.MESH_DATA={count // pool}"
+    return ""
 
 
 def over(mesh: Mesh, *axes: str | tuple[str, ...] | None) -> NamedSharding:

@@ -111,10 +111,19 @@ def initialize() -> None:
         return
     import jax
 
+    _check_services()
     # A collective waits for a dead process forever: the heartbeat ends this process instead.
     heartbeat = cluster.heartbeat
     if cluster.coordinator is None:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+        try:
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+        except ValueError as error:  # no launcher that JAX knows
+            raise InputError(
+                f"{CLUSTER}=auto, but JAX detects no cluster ({error})",
+                "a TPU pod, Slurm or Kubernetes",
+                f"unset {CLUSTER} for a single process, or set {COORDINATOR}, {PROCESSES} and"
+                f" {PROCESS} for each process",
+            ) from error
     else:
         if cluster.process == 0:
             _check_free(cluster.coordinator)
@@ -144,6 +153,20 @@ def _bind_address(coordinator: str) -> str | None:
     """The address at which process 0 listens; None: JAX's default, all interfaces."""
     host = coordinator.rpartition(":")[0]
     return coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else None
+
+
+def _check_services() -> None:
+    """Raises InputError for options of JAX with which several processes cannot stop together."""
+    import jax
+
+    for name, needed in (("preemption_service", True), ("recoverability", False)):
+        option = f"jax_enable_{name}"
+        if jax.config.values.get(option, needed) != needed:
+            raise InputError(
+                f"{option} = {not needed} with several processes",
+                f"{needed}: otherwise they do not notice a stop, or that one of them has ended",
+                f"unset {option.upper()}",
+            )
 
 
 def _check_free(address: str) -> None:

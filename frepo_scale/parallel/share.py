@@ -56,3 +56,15 @@ def of_first(tree: _Tree) -> _Tree:
         return tree
     shared: _Tree = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
     return shared
+
+
+def gathered(text: str) -> list[str]:
+    """The texts of all processes, in their order."""
+    if runtime.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.asarray(len(own), np.int32)))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(own)] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]

@@ -48,6 +48,11 @@ def written_bytes(algorithm: Algorithm, dataset: Dataset) -> int:
     return (KEPT + 1) * _bytes(state) + 2 * _whitening_bytes(dataset) + export
 
 
+def state_bytes(algorithm: Algorithm, dataset: Dataset) -> int:
+    """Memory of the state of a run, over all devices."""
+    return _bytes(_state_shapes(algorithm, dataset))
+
+
 def overview(algorithm: Algorithm, dataset: Dataset) -> str:
     """A text for people: the data, the parameters of the net, and the memory of each part."""
     state, problem = _state_shapes(algorithm, dataset), algorithm.problem

@@ -89,4 +89,5 @@ def test_messages_name_range_and_remedy() -> None:
     assert text(check_float, 2, 0.0, 1.0) == (
         "IPC = 2: expected a number of at least 0.0 and at most 1.0"
     )
-    assert text(check_bool, "yes") == "IPC = 'yes': expected True or False"
+    assert text(check_bool, "yes") == "IPC = 'yes': expected True or False; set --gin.IPC=True"
+    assert text(check_bool, 3) == "IPC = 3: expected True or False"

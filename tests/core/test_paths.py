@@ -16,6 +16,28 @@ def test_a_local_path_is_pathlibs(path: str | Path) -> None:
     assert type(paths.to_path(path)) is type(Path()) and paths.to_path(path) == Path(path)
 
 
+@pytest.mark.parametrize("path", ["/runs/\udcff", Path("a\udce9")])
+def test_a_path_that_is_not_utf8_is_refused(path: str | Path) -> None:
+    with pytest.raises(InputError) as refused:
+        paths.to_path(path)
+    assert "UTF-8" in refused.value.what and "\\udc" in refused.value.what
+    refused.value.what.encode()  # it can be printed
+
+
+def test_a_relative_path_needs_a_current_folder_in_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert paths.to_path("/runs/a") == Path("/runs/a")
+    with pytest.raises(InputError, match="current folder"):
+        paths.to_path("runs/a")
+    folder.rmdir()
+    with pytest.raises(InputError, match="no longer exists"):
+        paths.to_path("runs/a")
+
+
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert paths.to_path("~/runs/a") == Path("/home/somebody/runs/a")

@@ -1,8 +1,10 @@
 """The account of a run's time in words."""
 
+import dataclasses
+
 import pytest
 
-from frepo_scale.export.account import account, duration
+from frepo_scale.export.account import account, duration, surroundings
 from frepo_scale.ops.goodput import CATEGORIES, Attempt, History
 
 
@@ -50,3 +52,21 @@ def test_nothing_of_a_run_that_has_not_started():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_environment_of_the_last_attempt_and_what_was_different_before():
+    first, second, third = (attempt(100 * n, None, step=10) for n in range(3))
+    history = History(
+        (
+            dataclasses.replace(first, environment={"jax": "1", "cores": "2", "XLA_FLAGS": "--a"}),
+            second,  # of an earlier version
+            dataclasses.replace(third, environment={"jax": "2", "cores": "2"}),
+        ),
+        0,
+    )
+    assert surroundings(history) == {
+        "jax": "2 (attempt 1: 1)",
+        "cores": "2",
+        "XLA_FLAGS": "not set (attempt 1: --a)",
+    }
+    assert surroundings(History((second,), 0)) == {}

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +97,42 @@ def test_a_port_in_use_is_refused(monkeypatch):
         monkeypatch.setenv("FREPO_COORDINATOR", f"localhost:{port}")
         with pytest.raises(InputError, match=f"cannot listen .*localhost:{port}"):
             runtime.initialize()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("jax_enable_preemption_service", False), ("jax_enable_recoverability", True)],
+)
+def test_several_processes_need_what_stops_them_together(option, value, monkeypatch):
+    for name, text in (WHOLE | {"FREPO_PROCESS": "1"}).items():
+        monkeypatch.setenv(name, text)
+    before = jax.config.values[option]
+    jax.config.update(option, value)
+    try:
+        with pytest.raises(InputError) as refused:
+            runtime.initialize()
+        monkeypatch.setenv("FREPO_PROCESSES", "1")
+        monkeypatch.setenv("FREPO_PROCESS", "0")
+        runtime.initialize()  # one process needs neither
+    finally:
+        jax.config.update(option, before)
+    assert option in refused.value.what
+    assert refused.value.fix == f"unset {option.upper()}"
+
+
+def test_a_cluster_that_jax_does_not_detect(monkeypatch):
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FREPO_CLUSTER", "auto")
+    program = (
+        "from frepo_scale.core.errors import InputError\n"
+        "from frepo_scale.parallel.runtime import initialize\n"
+        "try:\n    initialize()\n"
+        "except InputError as error:\n    print(error.what, '|', error.fix)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    what, _, fix = done.stdout.partition("|")
+    assert "FREPO_CLUSTER=auto" in what and "unset FREPO_CLUSTER" in fix, done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 42])

@@ -1,0 +1,94 @@
+"""The record of what surrounds a run, and the agreement of several processes on it."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from processes import free_address, start
+
+from frepo_scale.core.errors import FailedElsewhere, InputError
+from frepo_scale.core.versions import code_fingerprint
+from frepo_scale.parallel import environment as module
+from frepo_scale.parallel import runtime
+from frepo_scale.parallel.environment import changes, check_same_environment, environment
+from frepo_scale.parallel.mesh import single_device_mesh
+
+PROGRAM = Path(__file__).parent / "environment_run.py"
+
+
+def test_what_is_recorded(monkeypatch):
+    for name in module.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    found = environment(single_device_mesh())
+    assert found["code"] == code_fingerprint()
+    assert found["jax"] == jax.__version__
+    assert found["devices"] == "1 x cpu in 1 process(es)"
+    assert int(found["cores"]) >= 1 and found["cpu"] and "openblas" in found["blas"]
+    assert all(isinstance(text, str) and "\n" not in text for text in found.values())
+    assert not found.keys() & (set(module.RECORDED) | set(module.VARIABLES))
+    assert json.loads(json.dumps(found)) == found
+    assert changes(found, environment(single_device_mesh())) == []
+
+
+def test_flags_that_change_numbers_are_recorded_in_any_order(monkeypatch):
+    monkeypatch.setenv(
+        "XLA_FLAGS", "--xla_b=1 --xla_force_host_platform_device_count=8 --xla_a --xla_dump_to=/x"
+    )
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    found = environment(single_device_mesh())
+    assert found["XLA_FLAGS"] == "--xla_a --xla_b=1"
+    assert found["NVIDIA_TF32_OVERRIDE"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("jax_disable_most_optimizations", True), ("jax_optimization_level", "O1")]
+)
+def test_an_option_that_is_not_at_its_default_is_recorded(name, value):
+    usual, before = environment(single_device_mesh()), jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        now = environment(single_device_mesh())
+    finally:
+        jax.config.update(name, before)
+    assert now == usual | {name: str(value)}
+    (phrase,) = changes(usual, now)
+    assert name in phrase and str(value) in phrase
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_processes_that_differ_are_named(first, monkeypatch):
+    others = [{"jax": "1"}, {"jax": "1"}, {"jax": "2"}, {"jax": "1", "XLA_FLAGS": "--a"}]
+    texts = [json.dumps({"host": f"node{n}", "environment": e}) for n, e in enumerate(others)]
+    monkeypatch.setattr(runtime, "process_count", lambda: 4)
+    monkeypatch.setattr(runtime, "is_first", lambda: first)
+    monkeypatch.setattr(module, "gathered", lambda text: texts)
+    with pytest.raises(InputError if first else FailedElsewhere) as ended:
+        check_same_environment()
+    if first:
+        what = ended.value.what
+        assert "process 2 on node2: jax is '2' and '1' in process 0" in what
+        assert "process 3 on node3: XLA_FLAGS is '--a' and None" in what
+        assert "process 1" not in what
+    else:
+        assert ended.value.code == 2
+    monkeypatch.setattr(module, "gathered", lambda text: texts[:2])
+    check_same_environment()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", [True, False])
+def test_two_processes_agree_or_end_with_2(same, monkeypatch):
+    monkeypatch.setenv("FREPO_COORDINATOR", free_address())
+    monkeypatch.setenv("FREPO_PROCESSES", "2")
+    running = []
+    for number in range(2):
+        monkeypatch.setenv("FREPO_PROCESS", str(number))
+        monkeypatch.setenv("NCCL_ALGO", "Ring" if same else f"Ring{number}")
+        running.append(start(PROGRAM, devices=1))
+    ends = [(*process.communicate(timeout=120), process.returncode) for process in running]
+    assert [code for _, _, code in ends] == [0, 0] if same else [2, 2], ends
+    (out, error, _), (_, other, _) = ends
+    assert ("AGREED" in out) == same
+    assert ("process 1 on " in error and "'Ring1' and 'Ring0'" in error) == (not same)
+    assert "'Ring1'" not in other  # said once
