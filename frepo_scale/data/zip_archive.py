@@ -73,10 +73,14 @@ def entries(path: Path) -> list[Entry]:
     names: set[str] = set()
     for number, info in enumerate(found):
         name = entry_name(info)
+        if not info.filename:
+            raise truncated(path, "an entry has no name")
         _check(path, info, name)
         end = info.header_offset + _HEADER.size + info.compress_size
         if number + 1 < len(found) and end > found[number + 1].header_offset:
             raise truncated(path, f"{name} overlaps {found[number + 1].filename}")
+        if not name:  # "./"
+            continue
         if name in names:
             raise truncated(path, f"it holds {name} twice")
         names.add(name)

@@ -126,6 +126,13 @@ def test_entries_that_overlap(tmp_path):
     assert "overlaps" in error.value.what
 
 
+def test_an_entry_without_a_name(tmp_path):
+    assert read(save(tmp_path, zip_of({"./": b""} | FILES))) == FILES
+    with pytest.raises(InputError) as error:
+        entries(save(tmp_path, zip_of({"q": b"x"}).replace(b"q", b"\0")))
+    assert "no name" in error.value.what
+
+
 def test_a_zip_behind_another(tmp_path):
     """`cat a.zip b.zip`: a reader finds the last one only."""
     first = zip_of({"a/1.png": b"x"})
