@@ -27,9 +27,9 @@ def card(export: Export, losses: dict[str, Any]) -> str:
         _head(source, n),
         f"# {n} distilled images of {source}",
         "![all images](gallery.png)",
-        f"{n // classes} learned images of {height} x {width} pixels and {channels} channel(s) for"
-        f" each of {classes} classes. A network trained on these images and their learned labels"
-        " classifies real images.",
+        f"Learned images of {height} x {width} pixels, {'colour' if channels == 3 else 'grey'}:"
+        f" {n // classes} for each of {classes} classes. A network trained on these images and"
+        " their learned labels classifies real images.",
         "## Accuracy",
         _accuracy(export),
         "## Use",

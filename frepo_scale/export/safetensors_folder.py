@@ -55,9 +55,11 @@ def write_safetensors(path: str | Path, export: Export) -> None:
     losses = pixel_losses(export.preprocessing, export.images)
     about = description(export) | {"class_names": export.class_names, "pixels": losses}
     with whole_folder(path) as folder:
-        numpy_files.save_file(arrays, folder / IMAGES, {"format": about["format"]})
+        # Not `save_file`, whose files only their owner may read.
+        metadata = {"format": about["format"]}
+        (folder / IMAGES).write_bytes(numpy_files.save(arrays, metadata))
         if whitening:
-            numpy_files.save_file(whitening, folder / WHITENING, {"format": about["format"]})
+            (folder / WHITENING).write_bytes(numpy_files.save(whitening, metadata))
         text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n"
         (folder / CONFIG).write_text(text)
         (folder / PREVIEWS).mkdir()

@@ -29,6 +29,8 @@ def test_the_folder_gives_back_what_was_written(tmp_path: Path, channels: int) -
     write_safetensors(tmp_path / "set", export)
     assert_equal(read_safetensors(tmp_path / "set"), export)
     assert (tmp_path / "set" / "whitening.safetensors").exists() == (channels == 3)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "set").iterdir() if path.is_file()}
+    assert len(modes) == 1  # the usual permissions, for all of them
 
 
 def test_previews_have_the_layout_of_imagefolder(tmp_path: Path) -> None:
