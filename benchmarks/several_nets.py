@@ -57,23 +57,24 @@ def main() -> None:
     data = DistilledSet(images, jnp.asarray(rng.normal(size=(given.images, 10)), jnp.float32))
     fit = FitConfig(1000, 500, 3e-4, constant=False, augment=AugmentConfig(flip=True))
     fitter = Fitter(module, fit, given.images, 0)
+    rate = jnp.float32(fit.learning_rate)
     numbers = jnp.arange(given.nets, dtype=jnp.int32)
 
     def one_by_one(states: list[Any]) -> list[Any]:
-        return [fitter._step(state, data, numbers[i]) for i, state in enumerate(states)]
+        return [fitter._step(state, data, numbers[i], rate) for i, state in enumerate(states)]
 
     def unrolled(states: list[Any]) -> list[Any]:
-        return [fitter._step_fn(state, data, numbers[i]) for i, state in enumerate(states)]
+        return [fitter._step_fn(state, data, numbers[i], rate) for i, state in enumerate(states)]
 
     def starts() -> list[Any]:
         return [fitter._start(number, shape) for number in numbers]
 
-    vmapped = jax.vmap(fitter._step_fn, in_axes=(0, None, 0))
+    vmapped = jax.vmap(fitter._step_fn, in_axes=(0, None, 0, None))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts())
     alone = seconds(one_by_one, starts(), given.steps, given.repeats)
     together = seconds(jax.jit(unrolled, donate_argnums=0), starts(), given.steps, given.repeats)
     mapped = seconds(
-        jax.jit(lambda states: vmapped(states, data, numbers), donate_argnums=0),
+        jax.jit(lambda states: vmapped(states, data, numbers, rate), donate_argnums=0),
         stacked,
         given.steps,
         given.repeats,

@@ -9,21 +9,20 @@ import contextlib
 import importlib.util  # noqa: F401  gin 0.5 uses importlib.util without importing it
 import os
 import re
-import tokenize
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, cast
 
 import gin
-from gin import config_parser
 
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.core.settings import Declared, by_macro, class_name, declared_settings
 from frepo_scale.core.text import read_text
 from frepo_scale.core.versions import made_by_newer, version
 from frepo_scale.data.sources import spec_for
+from frepo_scale.gin_files import Scan, error_lines
 from frepo_scale.jobs.foreign import check_no_code
 from frepo_scale.jobs.settings import Recipe, RunConfig
 from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE, is_own, recipe_text
@@ -76,109 +75,6 @@ def _base() -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Notes(config_parser.ParserDelegate):
-    """Records which macros a file refers to; values are replaced by markers that are not used."""
-
-    def __init__(self) -> None:
-        self.used: set[str] = set()
-
-    def configurable_reference(self, scoped_name: str, evaluate: bool) -> Any:
-        return f"@{scoped_name}"
-
-    def macro(self, scoped_name: str) -> Any:
-        self.used.add(scoped_name)
-        return f"%{scoped_name}"
-
-
-class _Scan:
-    """The names that a recipe and its included files set and use, with file and line of each."""
-
-    def __init__(self) -> None:
-        self.macros: dict[str, str] = {}
-        self.used: dict[str, str] = {}
-        self._open: list[Path] = []  # the file being read and those that include it
-
-    def file(self, path: Path, searched: Sequence[Path]) -> str:
-        """Records a file; returns its text with every include replaced by what it includes."""
-        if path in self._open:
-            raise InputError(f"recipe {path} includes itself", "includes without a cycle")
-        text = read_text(path)
-        self._open.append(path)
-        expanded = self.text(text, str(path), searched)
-        self._open.pop()
-        return expanded
-
-    def text(self, text: str, name: str, searched: Sequence[Path] = ()) -> str:
-        """Records a text; returns it with its includes expanded."""
-        notes = _Notes()
-        lines = text.split("\n")  # the lines gin counts; splitlines() knows others too
-        seen: dict[str, int] = {}
-        try:
-            for statement in config_parser.ConfigParser(text, notes):
-                if isinstance(statement, config_parser.IncludeStatement):
-                    if seen:
-                        raise InputError(
-                            f"{name}, line {statement.location.line_num}: include after a setting",
-                            "includes first: what they set would replace what is above them",
-                            "move it to the top",
-                        )
-                    # Expanded here: gin looks for includes in the current folder first and logs
-                    # an error for every folder it does not find them in.
-                    included = self.file(_included(statement, name, searched), searched)
-                    lines[statement.location.line_num - 1] = included
-                elif isinstance(statement, config_parser.ImportStatement):
-                    raise InputError(
-                        f"{name}, line {statement.location.line_num}: an import",
-                        "bindings and includes only",
-                        "a net of your own is named by its dotted path in NET",
-                    )
-                elif isinstance(statement, config_parser.BindingStatement):
-                    self._binding(statement, name, seen)
-        except (SyntaxError, tokenize.TokenError) as error:
-            # The last line is gin's and names the location; the lines above it are Python's.
-            reason = _lines(error)[-1].strip()
-            raise InputError(f"{name}: {reason}", "NAME = value, strings in quotes") from error
-        for macro in notes.used:
-            self.used.setdefault(macro, name)
-        return "\n".join(lines)
-
-    def _binding(
-        self, statement: config_parser.BindingStatement, name: str, seen: dict[str, int]
-    ) -> None:
-        line = statement.location.line_num
-        key = statement.selector + (f".{statement.arg_name}" if statement.arg_name else "")
-        if statement.scope:
-            raise InputError(
-                f"{name}, line {line}: {statement.scope}/{key} has a scope",
-                "a plain name: scopes are not used here",
-                f"write {key}",
-            )
-        if key in seen:
-            raise InputError(
-                f"{name}, line {line}: {key} is set again (first in line {seen[key]})",
-                "each name once in a file",
-                "remove one of the two",
-            )
-        seen[key] = line
-        if statement.arg_name:
-            check_binding(key, f"{name}, line {line}: ")
-        else:
-            self.macros.setdefault(key, f"{name}, line {line}")
-
-
-def _included(
-    statement: config_parser.IncludeStatement, name: str, searched: Sequence[Path]
-) -> Path:
-    for folder in searched:
-        if (folder / statement.filename).is_file():
-            return folder / statement.filename
-    raise InputError(
-        f"{name}, line {statement.location.line_num}: included file {statement.filename!r}"
-        " does not exist",
-        "a file beside the recipe or under " + str(RECIPES),
-    )
-
-
 def check_binding(key: str, where: str = "") -> None:
     """Raises InputError unless `key` is `Class.field` of something recipes can bind."""
     known = [f"{name}.{f.name}" for name, cls in _BOUND.items() for f in fields(cls)]
@@ -229,7 +125,7 @@ def load_recipe(path: Path, overrides: Mapping[str, str]) -> Recipe:
         text = read_text(path)
     if text.startswith(NAME_LINE):  # a config.gin that a run has written
         return load_text(path.stem, text, overrides)
-    scan = _Scan()
+    scan = Scan(check_binding, RECIPES)
     text = scan.file(path, [path.parent, RECIPES])
     known = settings()
     for macro, where in scan.macros.items():
@@ -261,7 +157,7 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
         text = re.sub(rf"^{old}( *=)", rf"{new}\1", text, flags=re.M)
         text = re.sub(rf"%{old}\b", f"%{new}", text)
     _check_maker(name, text)
-    scan = _Scan()
+    scan = Scan(check_binding, RECIPES)
     scan.text(text, name)
     recipe = _build(name, overrides, scan, text)
     check_no_code(name, recipe.config, overrides)
@@ -300,7 +196,7 @@ def _check_maker(name: str, text: str) -> None:
     if found is None or not made_by_newer(found[1]):
         return
     try:
-        scan = _Scan()
+        scan = Scan(check_binding, RECIPES)
         scan.text(text, name)
         _build(name, {}, scan, text)
     except InputError as error:
@@ -315,7 +211,7 @@ def _renamed(where: str, macro: str) -> InputError:
     return InputError(f"{where}{macro} is now {RENAMED[macro]}", f"the name {RENAMED[macro]}")
 
 
-def _build(name: str, overrides: Mapping[str, str], scan: _Scan, text: str) -> Recipe:
+def _build(name: str, overrides: Mapping[str, str], scan: Scan, text: str) -> Recipe:
     known, bindings = settings(), []
     for key, given in overrides.items():
         if "." in key:
@@ -346,7 +242,7 @@ def _build(name: str, overrides: Mapping[str, str], scan: _Scan, text: str) -> R
     except RecursionError as error:
         raise InputError(f"{name}: a name that refers to itself", "a value for each") from error
     except (SyntaxError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{name}: {_lines(error)[0]}", "a recipe gin can read") from error
+        raise InputError(f"{name}: {error_lines(error)[0]}", "a recipe gin can read") from error
     operative = gin.operative_config_str()
     for key in overrides:
         if "." not in key and not re.search(rf"^{key} =", operative, re.MULTILINE):
@@ -355,11 +251,3 @@ def _build(name: str, overrides: Mapping[str, str], scan: _Scan, text: str) -> R
                 "a name the recipe uses",
             )
     return Recipe(name, config, gin.config_str(), operative)
-
-
-def _lines(error: Exception) -> list[str]:
-    """The lines of an error message; after the first one gin describes its chain of calls."""
-    if isinstance(error, tokenize.TokenError):
-        what, (line, _) = error.args
-        return [f"{what} (line {line})"]
-    return str(error).strip().splitlines() or [type(error).__name__]

@@ -53,10 +53,11 @@ fi
 ensure_env base
 # On an object store it would take a listing to know whether there is a profile.
 if [[ $workdir == gs://* || -d ${workdir%/}/tensorboard/plugins/profile ]] &&
-  ! "$venv/bin/python" -I -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("xprof") is None)'; then
+  ! "$venv/bin/python" -I -c 'import xprof' 2>/dev/null; then
   say "installing xprof into .venv, to show profiles; this takes half a minute"
   # Without it TensorBoard shows everything else.
-  (cd -- "$root" && "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check -e '.[profile]' >&2) ||
+  pip=("$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check)
+  (cd -- "$root" && "${pip[@]}" -e '.[profile]' >&2) ||
     say "xprof could not be installed: profiles are not shown"
 fi
 exec "${command[@]}"

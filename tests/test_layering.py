@@ -16,13 +16,14 @@ LAYERS = [
     {"evaluate", "export", "plan"},
     {"train"},
     {"jobs"},
+    {"gin_files"},
     {"config", "arguments"},
     {"main", "api"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 ALLOWED = {
-    "gin": {"config", "main"},
+    "gin": {"gin_files", "config"},
     "tensorflow": {"ops.tensorboard", "data.sources.tfrecord_files"},
     "torch": {"export.loaded", "export.any_set_files"},
     "pyarrow": {"data.sources.parquet_files"},

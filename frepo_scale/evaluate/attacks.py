@@ -28,14 +28,16 @@ _AT_ONCE = 500
 
 
 def constants_of(preprocessing: Preprocessing) -> Constants:
-    """The preprocessing as arguments of jitted functions."""
+    """The preprocessing as arguments of jitted functions, on the device."""
     whitening = preprocessing.whitening
-    return Constants(
+    host = Constants(
         preprocessing.channel_mean,
         preprocessing.channel_std,
         None if whitening is None else whitening.mean,
         None if whitening is None else whitening.matrix,
     )
+    constants: Constants = jax.tree.map(jnp.asarray, host)  # the matrix may have 600 MB
+    return constants
 
 
 def pixels_of(inputs: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

@@ -3,8 +3,9 @@
 Source: docs/algorithm.md section 5. Legend: N training images, b batch, n test images, K classes.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -73,19 +74,17 @@ class FitConfig:
     draws: Draws = PROBE_DRAWS
     dtype: str = "float32"
 
-    def optimiser(self) -> optax.GradientTransformation:
-        """Adam on the schedule."""
+    def optimiser(self, learning_rate: float | jax.Array) -> optax.GradientTransformation:
+        """Adam on the schedule with this rate, which may be traced."""
         if self.constant:
-            return optax.adam(self.learning_rate)
+            return optax.adam(learning_rate)
         warm_up = min(WARM_UP, self.steps // 2)
-        schedule = optax.warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=self.learning_rate,
-            warmup_steps=warm_up,
-            decay_steps=self.steps,
-            end_value=FINAL_LEARNING_RATE * self.learning_rate,
+        # `optax.warmup_cosine_decay_schedule`, which divides by the rate.
+        rise = optax.linear_schedule(0.0, learning_rate, warm_up)
+        fall = optax.cosine_decay_schedule(
+            learning_rate, self.steps - warm_up, alpha=FINAL_LEARNING_RATE
         )
-        return optax.adam(schedule)
+        return optax.adam(optax.join_schedules([rise, fall], [warm_up]))
 
 
 class _Fitting(NamedTuple):
@@ -118,7 +117,6 @@ class Fitter:
         self.module, self._config, self._seed = module, config, seed
         self._batch = min(size, config.batch)
         self._per_epoch = size // self._batch
-        self._optimiser = config.optimiser()
         self._start = jax.jit(self._start_fn, static_argnums=1)
         self._step = jax.jit(self._step_fn, donate_argnums=0)
         self._test = jax.jit(self._test_fn, donate_argnums=1)
@@ -129,9 +127,18 @@ class Fitter:
         variables = self.module.init(key, jnp.zeros((1, *shape)), train=False)
         params = variables["params"]
         stats = variables.get("batch_stats", {})
-        return _Fitting(params, stats, self._optimiser.init(params), jnp.int32(0))
+        optimiser = self._config.optimiser(self._config.learning_rate)  # the state holds no rate
+        return _Fitting(params, stats, optimiser.init(params), jnp.int32(0))
 
-    def _step_fn(self, state: _Fitting, data: DistilledSet, net: jax.Array) -> _Fitting:
+    def at_rate(self, learning_rate: float) -> "Fitter":
+        """The same with another learning rate; nothing is compiled again."""
+        other = copy.copy(self)
+        other._config = replace(self._config, learning_rate=learning_rate)
+        return other
+
+    def _step_fn(
+        self, state: _Fitting, data: DistilledSet, net: jax.Array, rate: jax.Array
+    ) -> _Fitting:
         """One Adam step on one batch of one shuffled epoch."""
         epoch, position = jnp.divmod(state.step, self._per_epoch)
         order = jax.random.permutation(
@@ -149,7 +156,8 @@ class Fitter:
             return jnp.mean(half_squared_errors(logits - labels)), stats
 
         grads, stats = jax.grad(loss, has_aux=True)(state.params)
-        updates, optimiser = self._optimiser.update(grads, state.optimiser, state.params)
+        update = self._config.optimiser(rate).update
+        updates, optimiser = update(grads, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         return _Fitting(params, stats, optimiser, state.step + 1)
 
@@ -201,10 +209,10 @@ class Fitter:
         Raises:
           Preempted: a stop was requested.
         """
-        number = jnp.int32(net)
+        number, rate = jnp.int32(net), jnp.float32(self._config.learning_rate)
         state = self._start(number, tuple(data.images.shape[1:]))
         for step in range(self._config.steps):
-            state = self._step(state, data, number)
+            state = self._step(state, data, number, rate)
             if visit is not None:
                 visit(step + 1, state)
             if step % _POLL_EVERY == _POLL_EVERY - 1:

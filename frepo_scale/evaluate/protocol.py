@@ -5,7 +5,7 @@ Source: docs/algorithm.md sections 5 and 6.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -293,9 +293,11 @@ class Evaluator:
         return TrainedNet(fitter, fitter.fit(data, net, self._preemption, advance, visited), net)
 
     def _fitter(self, fit: FitConfig, size: int) -> Fitter:
-        if (fit, size) not in self._fitters:
-            self._fitters[fit, size] = Fitter(self._module, fit, size, self._seed)
-        return self._fitters[fit, size]
+        # One compilation serves every learning rate.
+        key = replace(fit, learning_rate=0.0), size
+        if key not in self._fitters:
+            self._fitters[key] = Fitter(self._module, fit, size, self._seed)
+        return self._fitters[key].at_rate(fit.learning_rate)
 
 
 def _shown(name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.net_inputs import Constants
 from frepo_scale.evaluate.attacks import (
+    PGD_STEPS,
     attacked,
     blurred,
     constants_of,
@@ -29,17 +30,17 @@ from frepo_scale.evaluate.evaluation import EvaluationContext, Labelled, Measure
 from frepo_scale.evaluate.fit import TrainedNet
 from frepo_scale.evaluate.protocol import Score
 
-BOUNDS = (2, 8)  # of attacks, in 1/255 of the range of pixels
+BOUNDS = (2, 8)  # of attacks, in 1/255: pixels are in [0, 1]
 # The weakest and the strongest of Hendrycks and Dietterich 2019 for 32 px images.
-NOISE = (0.04, 0.1)  # standard deviation, of the range of pixels
-BLUR = (0.4, 1.0)  # of the Gaussian, in pixels
+NOISE = (0.04, 0.1)  # standard deviation
+BLUR = (0.4, 1.0)  # standard deviation of the Gaussian, in pixels
 
 CONDITIONS = (
     "clean",
-    *(f"FGSM {bound}" for bound in BOUNDS),
-    *(f"PGD {bound}" for bound in BOUNDS),
-    *(f"noise {std}" for std in NOISE),
-    *(f"blur {sigma}" for sigma in BLUR),
+    *(f"FGSM {bound}/255" for bound in BOUNDS),
+    *(f"PGD-{PGD_STEPS} {bound}/255" for bound in BOUNDS),
+    *(f"noise, std {std}" for std in NOISE),
+    *(f"blur, {sigma} px" for sigma in BLUR),
 )
 
 
@@ -62,10 +63,7 @@ class Robustness:
       title: the heading of the table.
     """
 
-    title: str = (
-        "test accuracy under attacks (largest change in 1/255), Gaussian noise (std, pixels in"
-        " [0, 1]) and Gaussian blur (pixels)"
-    )
+    title: str = "test accuracy under attacks, Gaussian noise and blur"
 
     def check(self, task: Task) -> None:
         """Raises InputError if all training images are asked for and not in memory."""
@@ -86,7 +84,7 @@ class Robustness:
                     f"{key} {condition}",
                     f"{what}, {condition}",
                     Score.of(values),
-                    {"row": what, "column": condition, "test_images": len(images.labels)},
+                    {"row": condition, "column": what, "test_images": len(images.labels)},
                 )
 
 

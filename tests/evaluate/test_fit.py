@@ -106,6 +106,15 @@ def test_accuracy_counts_every_test_image_once():
     np.testing.assert_allclose(top1, expected, atol=1e-6)
 
 
+def test_logits_of_any_number_of_images():
+    fitter, state, _ = fit(config(steps=2))
+    images, _ = blobs(503)
+    found = fitter.logits(state, images)
+    expected, _ = MODULE.apply({"params": state.params}, images)
+    assert found.shape == (503, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_top5_by_hand_and_nan_is_a_miss():
     module = ConvNet(num_classes=8, width=1, depth=1, norm="none")
     fitter = Fitter(module, config(), 8, 0)
@@ -159,6 +168,21 @@ def test_nothing_is_fetched_on_the_way(monkeypatch):
     assert fetched == []
 
 
+def test_another_rate_is_not_compiled_again_and_is_used():
+    images, labels = blobs(24)
+    data = DistilledSet(jnp.asarray(images), jnp.asarray(centred(labels)))
+    fitter = Fitter(MODULE, config(steps=5, constant=False), 24, 0)
+    slow = fitter.fit(data, 0, Preemption(), lambda n: None)
+    other = fitter.at_rate(3e-2)
+    fast = other.fit(data, 0, Preemption(), lambda n: None)
+    assert fitter._step._cache_size() == other._step._cache_size() == 1
+    fresh = Fitter(MODULE, config(steps=5, constant=False, learning_rate=3e-2), 24, 0)
+    again = fresh.fit(data, 0, Preemption(), lambda n: None)
+    kernels = [np.asarray(state.params["head"]["kernel"]) for state in (slow, fast, again)]
+    np.testing.assert_array_equal(kernels[1], kernels[2])
+    assert not np.array_equal(kernels[0], kernels[1])
+
+
 def test_a_stop_is_noticed():
     class Asked(Preemption):
         @property
@@ -171,7 +195,7 @@ def test_a_stop_is_noticed():
 
 def learning_rates(fit_config):
     """The rates Adam is given: for a constant gradient its update is the rate."""
-    optimiser = fit_config.optimiser()
+    optimiser = fit_config.optimiser(fit_config.learning_rate)
     params = jnp.zeros(())
     state = optimiser.init(params)
     rates = []

@@ -161,11 +161,12 @@ def test_rows_for_each_set_and_condition(images):
     assert list(rows) == [f"{key} {condition}" for key in sets for condition in CONDITIONS]
     for key in sets:
         mean = {condition: rows[f"{key} {condition}"].score.mean for condition in CONDITIONS}
-        assert mean["clean"] >= mean["FGSM 2"] >= mean["FGSM 8"] >= mean["PGD 8"] - 0.05
-        assert mean["FGSM 8"] < mean["clean"]
+        fgsm = [mean[f"FGSM {bound}/255"] for bound in (2, 8)]
+        assert mean["clean"] >= fgsm[0] >= fgsm[1] >= mean["PGD-10 8/255"] - 0.05
+        assert fgsm[1] < mean["clean"]
     row = rows["full_data clean"]
     assert row.score.mean > 0.9 and row.score.n == 2
-    assert (row.facts["row"], row.facts["column"]) == ("full training set", "clean")
+    assert (row.facts["row"], row.facts["column"]) == ("clean", "full training set")
     assert row.facts["test_images"] == 50
 
 
