@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from frepo_scale.core.errors import InputError
@@ -39,3 +40,22 @@ def test_without_a_cache_only_the_operations_are_asked_for(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     make_deterministic(None)
     assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+
+
+@pytest.mark.parametrize(("backend", "flags", "refused"), [
+    ("gpu", "", True),
+    ("gpu", "--xla_gpu_deterministic_ops=true", False),
+    ("cpu", "", False),
+])  # fmt: skip
+def test_a_process_that_uses_a_gpu_is_told_that_it_is_too_late(
+    monkeypatch, backend, flags, refused
+):
+    jax.devices()
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    if refused:
+        with pytest.raises(InputError) as caught:
+            make_deterministic(None)
+        assert "DETERMINISTIC" in caught.value.what and "XLA_FLAGS" in caught.value.fix
+    else:
+        make_deterministic(None)
