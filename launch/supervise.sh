@@ -10,7 +10,8 @@ Runs COMMAND and restarts it if it ends with exit code 42 (stopped and saved) or
 above, except 130). After any other exit code the script ends with the same code.
   launch/supervise.sh -- .venv/bin/frepo-scale distill cifar10_ipc10.gin --workdir runs/a
 
-After three attempts in a row without progress the script ends with the last exit code. Progress is a
+After three attempts in a row without progress the script ends with the last exit code, and after one
+that the kernel killed for lack of memory without progress with 1. Progress is a
 new checkpoint, a net that the final evaluation has finished, or a part (for example a shard) that
 `frepo-scale prepare` has finished in its --out folder.
 
@@ -121,6 +122,7 @@ attempt=0
 code=143
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
+  kills=$(oom_kills)
   # Job control gives the command its own process group and does not ignore SIGINT in it. Ctrl-C in a
   # terminal then reaches it exactly once, forwarded; a second one would stop it without saving.
   set -m
@@ -138,6 +140,14 @@ while [[ -z $stopping ]]; do
   read_progress
   say "attempt $attempt: code $code, $progress_words"
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
+  if ((code == 137)) && (($(oom_kills) > kills)); then
+    say "the kernel killed it: this machine has too little memory"
+    if ((stalls > 0)); then # it would happen again at the same place
+      say "giving up: lower --gin.BATCH, --gin.POOL_SIZE or --gin.DATA_WORKERS, set" \
+        "--gin.DATA_PLACEMENT=stream for a prepared set, or take a machine with more memory"
+      exit 1
+    fi
+  fi
   if ((stalls >= attempts)); then
     say "giving up: $attempts attempts in a row without progress ($progress_words); last code $code"
     exit "$code"

@@ -247,3 +247,17 @@ def test_wrong_input_is_one_line(bench, arguments, words):
 def test_a_missing_command_is_not_repeated(bench):
     result = bench.run("supervise.sh", "--", "no-such-program")
     assert result.code == 127 and len(attempts(result)) == 1
+
+
+@pytest.mark.parametrize(("counts", "code", "runs"), [("1", 1, 1), ("0", 137, 3)])
+def test_a_lack_of_memory_is_not_tried_again(bench, counts, code, runs):
+    """Killed by the kernel without progress: once. By somebody else: as usual."""
+    file = bench.top / "counts"
+    file.write_text("oom 0\noom_kill 0\n")
+    program = f"echo x >> {bench.top}/runs; printf 'oom_kill {counts}\\n' > {file}; exit 137"
+    result = bench.run(
+        "supervise.sh", "--pause", "0", "--", "bash", "-c", program, FREPO_OOM_COUNTS=str(file)
+    )
+    assert result.code == code, result
+    assert len((bench.top / "runs").read_text().split()) == runs
+    assert ("DATA_PLACEMENT=stream" in result.err) == (counts == "1")
