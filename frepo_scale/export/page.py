@@ -89,7 +89,6 @@ pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--groun
   .result .bar { grid-column: 1 / 3; padding: 0; }
   .bar div { height: 9px; }
   .bar .std { top: 3.5px; }
-  .large img { max-width: max(100%, 620px); }
   .strip { display: flex; overflow-x: auto; padding-bottom: 10px; }
   .strip figure { flex: 0 0 200px; }
 }

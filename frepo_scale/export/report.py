@@ -3,7 +3,6 @@
 import io
 import math
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from frepo_scale.core.paths import read_bytes
 from frepo_scale.export.account import duration
 from frepo_scale.export.curves import accuracy_curve, loss_curve, point_curves
 from frepo_scale.export.evaluation_figures import figure, grid_of, text_grid
+from frepo_scale.export.fragments import definitions, file_links, operative_section
 from frepo_scale.export.page import embed, fill_page
 
 _MOST_SNAPSHOTS = 8
@@ -146,6 +146,7 @@ def write_report(
     paths: dict[str, str],
     evaluated: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
+    about: dict[str, str] | None = None,
 ) -> None:
     """Writes one HTML page that needs no other file, no network and no script.
 
@@ -163,6 +164,7 @@ def write_report(
       paths: files of the run by what they hold, such as {"distilled set": "export/distilled.npz"}.
       evaluated: what `evaluation.json` holds, the scores of `frepo-scale evaluate`.
       environment: versions and devices by name, see `export.account`.
+      about: what was run, such as data set, seed and version; shown first.
 
     Raises:
       InputError: a gallery cannot be read, or `path` cannot be written.
@@ -173,6 +175,7 @@ def write_report(
         title=title,
         headline=_headline(result, metrics),
         sections=[
+            ("Run", definitions(about or {})),
             *result_sections(result),
             *_sections(result_tables(evaluated or {}), " (frepo-scale evaluate)"),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
@@ -180,7 +183,7 @@ def write_report(
             ("Training", _figures(curves)),
             ("Time", definitions(times)),
             ("Environment", definitions(environment or {})),
-            ("Files", definitions(paths, code=True)),
+            ("Files", file_links(paths)),
             ("Configuration", operative_section(operative_config)),
         ],
     )
@@ -243,7 +246,7 @@ def _facts(result: dict[str, Any]) -> str:
     if (steps := result.get("steps")) is not None:
         facts["outer steps"] = f"{steps:,}"
     if (seconds := result.get("seconds")) is not None:
-        facts["time"] = duration(seconds)
+        facts["time until the final evaluation"] = duration(seconds)
     if share := result.get("ridge_raised_share"):
         facts["ridge raised"] = f"in {100 * share:.0f} % of the logged steps"
     if (selected := result.get("selected_step")) is not None:
@@ -314,25 +317,3 @@ def _figures(curves: list[tuple[str, str]]) -> str:
     if not parts:
         return '<p class="none">Nothing has been logged yet.</p>'
     return f'<div class="curves">{"".join(parts)}</div>'
-
-
-def definitions(items: dict[str, str], code: bool = False) -> str:
-    """Names and values as HTML; `code` for paths."""
-    if not items:
-        return ""
-    kind, opening, closing = ("files", "<code>", "</code>") if code else ("facts", "", "")
-    parts = [
-        f"<div><dt>{escape(name)}</dt><dd>{opening}{escape(value)}{closing}</dd></div>"
-        for name, value in items.items()
-    ]
-    return f'<dl class="{kind}">{"".join(parts)}</dl>'
-
-
-def operative_section(operative_config: str) -> str:
-    """The operative configuration as HTML, folded."""
-    if not operative_config.strip():
-        return ""
-    return (
-        "<details><summary>Operative config: every value the run used</summary>"
-        f"<pre>{escape(operative_config.strip())}</pre></details>"
-    )

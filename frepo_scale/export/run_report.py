@@ -1,5 +1,7 @@
 """Text files of a run, its report, and the table printed at its end."""
 
+import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -10,9 +12,17 @@ from frepo_scale.core.text import decode_text
 from frepo_scale.export.account import account, surroundings
 from frepo_scale.export.report import format_table, write_report
 from frepo_scale.export.result_file import read_metrics, read_result
-from frepo_scale.ops.goodput import read_ledger
+from frepo_scale.ops.goodput import History, read_ledger
 from frepo_scale.ops.workdir import Workdir
 
+_ABOUT = {
+    "data set": "data.name",
+    "images per class": "distill.ipc",
+    "outer steps": "distill.steps",
+    "algorithm": "algorithm.name",
+    "network": "net.name",
+    "seed": "distill.seed",
+}
 _PICTURE = re.compile(r"step_(\d+)\.png")
 
 
@@ -30,12 +40,28 @@ def write_run_report(workdir: Workdir, name: str) -> None:
         galleries=galleries,
         times=account(history),
         environment=surroundings(history),
+        about=_about(workdir, history),
         operative_config=read_text(workdir.operative_config),
         paths=_paths(workdir),
         evaluated=read_result(workdir.evaluation, "evaluate")
         if is_file(workdir.evaluation)
         else None,
     )
+
+
+def _about(workdir: Workdir, history: History) -> dict[str, str]:
+    """Data set, seed, and what ran it, from the settings that the workdir belongs to."""
+    found = {}
+    with contextlib.suppress(OSError, ValueError):
+        settings = json.loads(read_bytes(workdir.identity))
+        for name, setting in _ABOUT.items():
+            if setting in settings:
+                found[name] = str(settings[setting])
+    for attempt in history.attempts[-1:]:
+        for name in ("frepo-scale", "code", "jax", "devices"):
+            if name in attempt.environment:
+                found[name] = attempt.environment[name]
+    return found
 
 
 def read_text(path: Path) -> str:

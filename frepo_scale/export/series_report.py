@@ -5,8 +5,9 @@ from html import escape
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.paths import is_file
 from frepo_scale.export.account import account
+from frepo_scale.export.fragments import definitions, operative_section
 from frepo_scale.export.page import fill_page
-from frepo_scale.export.report import definitions, format_table, operative_section, result_sections
+from frepo_scale.export.report import format_table, result_sections
 from frepo_scale.export.run_report import read_result, read_text
 from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.ops.workdir import Workdir
