@@ -148,6 +148,12 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     Raises:
       InputError: anything in it is wrong, or it names a class to import that `overrides` do not.
     """
+    recipe = _recipe_of(name, text, overrides)
+    check_no_code(name, recipe.config, overrides)
+    return recipe
+
+
+def _recipe_of(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     for old, new in RENAMED.items():
         if re.search(rf"^{new} *=", text, re.M):  # of this version: an old name is the user's own
             continue
@@ -159,9 +165,7 @@ def load_text(name: str, text: str, overrides: Mapping[str, str]) -> Recipe:
     _check_maker(name, text)
     scan = Scan(check_binding, RECIPES)
     scan.text(text, name)
-    recipe = _build(name, overrides, scan, text)
-    check_no_code(name, recipe.config, overrides)
-    return recipe
+    return _build(name, overrides, scan, text)
 
 
 def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str]) -> Recipe:
@@ -187,7 +191,7 @@ def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str
 
 def changed(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
     """The recipe with some settings changed; values as after `--gin.NAME=`."""
-    return load_text(recipe.name, recipe.text, overrides)
+    return _recipe_of(recipe.name, recipe.text, overrides)  # its classes were allowed before
 
 
 def _check_maker(name: str, text: str) -> None:

@@ -135,7 +135,7 @@ def _by_pillow(
     opened: Image.Image, turn: Image.Transpose | None, channels: int | None
 ) -> tuple[np.ndarray, bool, int]:
     opened.load()
-    image, grey, deep = _eight_bit(opened if turn is None else opened.transpose(turn))
+    image, grey, deep = eight_bit(opened if turn is None else opened.transpose(turn))
     image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(image.height, image.width, -1), grey, deep
 
@@ -157,7 +157,7 @@ def _check_size(height: int, width: int) -> None:
         raise ValueError(f"{width}x{height} pixels are too many")
 
 
-def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool, int]:
+def eight_bit(image: Image.Image) -> tuple[Image.Image, bool, int]:
     """The image as "L" or "RGB", whether it was grey, and `Decoded.deep`.
 
     Alpha is blended with white.

@@ -59,13 +59,20 @@ def outer_step_phases(
     of_member = {
         "target features": flops * problem.batch,
         "synthetic forward": flops * rows,
-        "synthetic backward": flops * rows,
+        "synthetic backward": flops * gradient_rows(problem),
         "Gram matrix": 2.0 * rows * dim * unknowns,
         "factorisation and solves": unknowns**3 / 3 + 6.0 * unknowns**2 * num_classes,
         "products with features": products + 2.0 * rows * dim * unknowns,
         "online step": 3 * flops * online * mean_online_steps(problem),
     }
     return {name: problem.pool.members * value for name, value in of_member.items()}
+
+
+def gradient_rows(problem: Problem) -> int:
+    """Rows of the regression through whose images a gradient is taken."""
+    chosen = problem.outer.gradient_images
+    images = chosen if 0 < chosen < problem.size else problem.size
+    return images * (2 if problem.config.flip else 1)
 
 
 def mean_online_steps(problem: Problem) -> float:
@@ -83,6 +90,6 @@ def implicit_flops(problem: Problem, image_shape: tuple[int, ...], iterations: i
     of which FRePo's own 2 F are counted there).
     """
     flops = forward_flops(problem, image_shape)
-    rows = problem.size * (2 if problem.config.flip else 1)
+    rows = gradient_rows(problem)
     nets = flops * (5 * rows * (iterations + 2) + 5 * problem.batch + 13 * rows)
     return problem.pool.members * nets

@@ -246,6 +246,8 @@ def implicit_gradient(
     pulled = net.to_images(tau, through.x, direct, implicit)
     grads = to_images(problem, pulled[:, 0], dr_rK)
     extra, facts = _safe(grads, to_images(problem, pulled[:, 1], a_rK), found, through)
+    if settings.implicit_steps == 0:  # there is none, by choice
+        facts["implicit_dropped"] = jnp.zeros_like(facts["implicit_dropped"])
     metrics = target_metrics(problem, pred_bK, batch, loss, solution) | facts
     return Gradient(jax.tree.map(jnp.add, grads, extra), mean_slope(problem, loss), metrics)
 

@@ -39,6 +39,7 @@ def read_any_set(
     told: Told,
     image_shape: tuple[int, int, int],
     class_names: tuple[str, ...],
+    classes: np.ndarray,
 ) -> "AnySet":
     """Reads labelled images and finds out what they are; nothing is computed with them yet.
 
@@ -47,6 +48,7 @@ def read_any_set(
       told: what the user says about it.
       image_shape: (H, W, C) of the data set.
       class_names: of the data set, K names.
+      classes: those that must have images, all K unless `CLASSES` is set.
 
     Raises:
       InputError: the images do not suit the data set, or anything in the file is wrong.
@@ -58,7 +60,7 @@ def read_any_set(
     hard = labels.argmax(axis=1).astype(np.int32)
     if raw.hard is not None:
         hard = _integers(path, "hard_labels", raw.hard, len(images), len(class_names))
-    _check_counts(path, hard, class_names)
+    _check_counts(path, hard, class_names, classes)
     order = np.argsort(hard, kind="stable")  # class by class, as our own sets are
     note = f"{raw.note}: {len(images)} images {layout}, {kind}"
     return AnySet(path, raw, told, images[order], labels[order], hard[order], note)
@@ -217,10 +219,19 @@ def _integers(path: Path, name: str, labels: np.ndarray, n: int, classes: int) -
     return labels.astype(np.int32)
 
 
-def _check_counts(path: Path, hard: np.ndarray, class_names: tuple[str, ...]) -> None:
+def _check_counts(
+    path: Path, hard: np.ndarray, class_names: tuple[str, ...], classes: np.ndarray
+) -> None:
     counts = np.bincount(hard, minlength=len(class_names))
-    if counts.min() != counts.max():
-        few, many = int(counts.argmin()), int(counts.argmax())
+    others = np.setdiff1d(np.flatnonzero(counts), classes)
+    if len(others):
+        raise InputError(
+            f"{path}: images of class {class_names[others[0]]!r}",
+            "images of the classes that CLASSES names",
+            "leave CLASSES out",
+        )
+    if counts[classes].min() != counts[classes].max():
+        few, many = (int(classes[f(counts[classes])]) for f in (np.argmin, np.argmax))
         raise InputError(
             f"{path}: {counts[few]} images of class {class_names[few]!r} and {counts[many]} of"
             f" class {class_names[many]!r}",

@@ -5,6 +5,7 @@ Legend: n images, H W height and width, C channels, K classes.
 
 import csv
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, is_folder, is_local
+from frepo_scale.data.decode import eight_bit
 from frepo_scale.export.folder import DATASET, LABELS, PIXELS, folder_names
 from frepo_scale.export.npz_files import Header, check_size, read_arrays
 
@@ -139,7 +141,7 @@ def _load_torch(path: Path) -> Any:
         raise InputError(
             f"{path} is a file of PyTorch, which is not installed",
             "the package torch",
-            "pip install 'frepo-scale[torch]', or save the arrays with numpy.savez",
+            f"{sys.executable} -m pip install torch, or save the arrays with numpy.savez",
         ) from error
     try:
         with open(path, "rb") as file:
@@ -205,14 +207,13 @@ def _class_folders(path: Path, class_names: tuple[str, ...]) -> RawSet:
         for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_FILES):
             try:
                 with Image.open(file) as image:
-                    grey = image.mode in ("L", "1", "I;16", "LA")
                     if images and image.size != images[0].shape[1::-1]:
                         raise InputError(
                             f"{file} has {image.size[0]}x{image.size[1]} pixels",
                             f"the size of the others, {images[0].shape[1]}x{images[0].shape[0]}",
                         )
-                    images.append(np.asarray(image.convert("L" if grey else "RGB")))
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                    images.append(np.asarray(eight_bit(image)[0]))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise InputError(f"{file} cannot be read ({error})", "an image") from error
             labels.append(label)
     if not images:

@@ -22,7 +22,7 @@ def card(export: Export, losses: dict[str, Any]) -> str:
       losses: see `export.preprocessing.pixel_losses`.
     """
     source = str(export.provenance.get("dataset", "unknown"))
-    classes, (n, height, width, channels) = len(export.class_names), export.images.shape
+    classes, (n, height, width, channels) = len(export.present_names), export.images.shape
     parts = [
         _head(source, n),
         f"# {n} distilled images of {source}",

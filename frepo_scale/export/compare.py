@@ -181,7 +181,7 @@ def _html_table(names: Sequence[str], rows: Sequence[_Row]) -> str:
 
 
 def _gallery(one: ComparedSet) -> str:
-    names = one.export.class_names
+    names = one.export.present_names
     ipc = len(one.export.images) // len(names)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "gallery.png"

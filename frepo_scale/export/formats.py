@@ -65,6 +65,11 @@ class Export:
     provenance: dict[str, Any]
     results: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def present_names(self) -> tuple[str, ...]:
+        """Names of the classes that have images, in order: all but with `CLASSES`."""
+        return tuple(self.class_names[label] for label in np.unique(self.hard_labels))
+
     def to_pixels(self) -> np.ndarray:
         """The images as viewable (N, H, W, C) uint8 pixels, clipped and rounded."""
         return self.preprocessing.to_pixels(self.images)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import is_file, is_folder, to_path
+from frepo_scale.core.paths import children, is_file, is_folder, to_path
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.export.formats import Export, read_npz
 from frepo_scale.export.safetensors_folder import IMAGES, read_safetensors
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import PART, Workdir
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,13 @@ def load(path: str | os.PathLike[str]) -> LoadedSet:
         return LoadedSet(**vars(read_safetensors(found)))
     if is_folder(found):
         workdir = Workdir(found)
+        parts = [path.name for path in children(found) if path.name.startswith(PART)]
+        if parts and not is_file(workdir.distilled):
+            raise InputError(
+                f"{path} is the workdir of a series",
+                "the workdir of one of its runs",
+                f"such as {found / min(parts)}",
+            )
         if not is_file(workdir.distilled):
             raise InputError(
                 f"{path} has no {workdir.distilled.name}",

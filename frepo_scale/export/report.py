@@ -177,7 +177,7 @@ def write_report(
         sections=[
             ("Run", definitions(about or {})),
             *result_sections(result),
-            *_sections(result_tables(evaluated or {}), " (frepo-scale evaluate)"),
+            *evaluated_sections(evaluated),
             ("Distilled images", _final_gallery(galleries, result.get("selected_step"))),
             ("During training", _strip(galleries)),
             ("Training", _figures(curves)),
@@ -223,6 +223,11 @@ def _headline(result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
         score = ResultRow("", "", last["probe_accuracy"], last.get("probe_accuracy_std"))
         text += f"; the probe at step {last['step']:,} reads {score.text()}"
     return text + "."
+
+
+def evaluated_sections(evaluated: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Headings and HTML of what `frepo-scale evaluate` has found; empty without it."""
+    return _sections(result_tables(evaluated or {}), " (frepo-scale evaluate)")
 
 
 def result_sections(result: dict[str, Any]) -> list[tuple[str, str]]:

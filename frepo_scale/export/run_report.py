@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
@@ -43,10 +44,13 @@ def write_run_report(workdir: Workdir, name: str) -> None:
         about=_about(workdir, history),
         operative_config=read_text(workdir.operative_config),
         paths=_paths(workdir),
-        evaluated=read_result(workdir.evaluation, "evaluate")
-        if is_file(workdir.evaluation)
-        else None,
+        evaluated=read_evaluation(workdir),
     )
+
+
+def read_evaluation(workdir: Workdir) -> dict[str, Any] | None:
+    """The content of `evaluation.json`; None if there is none. `InputError` if it is damaged."""
+    return read_result(workdir.evaluation, "evaluate") if is_file(workdir.evaluation) else None
 
 
 def _about(workdir: Workdir, history: History) -> dict[str, str]:

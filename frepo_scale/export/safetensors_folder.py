@@ -5,6 +5,7 @@ Legend: N distilled images, K classes.
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def write_safetensors(path: str | Path, export: Export) -> None:
         (folder / PREVIEWS).mkdir()
         names = write_previews(folder / PREVIEWS, export)
         _write_metadata(folder / PREVIEWS / "metadata.csv", names, export)
-        ipc = len(export.images) // len(export.class_names)
-        save_gallery(folder / GALLERY, export.to_pixels(), export.class_names, ipc)
+        shown = export.present_names
+        ipc = len(export.images) // len(shown)
+        save_gallery(folder / GALLERY, export.to_pixels(), shown, ipc)
         (folder / "README.md").write_text(card(export, losses), encoding="utf-8")
 
 
@@ -137,6 +139,6 @@ def _library() -> Any:
         raise InputError(
             "safetensors is not installed",
             "the package safetensors",
-            "pip install 'frepo-scale[safetensors]'",
+            f"{sys.executable} -m pip install safetensors",
         ) from error
     return safetensors.numpy

@@ -4,11 +4,12 @@ from html import escape
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.paths import is_file
-from frepo_scale.export.account import account
+from frepo_scale.export.account import account, surroundings
 from frepo_scale.export.fragments import definitions, operative_section
 from frepo_scale.export.page import fill_page
-from frepo_scale.export.report import format_table, result_sections
-from frepo_scale.export.run_report import read_result, read_text
+from frepo_scale.export.report import evaluated_sections, format_table, result_sections
+from frepo_scale.export.result_file import read_result
+from frepo_scale.export.run_report import read_evaluation, read_text
 from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.ops.workdir import Workdir
 
@@ -19,15 +20,17 @@ def write_series_report(workdir: Workdir, name: str) -> None:
     The pages of its runs are linked, not contained: they have their own galleries and curves.
     """
     result = read_result(workdir.result) if is_file(workdir.result) else {}
-    runs = result.get("series", {})
+    runs, history = result.get("series", {}), read_ledger(workdir.ledger)
     done = f"<b>{len(runs)}</b> runs, judged together." if runs else "Not finished."
     page = fill_page(
         title=name,
         headline=f"A series of distilled sets. {done}",
         sections=[
             *(result_sections(result) if result else []),
+            *evaluated_sections(read_evaluation(workdir)),
             ("Runs", _links(runs)),
-            ("Time of the evaluation", definitions(account(read_ledger(workdir.ledger)))),
+            ("Time of the evaluation", definitions(account(history))),
+            ("Environment of the evaluation", definitions(surroundings(history))),
             ("Files", definitions(_paths(workdir), code=True)),
             ("Configuration", operative_section(read_text(workdir.operative_config))),
         ],

@@ -167,7 +167,7 @@ def _read(config: RunConfig, target: Path, told: Told | None, room: Room) -> tup
 
 def _foreign(target: Path, told: Told, dataset: Dataset) -> Export:
     """A set of another program as one of our own; states what was recognised."""
-    found = read_any_set(target, told, dataset.image_shape, dataset.class_names)
+    found = read_any_set(target, told, dataset.image_shape, dataset.class_names, dataset.classes)
     exported, note = found.export(dataset.fit_preprocessing(), dataset.class_names)
     on_first(lambda: print(note, flush=True))
     return exported

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.evaluate.named_nets import named_nets
 from frepo_scale.jobs.settings import RunConfig
 
 _OWN = "frepo_scale."
@@ -27,12 +28,17 @@ def check_no_code(name: str, config: RunConfig, given: Mapping[str, str]) -> Non
         ("ALGORITHM", "Algorithm.name"): [config.algorithm.name],
         ("DATA_SOURCE", "Data.images"): [config.data.images],
         ("EVALUATIONS", "Evaluation.evaluations"): config.evaluation.evaluations,
+        ("CROSS_NETS", "Evaluation.cross_nets"): [
+            net.name
+            for net in named_nets(config.evaluation.cross_nets, config.net).values()
+            if net.name != config.net.name  # which is checked above
+        ],
     }
     for (setting, binding), paths in named.items():
         for path in paths:
             if "." not in path or path.startswith(_OWN) or setting in given or binding in given:
                 continue
-            value = f'"{paths}"' if setting == "EVALUATIONS" else path
+            value = f'"{paths}"' if setting in ("EVALUATIONS", "CROSS_NETS") else path
             raise InputError(
                 f"{setting} = {path!r} in the recipe of {name}",
                 "classes of your own to be named on the command line: importing one runs its code",

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from frepo_scale.distill.registry import build_algorithm
 from frepo_scale.jobs.machine import memory_line
 from frepo_scale.jobs.plan_options import GivenSizes, PlanOptions, check, device_counts
 from frepo_scale.jobs.run import build_run, problem_of
-from frepo_scale.jobs.settings import Recipe, RunConfig
+from frepo_scale.jobs.series_runs import runs_of
+from frepo_scale.jobs.settings import Recipe, RunConfig, SeriesConfig
 from frepo_scale.jobs.subject import sizes_of_data, varied, with_settings
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.matmul import matmul_precision
@@ -49,13 +51,18 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     check(options)
     # Plans are made for other devices; those of this machine may be in use.
     jax.config.update("jax_platforms", "cpu")
-    shape, classes = sizes_of_data(recipe.config, options.given)
+    config, notes = recipe.config, []
+    if config.series.by is not None:
+        runs = runs_of(config)
+        notes = [f"a series of {len(runs)} runs: the numbers are those of one of them"]
+        config = replace(config, data=runs[0].data, series=SeriesConfig())
+    shape, classes = sizes_of_data(config, options.given)
     hardware = _hardware(options)
-    vary = varied(recipe.name, recipe.config, shape, classes)
+    vary = varied(recipe.name, config, shape, classes)
     with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         # All of them before the first is printed: an error is then the only output.
         planners = [
-            _Planner(recipe.config, options, vary, machine, shape, classes) for machine in hardware
+            _Planner(config, options, vary, machine, shape, classes, notes) for machine in hardware
         ]
         figure = None
         if options.scale is not None:
@@ -95,10 +102,11 @@ class _Planner:
         hardware: Hardware,
         shape: tuple[int, int, int],
         classes: int,
+        notes: Sequence[str],
     ) -> None:
         self._config, self._options, self._vary = config, options, vary
         self._hardware, self._shape, self._classes = hardware, shape, classes
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._compiled: Compiled | None = None
         self._candidates: list[Candidate] = []
         self._measured = self._rates()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import is_file
+from frepo_scale.core.paths import children, is_file, is_folder
 from frepo_scale.ops.tensorboard import PROFILED_STEPS
-from frepo_scale.ops.workdir import Workdir
+from frepo_scale.ops.workdir import PART, Workdir
 
 
 def request_profile(root: Path) -> None:
@@ -16,6 +16,15 @@ def request_profile(root: Path) -> None:
       InputError: no run is under way in the workdir.
     """
     workdir = Workdir(root)
+    found = children(workdir.root) if is_folder(workdir.root) else []
+    parts = [path for path in found if path.name.startswith(PART)]
+    under_way = [path for path in parts if is_file(Workdir(path).lock)]
+    if under_way and not is_file(workdir.lock):
+        raise InputError(
+            f"{workdir.root} is the workdir of a series",
+            "the workdir of the run of it that is training now",
+            f"use {under_way[0]}",
+        )
     if not is_file(workdir.lock):
         raise InputError(
             f"no run is under way in {workdir.root}",

@@ -21,6 +21,8 @@ _TEST_PARTS = {
 }
 # Flax's layers with their defaults; a scale (1) and a bias (0) for each channel are trained.
 _NORMS = {
+    "batch": "over the batch and (H, W) of each channel with the biased variance, epsilon 1e-5;"
+    " for tests running values r <- 0.1 r + 0.9 batch, from mean 0 and variance 1",
     "layer": "over (H, W, C) of each image, epsilon 1e-6",
     "group": "over (H, W) and the channels of each of 32 groups (or the largest number below that"
     " divides the channels), epsilon 1e-6",

@@ -14,6 +14,7 @@ import jax
 
 from frepo_scale.core.identity import default_settings, scientific_settings, settings_sha256
 from frepo_scale.core.paths import is_file
+from frepo_scale.core.versions import version
 from frepo_scale.export.run_report import write_text
 from frepo_scale.export.series_report import print_series, write_series_report
 from frepo_scale.jobs.distill import distill
@@ -23,12 +24,15 @@ from frepo_scale.jobs.series_runs import SeriesRun, runs_of
 from frepo_scale.jobs.series_scores import series_evaluations, series_scores
 from frepo_scale.jobs.settings import Recipe
 from frepo_scale.jobs.surroundings import ends_recorded
-from frepo_scale.jobs.workdirs import NAME_LINE
+from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.compiled import keep_compiled
+from frepo_scale.parallel.environment import environment
 from frepo_scale.parallel.matmul import matmul_precision
+from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import on_first
 from frepo_scale.plan.overview import written_bytes
@@ -98,7 +102,7 @@ def described(run: SeriesRun) -> str:
 def _checked_bytes(recipe: Recipe, recipes: list[Recipe]) -> int:
     """Builds every run, so that none fails after days of others; the bytes that they write."""
     needed = 0
-    with matmul_precision(recipe.config.distill.matmul_precision):
+    with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         for part in recipes:
             run = build_run(part)
             needed += written_bytes(run.algorithm, run.dataset)
@@ -111,7 +115,8 @@ def _open(workdir: Workdir, recipe: Recipe, needed: int) -> None:
     settings = scientific_settings(recipe.config)
     workdir.open(settings, needed, default_settings(recipe.config))
     workdir.claim(settings)
-    write_text(workdir.config, f"{NAME_LINE}{recipe.name}\n{recipe.text}")
+    head = f"{NAME_LINE}{recipe.name}\n{MAKER_LINE}{version()}\n"
+    write_text(workdir.config, head + recipe.text)
     write_text(workdir.operative_config, recipe.operative)
 
 
@@ -132,6 +137,7 @@ def _evaluate(workdir: Workdir, recipe: Recipe, runs: list[SeriesRun]) -> None:
     """Evaluates the sets of all runs and writes result and report."""
     config = recipe.config
     with (
+        pinned(),
         matmul_precision(config.distill.matmul_precision),
         contextlib.closing(Supervisor(workdir, config.loop.watchdog_minutes)) as supervisor,
     ):
@@ -140,7 +146,7 @@ def _evaluate(workdir: Workdir, recipe: Recipe, runs: list[SeriesRun]) -> None:
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
         with ends_recorded(workdir, supervisor, preemption):
-            supervisor.begin(config.distill.steps)
+            supervisor.begin(config.distill.steps, environment(single_device_mesh()))
             with supervisor.ledger.during("evaluation"):
                 scores = series_scores(config, workdir.root, workdir.finished_nets, preemption)
             result = scores | {

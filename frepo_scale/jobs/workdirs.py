@@ -69,7 +69,7 @@ def is_own(target: Path) -> bool:
     try:
         with open_to_read(target) as file, zipfile.ZipFile(file) as archive:
             return "meta.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return target.suffix == ".npz"  # damaged, which `read_npz` reports
 
 

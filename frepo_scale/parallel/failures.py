@@ -77,7 +77,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def device_error(error: BaseException) -> InputError | None:
     """The error for a device that is there and cannot be used; None if that is not the reason."""
-    if _IN_USE.search(str(error)):
+    a_file = isinstance(error, OSError) and not str(error.filename or "/dev/").startswith("/dev/")
+    if not a_file and _IN_USE.search(str(error)):
         return in_use(error)
     if not _OLD_DRIVER.search(str(error)):
         return None

@@ -8,6 +8,7 @@ from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.plan.chips import CHIPS, Chip
 
 LARGEST = 2**16  # devices
+_OF_LARGE_SLICES = 4  # devices of a machine of a TPU slice with several machines
 _CUBE = 4  # larger slices of v4 and v5p are of cubes of this side
 _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _RING = {2: 16, 3: _CUBE}  # a side of a slice is a ring if it is a multiple of this
@@ -36,7 +37,11 @@ class Hardware:
     def hosts(self) -> int:
         """The machines they are in, each with one process of a run."""
         if self.chip.platform == "tpu":
-            return -(-self.devices // self.chip.per_host)
+            # v5e and v6e slices of up to 8 devices are one machine, larger ones have machines of 4.
+            per_host = (
+                self.chip.per_host if self.devices <= self.chip.per_host else _OF_LARGE_SLICES
+            )
+            return -(-self.devices // per_host)
         return self.shape[0]
 
     def axis_rate(self, axis: int, stride: int) -> float:
@@ -65,6 +70,8 @@ def parse_hardware(text: str) -> Hardware:
     """
     name, _, shape = text.partition(":")
     chip = CHIPS.get(name)
+    if chip is not None and chip.platform == "gpu" and not shape:
+        shape = "1"
     if chip is None:
         raise InputError(
             f"--on {text}: no chip {name!r} is known",
@@ -95,7 +102,9 @@ def _wrong_shape(text: str, chip: Chip) -> InputError:
     if chip.shapes:
         known, fix = f"one of {', '.join(chip.shapes)}", f"such as --on {chip.name}:4x4"
     elif chip.platform == "gpu":
-        known = f"DEVICES or HOSTSxDEVICES with at most {chip.per_host} devices of a host"
+        known = (
+            f"a number of devices, or HOSTSxDEVICES with at most {chip.per_host} devices of a host"
+        )
         fix = f"such as --on {chip.name}:{chip.per_host} or --on {chip.name}:4x{chip.per_host}"
     else:
         known = (

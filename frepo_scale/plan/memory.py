@@ -12,6 +12,7 @@ from typing import NamedTuple
 from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.features import even_chunk
 from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.rcig import RCIG
 from frepo_scale.plan.net_facts import net_facts
 from frepo_scale.plan.subject import Subject, state_bytes
 from frepo_scale.plan.work import Sizes
@@ -95,6 +96,11 @@ def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Mem
         "regression": _regression(sizes) + targets,
         "online step": online + gradient / 2,
     }
+    if isinstance(algorithm, RCIG) and algorithm.implicit.inner_steps:
+        # The gradient through two tangents, both parts of it, and the vectors of the solves.
+        tangents = 3 * BACKWARD * size * chunk * net.products
+        vectors = 5 * 4.0 * net.parameters + 2 * 4.0 * sizes.r * subject.pixels
+        parts["implicit gradient"] = tangents + features + gradient + vectors
     return Memory(state, batch, max(parts.values()), parts)
 
 

@@ -31,6 +31,7 @@ from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.flops import (
     dimension,
     forward_flops,
+    gradient_rows,
     mean_online_steps,
     outer_step_phases,
 )
@@ -217,11 +218,12 @@ def _nets(
     )
     size = 2 if problem.config.feature_dtype == "bfloat16" else 4
     forward, backward = size * net.moved, size * (net.moved + net.products)
+    pulled = sizes.r * gradient_rows(problem) / sizes.R
     rows = {
         "target features": (sizes.b, forward),
         "synthetic forward": (sizes.r, forward),
-        "recomputation": (sizes.r, forward),
-        "synthetic backward": (sizes.r, backward),
+        "recomputation": (pulled, forward),
+        "synthetic backward": (pulled, backward),
     }
     return [
         Phase(

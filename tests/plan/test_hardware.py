@@ -11,9 +11,9 @@ from frepo_scale.plan.hardware import parse_hardware, with_devices
 @pytest.mark.parametrize(
     ("name", "devices", "hosts"),
     [
-        ("v5e:4x4", 16, 2),
+        ("v5e:4x4", 16, 4),
         ("v5e:1x1", 1, 1),
-        ("v5e:16x16", 256, 32),
+        ("v5e:16x16", 256, 64),
         ("v6e:2x4", 8, 1),
         ("v4:2x2x2", 8, 2),
         ("v4:4x4x4", 64, 16),
