@@ -186,3 +186,18 @@ def test_unknown_data_sets_and_damage_are_one_line(here, capsys):
     assert main(["export", "w", "--format", "folder", "--out", "f"]) == 0
     (here / "f" / "dataset.json").write_text("{")
     assert "dataset.json" in line_of(capsys, "evaluate", "f")
+
+
+def test_a_net_of_cross_nets_is_not_imported_either():
+    text = "DATASET = 'digits'\nCROSS_NETS = ['convnet', 'harmful.Net']\n"
+    with pytest.raises(InputError) as refused:
+        config.load_text("theirs", text, {})
+    assert "CROSS_NETS" in refused.value.what and "--gin.CROSS_NETS=" in refused.value.fix
+    given = {"CROSS_NETS": "['convnet', 'harmful.Net']"}
+    assert config.load_text("theirs", text, given).config.evaluation.cross_nets[1] == "harmful.Net"
+
+
+def test_a_recipe_that_was_read_may_be_changed_without_naming_its_classes_again():
+    text = "DATASET = 'digits'\nNET = 'harmful.Net'\n"
+    recipe = config.load_text("mine", text, {"NET": "harmful.Net"})
+    assert config.changed(recipe, {"IPC": "2"}).config.distill.ipc == 2

@@ -160,7 +160,8 @@ def _headline(sets: Sequence[ComparedSet], accuracies: dict[str, list[_Row]]) ->
     if accuracies and len(set(protocols)) > 1:
         return (
             "The accuracies were measured by different protocols, listed below:"
-            " <code>frepo-scale evaluate</code> with the same settings makes them comparable."
+            " <code>frepo-scale evaluate</code> with the same settings on each prints accuracies"
+            " that can be compared."
         )
     return "Measured by the same protocol." if accuracies else "None of these sets was evaluated."
 

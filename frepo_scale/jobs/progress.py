@@ -74,7 +74,7 @@ def read_progress(root: Path) -> Progress:
         parts = _finished_parts(root)
         if parts:
             return Progress(parts=parts)
-        runs = [Workdir(path) for path in (root, *_series(root))]
+        runs = [Workdir(path) for path in (root, *series_parts(root))]
         saved = [step for run in runs if (step := _saved_step(run.checkpoints)) >= 0]
         nets = sum(_finished_nets(run.finished_nets) for run in runs)
         return Progress(sum(saved) if saved else -1, nets)
@@ -85,11 +85,11 @@ def read_progress(root: Path) -> Progress:
         ) from error
 
 
-def _series(root: Path) -> list[Path]:
-    """The workdirs of the runs of a series, whose saved steps and nets are added up."""
+def series_parts(root: Path) -> list[Path]:
+    """The workdirs of the runs of a series, in order; empty for a single run."""
     if not is_folder(root):
         return []
-    return [path for path in children(root) if path.name.startswith(PART)]
+    return sorted(path for path in children(root) if path.name.startswith(PART))
 
 
 def _saved_step(folder: Path) -> int:

@@ -29,6 +29,11 @@ from frepo_scale.ops.preemption import Preemption
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.train.inputs import Inputs
 
+_OF_ONE_SET = (
+    *("steps", "batch", "schedule", "warm_up_steps", "final_learning_rate", "rate_of_step"),
+    "learning_rate",
+)
+
 
 def series_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluation]:
     """The evaluations of a series by name, checked against the data of one of its runs.
@@ -86,7 +91,10 @@ def series_scores(
     )
     context = replace(context, parts=tuple(parts))
     scores = evaluate_sets(series_evaluations(config, dataset), context)
-    return scores | {"protocol": evaluation_recipe(config, dataset)}
+    # The evaluations of series have a length and a schedule of their own.
+    protocol = evaluation_recipe(config, dataset)
+    protocol = {name: value for name, value in protocol.items() if name not in _OF_ONE_SET}
+    return scores | {"protocol": protocol | {"training": "docs/algorithm.md section 9"}}
 
 
 def _class_parts(

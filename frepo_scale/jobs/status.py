@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_local, read_bytes, to_path
 from frepo_scale.export.account import duration
-from frepo_scale.jobs.progress import Progress, read_progress
+from frepo_scale.jobs.progress import Progress, read_progress, series_parts
 from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, History, read_ledger
 from frepo_scale.ops.lock import holder
 from frepo_scale.ops.metrics import read_jsonl
@@ -100,6 +100,39 @@ def read_status(root: Path, now: Callable[[], float] = time.time) -> Status:
     Raises:
       InputError: `root` is not the workdir of a run, or cannot be read now.
     """
+    parts = series_parts(root)
+    if parts:
+        return _status_of_series(Workdir(root), [read_status(part, now) for part in parts], now)
+    return _status_of_run(root, now)
+
+
+def _status_of_series(workdir: Workdir, runs: list[Status], now: Callable[[], float]) -> Status:
+    """Steps and attempts of all runs; the rest is of the newest run, then of the evaluation."""
+    newest, settings = runs[-1], _settings(workdir)
+    count = settings.get("series.runs") or settings.get("series.parts") or len(runs)
+    state, evaluation = newest.state, None
+    if is_file(workdir.done) and is_file(workdir.result):
+        state = "finished"
+    elif read_ledger(workdir.ledger).attempts:
+        evaluation = _status_of_run(workdir.root, now)
+        state = evaluation.state
+    elif state == "finished":  # the next run, or the evaluation, has not begun
+        state = "stopped"
+    return replace(
+        newest,
+        workdir=str(workdir.root),
+        state=state,
+        step=sum(run.step for run in runs),
+        steps=newest.steps * int(count) if newest.steps else None,
+        eta_seconds=newest.eta_seconds if len(runs) == count and evaluation is None else None,
+        saved_step=sum(run.saved_step or 0 for run in runs),
+        finished_nets=read_progress(workdir.root).nets,
+        attempts=sum(run.attempts for run in runs) + (evaluation.attempts if evaluation else 0),
+        health=(evaluation or newest).health,
+    )
+
+
+def _status_of_run(root: Path, now: Callable[[], float]) -> Status:
     workdir, progress = Workdir(root), read_progress(root)
     history = read_ledger(workdir.ledger)
     record, lives = holder(workdir.lock)
@@ -204,10 +237,19 @@ def _text(found: Status) -> str:
     return "\n".join([*lines, f"health     {health[0]}", *(f"           {x}" for x in health[1:])])
 
 
+def _settings(workdir: Workdir) -> dict[str, Any]:
+    """The settings that the workdir belongs to; empty if they are not written yet or damaged."""
+    try:
+        found = json.loads(read_bytes(workdir.identity))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _steps(workdir: Workdir) -> int | None:
     try:
-        return int(json.loads(read_bytes(workdir.identity))["distill.steps"])
-    except (OSError, ValueError, KeyError, TypeError):  # not written yet, or of another version
+        return int(_settings(workdir)["distill.steps"])
+    except (ValueError, KeyError, TypeError):  # of another version
         return None
 
 

@@ -28,7 +28,7 @@ WANTED = PREPROCESSING.apply(PIXELS)[ORDER]  # class by class
 
 
 def judged(path: Path, told: Told = Told(), shape: Any = SHAPE) -> tuple[Export, str]:  # noqa: B008
-    found = read_any_set(path, told, shape, NAMES)
+    found = read_any_set(path, told, shape, NAMES, np.arange(3))
     return found.export(PREPROCESSING, NAMES)
 
 
@@ -70,7 +70,7 @@ def test_layout_and_range_are_recognised(tmp_path: Path, images: np.ndarray) -> 
 def test_grey_images_need_no_channel_axis(tmp_path: Path) -> None:
     grey = Preprocessing(MEAN[:1], STD[:1], None)
     save(tmp_path / "a.npz", images=PIXELS[..., 0])
-    found = read_any_set(tmp_path / "a.npz", Told(), (4, 5, 1), NAMES)
+    found = read_any_set(tmp_path / "a.npz", Told(), (4, 5, 1), NAMES, np.arange(3))
     exported, note = found.export(grey, NAMES)
     np.testing.assert_array_equal(exported.images, grey.apply(PIXELS[..., :1])[ORDER])
     assert "(n, H, W)" in note
@@ -186,7 +186,7 @@ def test_class_folders(tmp_path: Path, names: tuple[str, ...]) -> None:
 
 def test_class_folders_by_name_in_any_order(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "set", ("zebra", "ape", "cow"))
-    found = read_any_set(root, Told(), SHAPE, ("zebra", "ape", "cow"))
+    found = read_any_set(root, Told(), SHAPE, ("zebra", "ape", "cow"), np.arange(3))
     np.testing.assert_array_equal(found.images, PIXELS[ORDER])
 
 
@@ -222,7 +222,7 @@ def test_a_folder_that_export_wrote_keeps_what_pixels_cannot_hold(tmp_path: Path
 def test_a_file_of_pytorch_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pt").write_bytes(b"x")
-    assert "frepo-scale[torch]" in refused(tmp_path / "a.pt", "a.pt").fix
+    assert "pip install torch" in refused(tmp_path / "a.pt", "a.pt").fix
 
 
 class Harmful:
@@ -259,3 +259,23 @@ def test_files_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "a.pt").write_text("hello")
     refused(path, "a.pt")
     assert not (tmp_path / "harm").exists()
+
+
+def test_with_some_classes_the_others_have_no_images(tmp_path: Path) -> None:
+    two = np.isin(LABELS, (0, 2))
+    path = save(tmp_path / "x.npz", images=PIXELS[two], labels=LABELS[two])
+    found = read_any_set(path, Told(), SHAPE, NAMES, np.array([0, 2]))
+    assert found.hard_labels.tolist() == [0, 0, 2, 2]
+    with pytest.raises(InputError) as refused:
+        read_any_set(save(tmp_path / "y.npz"), Told(), SHAPE, NAMES, np.array([0, 2]))
+    assert "dog/wolf" in refused.value.what and "CLASSES" in refused.value.fix
+
+
+def test_images_of_16_bits_in_folders_are_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = np.array([[0, 1000], [30000, 65535]], np.uint16)
+    for label in range(3):
+        folder = tmp_path / "t" / str(label)
+        folder.mkdir(parents=True)
+        Image.fromarray(grey).save(folder / "1.png")
+    found = read_any_set(tmp_path / "t", Told(), (2, 2, 1), NAMES, np.arange(3))
+    assert found.images[0, :, :, 0].tolist() == [[0, 4], [117, 255]]

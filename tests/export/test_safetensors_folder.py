@@ -97,5 +97,22 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError) as caught:
         write_safetensors(tmp_path / "set", make())
-    assert caught.value.fix == "pip install 'frepo-scale[safetensors]'"
+    assert caught.value.fix.endswith("-m pip install safetensors")
     assert not (tmp_path / "set").exists()
+
+
+def test_a_set_of_some_classes_shows_these(tmp_path: Path) -> None:
+    """With `CLASSES` the labels are over all classes, and some have no images."""
+    export = make()
+    there = export.hard_labels != 1
+    some = replace(
+        export,
+        images=export.images[there],
+        labels=export.labels[there],
+        hard_labels=export.hard_labels[there],
+    )
+    assert len(some.present_names) == len(export.class_names) - 1
+    write_safetensors(tmp_path / "set", some)
+    each = len(some.images) // len(some.present_names)
+    text = (tmp_path / "set" / "README.md").read_text()
+    assert f"{each} for each of {len(some.present_names)} classes" in text

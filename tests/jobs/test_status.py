@@ -207,3 +207,20 @@ def test_it_needs_neither_jax_nor_numpy(run):
         cwd=Path(__file__).parents[2], capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0 and "step 30 of 200" in result.stdout, result
+
+
+def test_the_status_of_a_series_is_that_of_all_its_runs(tmp_path):
+    identity = {"distill.steps": 40, "series.parts": 3, "series.runs": 2}
+    (tmp_path / "identity.json").write_text(json.dumps(identity))
+    (tmp_path / "config.gin").write_text("")
+    for number, step in enumerate((40, 20)):
+        part = tmp_path / f"part_{number:02}"
+        (part / "checkpoints" / str(step)).mkdir(parents=True)
+        (part / "config.gin").write_text("")
+        (part / "identity.json").write_text(json.dumps({"distill.steps": 40}))
+    found = read_status(tmp_path)
+    assert (found.step, found.steps, found.saved_step) == (60, 80, 60)
+    assert found.state == "not started"  # of the newest run, which has no attempt here
+    for name in ("DONE", "result.json"):
+        (tmp_path / name).write_text("{}")
+    assert read_status(tmp_path).state == "finished"
