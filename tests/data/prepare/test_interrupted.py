@@ -152,9 +152,9 @@ def command(source, out, *more):
 def test_killed_in_the_middle(tmp_path, images, number, small, run):
     """The whole process group is killed, as batch systems do; the same command resumes."""
     source = images.write(tmp_path / "photos", images.pictures(0, 0))
-    large = images.encoded(7, size=(1600, 1200))
+    large = [images.encoded(colour, size=(1600, 1200)) for colour in (7, 8)]
     for row in range(80):
-        images.write(source, {f"train/{'ab'[row % 2]}/{row}.JPEG": large + bytes([row])})
+        images.write(source, {f"train/{'ab'[row % 2]}/{row}.JPEG": large[row % 2] + bytes([row])})
     whole = run(source, tmp_path / "whole", resolution=16)
     job = command(source, tmp_path / "out", "--workers", "2")
     end = time.monotonic() + 120
