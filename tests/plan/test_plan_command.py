@@ -65,7 +65,7 @@ def test_every_recipe_on_every_hardware(name, capsys):
 def test_the_plan_of_a_pod_recipe(capsys):
     (found,) = planned(capsys, "imagenet1k_ipc10", "--on", "v5e:4x4", "--price", "2")
     checked(found)
-    assert (found["devices"], found["hosts"], found["steps"]) == (16, 2, 500_000)
+    assert (found["devices"], found["hosts"], found["steps"]) == (16, 4, 500_000)
     assert found["settings"] == {
         **{"MESH_POOL": 4, "MESH_DATA": 4, "CHUNK": 256, "FEATURE_DTYPE": "float32"},
         **{"MEMBERS": 4, "POOL_SIZE": 16},
