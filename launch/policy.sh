@@ -67,8 +67,8 @@ note_progress() {
 
 # How many processes the kernel has killed for lack of memory in this container, or on this machine.
 oom_kills() {
-  local file groups=/sys/fs/cgroup
-  for file in ${FREPO_OOM_COUNTS:-"$groups/memory.events" "$groups/memory/memory.oom_control" /proc/vmstat}; do
+  local file group=/sys/fs/cgroup
+  for file in ${FREPO_OOM_COUNTS:-"$group/memory.events" "$group/memory/memory.oom_control" /proc/vmstat}; do
     if grep -s '^oom_kill ' "$file" | cut -d ' ' -f 2 | grep .; then return 0; fi
   done
   printf '0\n'
