@@ -18,7 +18,7 @@ from frepo_scale import config
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.types import Rows, Split, everything
-from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.augment import NO_AUGMENTATION, AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, FitConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
@@ -28,16 +28,6 @@ from frepo_scale.models.registry import NetConfig, build_net
 from frepo_scale.ops.preemption import Preemption
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "train_in_pytorch.py"
-NO_AUGMENTATION = AugmentConfig(
-    flip=False,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    crop_scale=1.0,
-    rotate_degrees=0.0,
-    translate=0.0,
-    cutout=0.0,
-)
 
 
 def example() -> Any:

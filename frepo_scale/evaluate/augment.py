@@ -73,6 +73,18 @@ class AugmentConfig:
         check_float("AugmentConfig.cutout", self.cutout, 0, 1)
 
 
+NO_AUGMENTATION = AugmentConfig(
+    flip=False,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    crop_scale=1.0,
+    rotate_degrees=0.0,
+    translate=0.0,
+    cutout=0.0,
+)
+
+
 def augment(key: jax.Array, images: Array, config: AugmentConfig) -> jax.Array:
     """Applies one operation, drawn uniformly, to a batch (docs/algorithm.md section 5).
 

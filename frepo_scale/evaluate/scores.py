@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.augment import NO_AUGMENTATION, AugmentConfig
 from frepo_scale.evaluate.baselines import (
     all_training_images,
     check_held_out,
@@ -35,17 +35,6 @@ from frepo_scale.evaluate.baselines import (
 from frepo_scale.evaluate.evaluation import EvaluationContext, Labelled, Measurement, Task
 from frepo_scale.evaluate.protocol import Score
 from frepo_scale.evaluate.soft_labels import SoftRandom, has_soft_labels
-
-NO_AUGMENTATION = AugmentConfig(
-    flip=False,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    crop_scale=1.0,
-    rotate_degrees=0.0,
-    translate=0.0,
-    cutout=0.0,
-)
 
 
 class Accuracies(NamedTuple):
