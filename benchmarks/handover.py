@@ -16,9 +16,9 @@ import numpy as np
 
 from frepo_scale import config
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import NO_AUGMENTATION, AugmentConfig
 from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.types import Rows, Split, everything
-from frepo_scale.evaluate.augment import NO_AUGMENTATION, AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, FitConfig
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator

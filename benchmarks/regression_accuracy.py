@@ -25,11 +25,11 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import everything
 from frepo_scale.distill.synthetic import scaled_labels
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.preemption import Preemption

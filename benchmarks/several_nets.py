@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
 from frepo_scale.models.registry import NetConfig, build_net
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", default=False, help=_DEBUG)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adders = (_distill, _plan, _evaluate, _prepare, _status, _report, _export, _compare)
-    for add in (*adders, _profile, _settings):
+    for add in (*adders, _pretrain, _profile, _settings):
         add(commands)
     for command in commands.choices.values():
         # Without a default, which would replace a --debug before the command.
@@ -77,6 +77,30 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
         type=int,
         metavar="N",
         help="with --dry-run: check the recipe for N devices of other machines; no data are read",
+    )
+
+
+def _pretrain(commands: "argparse._SubParsersAction[Any]") -> None:
+    pretrain = commands.add_parser(
+        "pretrain",
+        usage="%(prog)s RECIPE --out FILE.safetensors [--nets K] [--gin.NAME=VALUE ...]",
+        help="train nets on the training images, for a pool of frozen nets",
+        description="Trains the recipe's net on the training images that are not held out, and"
+        " writes its parameters for POOL_WEIGHTS. The same command again continues with the nets"
+        " that have no file.",
+        epilog="Longer: --gin.PRETRAIN_STEPS=20000; other nets: --gin.SEED=1.",
+    )
+    pretrain.add_argument(
+        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
+    )
+    pretrain.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the file to write; with --nets the files FILE_0.safetensors, FILE_1.safetensors, ...",
+    )
+    pretrain.add_argument(
+        "--nets", type=int, default=1, metavar="K", help="number of nets (default: 1)"
     )
 
 

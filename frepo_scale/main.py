@@ -24,10 +24,11 @@ def main(arguments: Sequence[str]) -> int:
             check_utf8(argument, "argument")
         rest, overrides = split_overrides(arguments)
         options = parser().parse_args(rest)
-        if overrides and options.command not in ("distill", "plan", "evaluate"):
+        if overrides and options.command not in ("distill", "plan", "evaluate", "pretrain"):
             name = next(iter(overrides))
             raise InputError(
-                f"--gin.{name} with {options.command}", "--gin. with distill, plan or evaluate only"
+                f"--gin.{name} with {options.command}",
+                "--gin. with distill, plan, evaluate or pretrain only",
             )
         if options.command != "status":  # which launchers ask often
             import_jax()
@@ -113,6 +114,19 @@ def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> 
     evaluate(recipe.config, target, told)
 
 
+def _run_pretrain(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from frepo_scale import config
+    from frepo_scale.core.errors import InputError
+    from frepo_scale.jobs.pretrain import pretrain
+    from frepo_scale.parallel.connect import connect
+
+    if options.nets < 1:
+        raise InputError(f"--nets {options.nets}", "a positive number")
+    recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
+    connect()
+    pretrain(recipe, Path(options.out).expanduser(), options.nets)
+
+
 def _run_prepare(options: argparse.Namespace, _: Mapping[str, str]) -> None:
     from frepo_scale.data.prepare.settings import PrepareConfig
     from frepo_scale.jobs.prepare import prepare
@@ -178,6 +192,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Mapping[str, str]], None]] = 
     "plan": _run_plan,
     "evaluate": _run_evaluate,
     "prepare": _run_prepare,
+    "pretrain": _run_pretrain,
     "status": _run_status,
     "report": _run_report,
     "export": _run_export,

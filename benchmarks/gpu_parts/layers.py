@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from frepo_scale.data.augment import AugmentConfig, augment
 from frepo_scale.data.net_inputs import replicated, to_net_inputs
 from frepo_scale.data.whitening import fit_preprocessing
-from frepo_scale.evaluate.augment import AugmentConfig, augment
 from frepo_scale.models.norm import BatchNorm
 from frepo_scale.parallel.mesh import single_device_mesh
 from gpu_parts.compare import error, row, wide

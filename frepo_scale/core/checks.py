@@ -83,3 +83,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise InputError(
             f"{name} = {value!r}", "one of " + ", ".join(names), nearest(str(value), names)
         )
+
+
+def check_paths(name: str, values: Any) -> None:
+    """Raises InputError unless `values` is a list of texts that are not empty."""
+    if isinstance(values, list | tuple) and all(isinstance(v, str) and v for v in values):
+        return
+    given = [values] if isinstance(values, str) and values else []
+    fix = f'set --gin.{name}="{given}"' if given else ""
+    raise InputError(f"{name} = {values!r}", "a list of paths in quotes", fix)

@@ -28,6 +28,10 @@ class Purpose(enum.IntEnum):
     FINAL_AUGMENT = 11
     ONLINE_COUNT = 12
     GRADIENT_ROWS = 13
+    OUTER_AUGMENT = 14
+    PRETRAIN_INIT = 15
+    PRETRAIN_BATCH = 16
+    PRETRAIN_AUGMENT = 17
 
 
 def key_for(seed: int | jax.Array, purpose: Purpose, *numbers: int | jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
@@ -44,6 +45,9 @@ class Problem(NamedTuple):
       size: synthetic images, N.
       batch: target images of one pool member.
       outer: loss and optimiser of the set, for algorithms that use them.
+      augment: of target and synthetic images in an outer step; None: none.
+      nets: flax variables (`params`, `batch_stats`; host arrays) of each file of `POOL_WEIGHTS`;
+        empty in plans, which read no files.
     """
 
     module: nn.Module
@@ -54,6 +58,8 @@ class Problem(NamedTuple):
     size: int
     batch: int
     outer: OuterConfig = OuterConfig()
+    augment: AugmentConfig | None = None
+    nets: tuple[Any, ...] = ()
 
 
 class Algorithm(ABC):
@@ -91,6 +97,13 @@ class Algorithm(ABC):
         Args:
           start: real images (n, H, W, C) and initial labels (n, K).
         """
+
+    def loaded(self, state: State) -> State:
+        """The state of `init` with the arrays of `Problem.nets` in it; not traced.
+
+        Arrays in a traced function would become constants of the compiled program.
+        """
+        return state
 
     @abstractmethod
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:

@@ -27,6 +27,11 @@ class DistillConfig:
     seed: int = setting(
         0, "SEED", "fixes every random choice of the run", low=0, high=LARGEST_COUNT
     )
+    augment: bool = setting(
+        False,
+        "OUTER_AUGMENT",
+        "target and distilled images are augmented in the outer step, as in evaluations",
+    )
     feature_dtype: str = setting(
         "float32",
         "FEATURE_DTYPE",

@@ -76,8 +76,13 @@ def gradient_rows(problem: Problem) -> int:
 
 
 def mean_online_steps(problem: Problem) -> float:
-    """Online steps of a member in an outer step, on average where their number is drawn."""
+    """Online steps of a member in an outer step, on average where their number is drawn.
+
+    None where the nets are frozen.
+    """
     most = problem.pool.online_steps
+    if problem.pool.frozen:
+        return 0.0
     return (1 + most) / 2 if problem.pool.draw_online_steps else float(most)
 
 

@@ -17,6 +17,7 @@ import optax
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Algorithm, Metrics, Problem
 from frepo_scale.distill.flops import outer_step_flops
+from frepo_scale.distill.frozen import check_frozen, filled, frozen_pool
 from frepo_scale.distill.member_gradient import MemberGradient, frepo_gradient
 from frepo_scale.distill.outer import (
     OuterState,
@@ -62,9 +63,11 @@ class FRePo(Algorithm):
         """Takes the problem.
 
         Raises:
-          InputError: members or batch do not divide over the mesh.
+          InputError: members or batch do not divide over the mesh, or the settings of a pool of
+            frozen nets contradict each other.
         """
         super().__init__(problem)
+        check_frozen(problem.pool)
         check_sizes(problem.mesh, problem.pool.members, problem.batch)
 
     @property
@@ -84,19 +87,29 @@ class FRePo(Algorithm):
         return frepo_gradient
 
     def init(self, start: DistilledSet) -> FRePoState:
-        """Zero moments, and a pool of fresh nets with staggered ages."""
+        """Zero moments, and a pool of fresh nets with staggered ages, or of frozen nets."""
         config, outer = self.problem.config, self.problem.outer
         image = jax.ShapeDtypeStruct(start.images.shape[1:], start.images.dtype)
+        make = frozen_pool if self.problem.pool.frozen else initial_pool
         return FRePoState(
             step=jnp.int32(0),
             distilled=start,
             optimiser=optimiser(config, outer).init(start),
-            pool=initial_pool(self.problem.module, self.problem.pool, config.seed, image),
+            pool=make(self.problem.module, self.problem.pool, config.seed, image),
             outer=initial_outer_state(config, outer, start),
         )
 
+    def loaded(self, state: FRePoState) -> FRePoState:
+        """The state with the nets of `POOL_WEIGHTS` in the pool."""
+        if not self.problem.pool.frozen:
+            return state
+        sharding = over(self.problem.mesh, POOL)
+        return state._replace(pool=filled(state.pool, self.problem.nets, sharding))
+
     def step(self, state: FRePoState, batch: Batch) -> tuple[FRePoState, Metrics]:
         """One update of the distilled set, then online steps of each member that was used.
+
+        Frozen nets take none, and there is no online_loss.
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
@@ -115,11 +128,12 @@ class FRePo(Algorithm):
         updates, moments = optimiser(config, outer).update(grads, state.optimiser, state.distilled)
         distilled = DistilledSet(*optax.apply_updates(state.distilled, updates))
         following = updated(config, outer, following, distilled, slope)
-        pool, online = make_pool_update(problem)(state.step, distilled, state.pool)
-        metrics |= norms | {
-            "online_loss": online,
-            "learning_rate": jnp.asarray(learning_rate_schedule(config, outer)(state.step)),
-        }
+        pool = state.pool
+        if not problem.pool.frozen:
+            update = make_pool_update(problem)
+            pool, metrics["online_loss"] = update(state.step, distilled, state.pool)
+        rate = learning_rate_schedule(config, outer)(state.step)
+        metrics |= norms | {"learning_rate": jnp.asarray(rate)}
         if following.sharpness is not None:
             metrics["inverse_temperature"] = jnp.exp(following.sharpness)
         return FRePoState(state.step + 1, distilled, moments, pool, following), metrics

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from frepo_scale.core.checks import LARGEST_COUNT
+from frepo_scale.core.checks import LARGEST_COUNT, check_paths
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.settings import check_settings, setting
@@ -57,6 +57,15 @@ class PoolConfig:
     draw_online_steps: bool = setting(
         False, "DRAW_ONLINE_STEPS", "each time a random number of 1 to ONLINE_STEPS instead"
     )
+    weights: list[str] = setting(
+        [],
+        "POOL_WEIGHTS",
+        "safetensors files of nets that stay as they are, with MAX_ONLINE=0; []: nets that train",
+        operational=True,  # a file may be moved; what it holds may not change
+    )
+    weights_sha256: list[str] = setting(
+        [], "", "sha256 of each of these files; a run finds them out itself"
+    )
     ages: str = setting(
         "staggered",
         "POOL_AGES",
@@ -66,6 +75,7 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds, or members that do not divide."""
+        check_paths("POOL_WEIGHTS", self.weights)
         check_settings(self)
         if self.size % self.members:
             fits = ", ".join(str(m) for m in range(1, self.size + 1) if self.size % m == 0)
@@ -79,6 +89,11 @@ class PoolConfig:
     def stratum(self) -> int:
         """S, the members of one stratum."""
         return self.size // self.members
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the nets come from files and are never trained (`distill.frozen`)."""
+        return bool(self.weights)
 
 
 class Member(NamedTuple):

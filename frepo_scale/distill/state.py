@@ -87,7 +87,7 @@ def initial_train_state(algorithm: Algorithm, start: DistilledSet) -> TrainState
     # Each device computes its own part; nothing is built on one device and sent to the others.
     build = jax.jit(partial(_build, algorithm), out_shardings=shardings)
     state: TrainState = build(host)
-    return state
+    return state._replace(algorithm=algorithm.loaded(state.algorithm))
 
 
 def make_train_step(

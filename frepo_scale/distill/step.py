@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Metrics, Problem
+from frepo_scale.distill.augmented import augmented
 from frepo_scale.distill.chosen import Chosen, choose
 from frepo_scale.distill.member_gradient import Gradient, MemberGradient, frepo_gradient
 from frepo_scale.distill.pool import (
@@ -111,10 +112,12 @@ def _meta_gradient(
     for number, (local, index) in enumerate(chosen_members(problem, step)):
         own = Batch(batch.images[number], batch.labels[number])
         chosen = gradient_rows(problem, step, index)
+        own, seen, to_set = augmented(problem, step, index, own, distilled)
         found = member_gradient(
-            problem, take_member(pool, local), distilled, real, own, sharpness, chosen
+            problem, take_member(pool, local), seen, real, own, sharpness, chosen
         )
-        grads, slope = jax.tree.map(jnp.add, (grads, slope), (found.distilled, found.sharpness))
+        gradient = to_set(found.distilled), found.sharpness
+        grads, slope = jax.tree.map(jnp.add, (grads, slope), gradient)
         sums = {name: sums.get(name, 0.0) + value for name, value in found.metrics.items()}
     members = problem.pool.members
     grads, slope = jax.lax.psum(jax.tree.map(lambda x: x / members, (grads, slope)), POOL)

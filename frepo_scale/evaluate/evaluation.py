@@ -17,9 +17,10 @@ import numpy as np
 
 from frepo_scale.core.errors import RunError
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
-from frepo_scale.evaluate.augment import AugmentConfig
+from frepo_scale.evaluate.encoders import Encoders
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, FitConfig, TrainedNet
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator, Score, score
@@ -124,6 +125,7 @@ class Task:
       held_out: number of held-out images.
       in_memory: whether the training images are held in memory as a whole.
       series: what the runs of the series differ in: "classes" or "chunks"; None: it is one run.
+      encoders: the nets of `POOL_WEIGHTS`; None where the recipe names none.
     """
 
     config: EvaluationConfig
@@ -133,6 +135,7 @@ class Task:
     held_out: int
     in_memory: bool
     series: str | None = None
+    encoders: Encoders | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class EvaluationContext:
       selected_by: how "distilled" was chosen: "held-out", "last step", or "" if unknown.
       parts: the results of the runs of a series, in order. For a series of classes "distilled" is
         all their images, for one of chunks that of the first.
+      encoders: the nets of `POOL_WEIGHTS`; None where the recipe names none.
     """
 
     sets: Mapping[str, DistilledSet]
@@ -166,6 +170,7 @@ class EvaluationContext:
     preprocessing: Preprocessing | None = None
     selected_by: str = ""
     parts: tuple[Part, ...] = ()
+    encoders: Encoders | None = None
     _prefix: str = ""
     _used: set[str] = field(default_factory=set)
     _evaluators: dict[str, Evaluator] = field(default_factory=dict)

@@ -18,8 +18,8 @@ from clu import metrics as clu_metrics
 
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig, augment
 from frepo_scale.data.types import Rows
-from frepo_scale.evaluate.augment import AugmentConfig, augment
 from frepo_scale.models.apply import apply_net
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.regression.loss import half_squared_errors

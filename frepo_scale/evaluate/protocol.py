@@ -15,8 +15,8 @@ import numpy as np
 
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.types import Rows
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FitConfig, Fitter, TrainedNet
 from frepo_scale.evaluate.named_nets import named_nets
@@ -193,6 +193,10 @@ class Evaluator:
         self._module, self._config, self.augment = module, config, augment
         self._seed, self._preemption = seed, preemption
         self._fitters: dict[tuple[FitConfig, int], Fitter] = {}
+
+    def poll(self) -> None:
+        """Raises Preempted if a stop was requested; for long work without training."""
+        self._preemption.check()
 
     def with_net(self, module: nn.Module) -> "Evaluator":
         """The same for another net."""

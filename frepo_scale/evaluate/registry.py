@@ -19,6 +19,7 @@ EVALUATIONS = {
     "cross_architecture": "frepo_scale.evaluate.cross_architecture.CrossArchitecture",
     "robustness": "frepo_scale.evaluate.robustness.Robustness",
     "scores": "frepo_scale.evaluate.scores.Scores",
+    "linear_probe": "frepo_scale.evaluate.linear_probe.LinearProbe",
 }
 
 

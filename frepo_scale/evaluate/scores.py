@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.evaluate.augment import NO_AUGMENTATION, AugmentConfig
+from frepo_scale.data.augment import NO_AUGMENTATION, AugmentConfig
 from frepo_scale.evaluate.baselines import (
     all_training_images,
     check_held_out,

@@ -5,7 +5,6 @@ Legend: N distilled images, K classes.
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from frepo_scale.core.atomic import whole_folder
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, read_bytes
+from frepo_scale.core.tensors import numpy_files
 from frepo_scale.export.card import card
 from frepo_scale.export.folder import write_previews
 from frepo_scale.export.formats import (
@@ -46,7 +46,7 @@ def write_safetensors(path: str | Path, export: Export) -> None:
       InputError: safetensors is not installed, `path` exists and is not an empty folder, cannot be
         written, or an array of the export has a wrong shape, type or value.
     """
-    numpy_files = _library()
+    library = numpy_files()
     wrong = wrong_value(export.results)
     if wrong is not None:
         raise InputError(f"the results of the set: {wrong}", "as a run writes them")
@@ -58,9 +58,9 @@ def write_safetensors(path: str | Path, export: Export) -> None:
     with whole_folder(path) as folder:
         # Not `save_file`, whose files only their owner may read.
         metadata = {"format": about["format"]}
-        (folder / IMAGES).write_bytes(numpy_files.save(arrays, metadata))
+        (folder / IMAGES).write_bytes(library.save(arrays, metadata))
         if whitening:
-            (folder / WHITENING).write_bytes(numpy_files.save(whitening, metadata))
+            (folder / WHITENING).write_bytes(library.save(whitening, metadata))
         text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n"
         (folder / CONFIG).write_text(text)
         (folder / PREVIEWS).mkdir()
@@ -89,12 +89,12 @@ def read_safetensors(path: Path) -> Export:
       InputError: safetensors is not installed, or a file is missing, damaged or inconsistent.
     """
     meta = read_config(path)
-    numpy_files = _library()
+    library = numpy_files()
     arrays: dict[str, np.ndarray] = {}
     names = [IMAGES, WHITENING] if is_file(path / WHITENING) else [IMAGES]
     for name in names:
         try:
-            arrays |= numpy_files.load(read_bytes(path / name))
+            arrays |= library.load(read_bytes(path / name))
         except FileNotFoundError as error:
             raise InputError(f"{path} has no {name}", "a folder that export wrote") from error
         except OSError as error:
@@ -130,15 +130,3 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error})", "JSON as export wrote it") from error
     return checked_description(str(file), meta)
-
-
-def _library() -> Any:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "safetensors is not installed",
-            "the package safetensors",
-            f"{sys.executable} -m pip install safetensors",
-        ) from error
-    return safetensors.numpy

@@ -26,6 +26,7 @@ from frepo_scale.export.run_report import print_result, write_text
 from frepo_scale.jobs.gallery import write_gallery
 from frepo_scale.jobs.machine import check_memory
 from frepo_scale.jobs.memory import what_to_lower
+from frepo_scale.jobs.net_files import check_same_nets, with_fingerprints
 from frepo_scale.jobs.preprocessing import (
     check_data,
     check_same_data,
@@ -67,6 +68,7 @@ def start(recipe: Recipe, root: Path) -> None:
       InputError: the workdir belongs to another run, or the environment is wrong: see `connect`.
     """
     if recipe.config.mesh.deterministic:
+        recipe = with_fingerprints(recipe)
         # The check comes before a folder is made in it.
         settings, defaults = scientific_settings(recipe.config), default_settings(recipe.config)
         Workdir(root).check_identity(settings, defaults)
@@ -86,6 +88,7 @@ def distill(recipe: Recipe, root: Path) -> None:
       Preempted: a stop was requested; the state is saved.
       RunError: the loss diverged, or no checkpoint is intact.
     """
+    recipe = with_fingerprints(recipe)
     workdir, settings = Workdir(root), scientific_settings(recipe.config)
     on_first(lambda: workdir.check_identity(settings, default_settings(recipe.config)))
     if agree(int(workdir.finished)):
@@ -101,6 +104,7 @@ def distill(recipe: Recipe, root: Path) -> None:
         on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
         run = build_run(recipe)
         check_same_data(run.dataset)
+        check_same_nets(run.config)
         check_memory(run)
         on_first(lambda: _open(workdir, supervisor, run))
         keep_compiled(workdir.compiled, platform_of(run.mesh))

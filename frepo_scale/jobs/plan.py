@@ -15,6 +15,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import default_settings, scientific_settings, settings_sha256
 from frepo_scale.distill.registry import build_algorithm
 from frepo_scale.jobs.machine import memory_line
+from frepo_scale.jobs.net_files import with_fingerprints
 from frepo_scale.jobs.plan_options import GivenSizes, PlanOptions, check, device_counts
 from frepo_scale.jobs.run import build_run, problem_of
 from frepo_scale.jobs.series_runs import runs_of
@@ -284,6 +285,7 @@ def dry_run(recipe: Recipe, root: Path) -> None:
     Raises:
       InputError: the recipe, a setting, the data or the devices are wrong.
     """
+    recipe = with_fingerprints(recipe)
     settings, workdir = scientific_settings(recipe.config), Workdir(root)
     workdir.check_identity(settings, default_settings(recipe.config))
     with pinned(), matmul_precision(recipe.config.distill.matmul_precision):

@@ -6,8 +6,8 @@ Source: docs/algorithm.md sections 3 and 5.
 
 from typing import Any
 
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.dataset import Dataset
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FINAL_LEARNING_RATE, WARM_UP
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import RunConfig

@@ -24,6 +24,9 @@ from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
+# Settings that hold paths of this machine, and their value without one.
+_PATHS = {r"DATA_DIR|Data\.directory": "None", r"POOL_WEIGHTS|Pool\.weights": "[]"}
+
 
 @dataclass(frozen=True)
 class Work:
@@ -119,7 +122,8 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
             "step": step,
             "versions": versions(),
             "code": code_fingerprint(),
-        },
+        }
+        | ({"pool_weights_sha256": config.pool.weights_sha256} if config.pool.frozen else {}),
     )
 
 
@@ -133,8 +137,10 @@ def _measured(scores: dict[str, Any], selected_by: str) -> dict[str, Any]:
 def portable(text: str) -> str:
     """The text of a recipe without paths of this machine: `DATA_DIR = None`."""
     # gin continues long values on lines that begin with spaces.
-    path = re.compile(r"^(DATA_DIR|Data\.directory) = (?!%).*(\n[ \t].*)*", re.MULTILINE)
-    return path.sub(r"\1 = None", text)
+    for names, nothing in _PATHS.items():
+        path = re.compile(rf"^({names}) = (?!%).*(\n[ \t].*)*", re.MULTILINE)
+        text = path.sub(rf"\1 = {nothing}", text)
+    return text
 
 
 def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:

@@ -10,19 +10,23 @@ from jax.sharding import Mesh
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import room_of
+from frepo_scale.data.sources import spec_for
+from frepo_scale.data.sources.specs import DatasetSpec
 from frepo_scale.data.subset import chosen_classes
 from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.frozen import check_frozen
 from frepo_scale.distill.registry import algorithm_class, build_algorithm
 from frepo_scale.distill.synthetic import centred_labels, choose_rows, hard_labels, real_set
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.evaluate.registry import load_evaluations
+from frepo_scale.jobs.net_files import encoders_of, with_nets
 from frepo_scale.jobs.settings import Recipe, RunConfig
 from frepo_scale.models.registry import build_net
 from frepo_scale.ops.preemption import Preemption
@@ -82,12 +86,14 @@ def build_run(recipe: Recipe) -> Run:
     # First what costs nothing to check: a large data set takes minutes to read.
     mesh = build_mesh(config.mesh)
     check_sizes(mesh, config.pool.members, config.data.batch)
+    check_frozen(config.pool)
     algorithm_class(config.algorithm)
     load_evaluations(config.evaluation.evaluations)
     dataset = load_dataset(config.data, room_of(mesh))
     labels, classes = dataset.train.labels, dataset.num_classes
     choose_rows(labels, classes, config.distill.ipc, _start_key(config))  # checks IPC
     problem = problem_of(config, mesh, classes, dataset.image_shape)
+    problem = with_nets(problem, config, classes, dataset.image_shape)
     algorithm = build_algorithm(config.algorithm, problem)
     return Run(recipe, mesh, dataset, algorithm, build_evaluations(config, dataset))
 
@@ -117,6 +123,7 @@ def problem_of(
         size,
         config.data.batch,
         config.outer,
+        _augmentation(config, spec_for(config.data.name)) if config.distill.augment else None,
     )
 
 
@@ -136,6 +143,7 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
         len(dataset.held_out),
         dataset.placement not in ("stream", "constant"),
         config.series.by,
+        encoders_of(config, dataset.num_classes, dataset.image_shape),
     )
     return load_evaluations(config.evaluation.evaluations, task)
 
@@ -175,6 +183,7 @@ def evaluation_context(
         net=config.net.for_evaluation(),
         preprocessing=preprocessing,
         selected_by=selected_by,
+        encoders=encoders_of(config, real.num_classes, sets["distilled"].images.shape[1:]),
     )
 
 
@@ -194,8 +203,12 @@ def build_evaluator(config: RunConfig, dataset: Dataset, preemption: Preemption)
 
 def augmentation(config: RunConfig, dataset: Dataset) -> AugmentConfig:
     """How the images of an evaluation are augmented."""
+    return _augmentation(config, dataset.spec)
+
+
+def _augmentation(config: RunConfig, spec: DatasetSpec) -> AugmentConfig:
     flip = config.evaluation.flip
-    return AugmentConfig(flip=dataset.spec.augment_flip if flip is None else flip)
+    return AugmentConfig(flip=spec.augment_flip if flip is None else flip)
 
 
 def _start_key(config: RunConfig) -> jax.Array:

@@ -18,6 +18,7 @@ from frepo_scale.core.versions import version
 from frepo_scale.export.run_report import write_text
 from frepo_scale.export.series_report import print_series, write_series_report
 from frepo_scale.jobs.distill import distill
+from frepo_scale.jobs.net_files import with_fingerprints
 from frepo_scale.jobs.plan import dry_run
 from frepo_scale.jobs.run import build_run
 from frepo_scale.jobs.series_runs import SeriesRun, runs_of
@@ -54,6 +55,7 @@ def distill_series(recipe: Recipe, root: Path, change: Change) -> None:
       Preempted: a stop was requested; the same call continues.
       RunError: a run failed.
     """
+    recipe = with_fingerprints(recipe)
     workdir, settings = Workdir(root), scientific_settings(recipe.config)
     defaults = default_settings(recipe.config)
     on_first(lambda: workdir.check_identity(settings, defaults))
@@ -81,6 +83,7 @@ def dry_run_series(recipe: Recipe, root: Path, change: Change) -> None:
     Raises:
       InputError: as `distill_series`.
     """
+    recipe = with_fingerprints(recipe)
     Workdir(root).check_identity(
         scientific_settings(recipe.config), default_settings(recipe.config)
     )

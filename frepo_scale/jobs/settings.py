@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import cast
 
+from frepo_scale.core.checks import LARGEST_COUNT
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import check_settings, class_name, setting
 from frepo_scale.data.settings import DataConfig
@@ -45,6 +46,27 @@ class SeriesConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """How `frepo-scale pretrain` trains nets; a run does not use these settings."""
+
+    steps: int = setting(
+        5_000, "PRETRAIN_STEPS", "Adam steps of a net", low=1, high=LARGEST_COUNT, operational=True
+    )
+    batch: int = setting(256, "PRETRAIN_BATCH", "images of a step", low=1, operational=True)
+    learning_rate: float = setting(
+        1e-3,
+        "PRETRAIN_LEARNING_RATE",
+        "learning rate of Adam, after a warm-up and with cosine decay",
+        above=0,
+        operational=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of its bounds."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The settings of a run, by part."""
 
@@ -59,6 +81,7 @@ class RunConfig:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     series: SeriesConfig = field(default_factory=SeriesConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
         """Raises InputError for a part of another class, or settings that exclude each other."""

@@ -96,6 +96,8 @@ def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Mem
         "regression": _regression(sizes) + targets,
         "online step": online + gradient / 2,
     }
+    if problem.pool.frozen:
+        del parts["online step"]
     if isinstance(algorithm, RCIG) and algorithm.implicit.inner_steps:
         # The gradient through two tangents, both parts of it, and the vectors of the solves.
         tangents = 3 * BACKWARD * size * chunk * net.products

@@ -295,8 +295,8 @@ def _online(
     size = 2 if problem.pool.dtype == "bfloat16" else 4
     times = sizes.members * steps
     moved = size * sizes.o * (4 * net.moved + 2 * net.products) + _OPTIMISER_BYTES * net.parameters
-    exchanges = [Exchange(REDUCE, DATA, times * 4.0 * net.parameters)]
-    if problem.size > problem.pool.batch:
+    exchanges = [Exchange(REDUCE, DATA, times * 4.0 * net.parameters)] if steps else []
+    if steps and problem.size > problem.pool.batch:
         minibatch = 4.0 * problem.pool.batch * (subject.pixels + sizes.K)
         exchanges.append(Exchange(SCATTER, DATA, times * minibatch))
     return Phase(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.types import Split
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import EvaluationContext, RealData
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator

@@ -10,8 +10,8 @@ import pytest
 
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.evaluate.accuracy import Accuracy
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.evaluation import Measurement, Task
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter

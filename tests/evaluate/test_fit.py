@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.types import Split
-from frepo_scale.evaluate.augment import AugmentConfig
 from frepo_scale.evaluate.fit import FitConfig, Fitter
 from frepo_scale.models.apply import apply_net
 from frepo_scale.models.convnet import ConvNet

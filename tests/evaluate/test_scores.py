@@ -9,8 +9,8 @@ import pytest
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data.augment import augment
 from frepo_scale.evaluate.accuracy import Accuracy
-from frepo_scale.evaluate.augment import augment
 from frepo_scale.evaluate.evaluation import Task
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator

@@ -1,4 +1,6 @@
-"""The augmentation of the evaluation nets' batches: one random operation per batch.
+"""The augmentation of a batch of net inputs: one random operation per batch.
+
+It is that of the evaluation nets' batches, and with `OUTER_AUGMENT` that of the outer step.
 
 Source: docs/algorithm.md section 5; Zhou et al. 2022 ("Dataset Distillation using Neural Feature
 Regression"). The operation is drawn once per batch, its strength once per image:
@@ -105,6 +107,35 @@ def augment(key: jax.Array, images: Array, config: AugmentConfig) -> jax.Array:
     operation_key, strength_key = jax.random.split(key)
     index = jax.random.randint(operation_key, (), 0, len(branches), jnp.int32)
     return jax.lax.switch(index, branches, strength_key, x_BHWC)
+
+
+def augment_rows(
+    key: jax.Array, images: jax.Array, rows: jax.Array, config: AugmentConfig
+) -> jax.Array:
+    """Like `augment`, with the strengths of an image given by key and row number alone.
+
+    So the devices that hold the rows of a batch draw what one device would, and two batches with
+    the same key get the same operation. Differentiable with respect to the images.
+
+    Args:
+      key: one PRNG key.
+      images: (n, H, W, C), any float dtype.
+      rows: (n,) int32, the number of each image.
+      config: the operations and their strengths; static.
+
+    Returns:
+      (n, H, W, C) images of the dtype of `images`.
+    """
+    operation_key, strength_key = jax.random.split(key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(strength_key, rows)
+
+    def by_row(operation: Operation) -> Callable[[jax.Array], jax.Array]:
+        each = jax.vmap(lambda key, image: operation(key, image[None])[0])
+        return lambda images: each(keys, images)
+
+    branches = [by_row(operation) for operation in _operations(config)]
+    index = jax.random.randint(operation_key, (), 0, len(branches), jnp.int32)
+    return jnp.asarray(jax.lax.switch(index, branches, images))
 
 
 @functools.cache  # new function objects would make each call outside of jit compile again

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.evaluate import augment as aug
-from frepo_scale.evaluate.augment import AugmentConfig, augment
+from frepo_scale.data import augment as aug
+from frepo_scale.data.augment import AugmentConfig, augment
 
 NOTHING = AugmentConfig(
     flip=False,
