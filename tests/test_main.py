@@ -16,6 +16,7 @@ from frepo_scale.main import main, split_overrides
 
 COMMANDS = [
     *("distill", "plan", "evaluate", "prepare", "status", "report", "export", "compare", "profile"),
+    "pretrain",
     "settings",
 ]
 HEAVY = ["jax", "flax", "numpy", "gin", "tensorflow", "sklearn", "matplotlib", "orbax"]

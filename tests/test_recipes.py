@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from frepo_scale import config
 from frepo_scale.data import sources
 from frepo_scale.main import main
 from frepo_scale.models.registry import build_net, feature_dim
+from frepo_scale.models.weights import write_net_file
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 
@@ -43,6 +45,7 @@ PAPER = {
 DIGITS = ["digits_ipc1", "digits_ipc10"]
 TWINS = ["cifar100_ipc50_ridge", "cub200_ipc10_ridge"]
 SMOKE = "imagenet1k_smoke"
+FROZEN = "cifar10_ipc50_frozen"
 # The paper's applications: parts, runs, images per class, distilled images of a run.
 SERIES = {
     "cifar100_continual_5": (5, 5, 20, 400),
@@ -113,10 +116,10 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *SERIES, SMOKE]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *SERIES, SMOKE, FROZEN]) == RECIPES
 
 
-@pytest.mark.parametrize("name", sorted({*RECIPES} - {*SERIES}))
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {*SERIES, FROZEN}))
 def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = dataset_of(name)
@@ -139,6 +142,25 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     assert out.endswith(f"workdir runs/{name}; dry run: nothing was trained.\n")
     assert err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_frozen_recipe_builds_with_the_nets_that_it_names(
+    made_up, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    found = config.load_recipe(config.find_recipe(FROZEN), {}).config
+    module = build_net(found.net, 10, (32, 32, 3))
+    assert found.distill.ipc * 10 > feature_dim(module, (32, 32, 3))  # more images than features
+    run = ["distill", FROZEN, "--dry-run", f"--gin.DATA_DIR={made_up('cifar10')}"]
+    assert main([*run, "--gin.BATCH=64"]) == 2
+    assert found.pool.weights[0] in capsys.readouterr().err
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    for path in found.pool.weights:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), dict(shapes))
+        write_net_file(tmp_path / path, zeros, {})
+    assert main([*run, "--gin.BATCH=64"]) == 0
+    assert "\n500 distilled images\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SERIES)

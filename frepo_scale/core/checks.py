@@ -85,10 +85,10 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         )
 
 
-def check_paths(name: str, values: Any) -> None:
-    """Raises InputError unless `values` is a list of texts that are not empty."""
+def check_texts(name: str, values: Any) -> tuple[str, ...]:
+    """The values as a tuple; raises InputError unless they are a list of non-empty texts."""
     if isinstance(values, list | tuple) and all(isinstance(v, str) and v for v in values):
-        return
+        return tuple(values)
     given = [values] if isinstance(values, str) and values else []
     fix = f'set --gin.{name}="{given}"' if given else ""
-    raise InputError(f"{name} = {values!r}", "a list of paths in quotes", fix)
+    raise InputError(f"{name} = {values!r}", "a list of texts in quotes", fix)

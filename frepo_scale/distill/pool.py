@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from frepo_scale.core.checks import LARGEST_COUNT, check_paths
+from frepo_scale.core.checks import LARGEST_COUNT, check_texts
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.settings import check_settings, setting
@@ -57,14 +57,14 @@ class PoolConfig:
     draw_online_steps: bool = setting(
         False, "DRAW_ONLINE_STEPS", "each time a random number of 1 to ONLINE_STEPS instead"
     )
-    weights: list[str] = setting(
-        [],
+    weights: tuple[str, ...] = setting(
+        (),
         "POOL_WEIGHTS",
-        "safetensors files of nets that stay as they are, with MAX_ONLINE=0; []: nets that train",
+        "safetensors files of nets that stay as they are, with MAX_ONLINE=0; (): nets that train",
         operational=True,  # a file may be moved; what it holds may not change
     )
-    weights_sha256: list[str] = setting(
-        [], "", "sha256 of each of these files; a run finds them out itself"
+    weights_sha256: tuple[str, ...] = setting(
+        (), "", "sha256 of each of these files; a run finds them out itself"
     )
     ages: str = setting(
         "staggered",
@@ -75,7 +75,9 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds, or members that do not divide."""
-        check_paths("POOL_WEIGHTS", self.weights)
+        for name, label in (("weights", "POOL_WEIGHTS"), ("weights_sha256", "Pool.weights_sha256")):
+            # As tuples: this object is hashed.
+            object.__setattr__(self, name, check_texts(label, getattr(self, name)))
         check_settings(self)
         if self.size % self.members:
             fits = ", ".join(str(m) for m in range(1, self.size + 1) if self.size % m == 0)

@@ -19,8 +19,8 @@ def with_fingerprints(recipe: Recipe) -> Recipe:
       InputError: a file cannot be read, or the recipe gives another sha256 for it.
     """
     pool = recipe.config.pool
-    found = [sha256_of(path) for path in pool.weights]
-    if pool.weights_sha256 and list(pool.weights_sha256) != found:
+    found = tuple(sha256_of(path) for path in pool.weights)
+    if pool.weights_sha256 and pool.weights_sha256 != found:
         raise InputError(
             f"POOL_WEIGHTS = {pool.weights!r} have the sha256 {found!r}",
             f"{pool.weights_sha256!r}, as Pool.weights_sha256 says",
@@ -36,7 +36,7 @@ def encoders_of(
     """The nets of `POOL_WEIGHTS`, not read yet; None where there are none."""
     if not config.pool.frozen:
         return None
-    return Encoders(tuple(config.pool.weights), config.net, num_classes, image_shape)
+    return Encoders(config.pool.weights, config.net, num_classes, image_shape)
 
 
 def with_nets(

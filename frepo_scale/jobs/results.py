@@ -25,7 +25,7 @@ from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
 # Settings that hold paths of this machine, and their value without one.
-_PATHS = {r"DATA_DIR|Data\.directory": "None", r"POOL_WEIGHTS|Pool\.weights": "[]"}
+_PATHS = {r"DATA_DIR|Data\.directory": "None", r"POOL_WEIGHTS|Pool\.weights": "()"}
 
 
 @dataclass(frozen=True)

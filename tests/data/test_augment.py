@@ -339,3 +339,21 @@ def test_wrong_images_are_refused(images: np.ndarray) -> None:
 def test_wrong_strengths_are_refused(wrong: dict) -> None:
     with pytest.raises(InputError, match=f"AugmentConfig.{next(iter(wrong))}"):
         AugmentConfig(**{"flip": True, **wrong})
+
+
+def test_rows_have_the_same_draws_wherever_they_are() -> None:
+    """Each operation is met within these keys; a batch in parts is that batch as a whole."""
+    config, images = AugmentConfig(flip=True), noise(6, 8, 8, 3)
+    rows = np.arange(10, 16)
+    by_row = jax.jit(aug.augment_rows, static_argnames="config")
+    met = set()
+    for number in range(12):
+        key = jax.random.key(number)
+        met.add(int(jax.random.randint(jax.random.split(key)[0], (), 0, 6, jnp.int32)))
+        whole = np.asarray(by_row(key, images, rows, config))
+        some = np.array([4, 1, 2, 0, 5, 3])
+        np.testing.assert_array_equal(by_row(key, images[some], rows[some], config), whole[some])
+        assert np.abs(whole - images).max() > 0.01
+    assert met == set(range(6))
+    same = np.broadcast_to(images[:1], images.shape)
+    assert np.abs(np.diff(by_row(jax.random.key(0), same, rows, config), axis=0)).max() > 0.01

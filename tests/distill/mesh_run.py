@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
+from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
@@ -35,6 +36,14 @@ from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
 from frepo_scale.regression.ridge import RidgeConfig
 
 CLASSES, BATCH, SIDE, STEPS = 5, 16, 16, 30
+
+
+def random_net(module, number):
+    """Flax variables, as a file has them."""
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    rng = np.random.default_rng(number)
+    return jax.tree.map(lambda x: rng.uniform(-0.3, 0.5, x.shape) ** 2, dict(shapes))
 
 
 @lru_cache
@@ -64,6 +73,9 @@ def prepared(text):
         online_steps=case.get("online_steps", 1),
         draw_online_steps="online_steps" in case,
     )
+    if "frozen" in case:
+        paths = tuple(map(str, range(case["frozen"])))
+        pool = PoolConfig(case["pool"], members, 0, weights=paths)
     rng = np.random.default_rng(0)
     start = DistilledSet(
         rng.normal(size=(size, SIDE, SIDE, 3)).astype(dtype),
@@ -79,7 +91,9 @@ def prepared(text):
     )
 
     outer = OuterConfig(**case.get("outer", {}))
-    problem = Problem(module, config, pool, ridge, mesh, size, BATCH, outer)
+    augment = AugmentConfig(flip=True) if "frozen" in case else None
+    nets = tuple(random_net(module, number) for number in range(case.get("frozen", 0)))
+    problem = Problem(module, config, pool, ridge, mesh, size, BATCH, outer, augment, nets)
     algorithm = FRePo(problem)
     if "rcig" in case:
         algorithm = RCIG(problem, *case["rcig"])
@@ -122,7 +136,9 @@ def losses(case):
         state, metrics = step(state, batch)
         after = np.asarray(everywhere(state.algorithm.pool.age))
         resets += int(np.sum(after < before))
-        found.append([float(metrics[k]) for k in ("loss", "online_loss", "ridge_raised")])
+        # Frozen nets have no online loss.
+        shown = {"online_loss": 1.0} | metrics
+        found.append([float(shown[k]) for k in ("loss", "online_loss", "ridge_raised")])
     if checkpointer is not None:
         checkpointer.save(number + 1, checkpoint_tree(frepo, state), {})
         checkpointer.close()

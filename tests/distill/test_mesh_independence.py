@@ -39,6 +39,17 @@ RCIG = {
     "outer": SWITCHES,
     "online_steps": 2,
 }
+AUGMENTED = {
+    "members": 2,
+    "width": 2,
+    "size": 45,
+    "form": "primal",
+    "ridge": 1e-4,
+    "pool": 4,
+    "frozen": 2,
+    "chunk": 24,
+    "steps": 10,
+}
 FLOAT32 = {"members": 2, "dtype": "float32", "ridge": 1e-3}
 
 
@@ -147,6 +158,21 @@ def test_rcig_with_all_switches(tmp_path):
             *on_meshes(RCIG | {"chunk": 4}, [1, 4]),
             moving | {"mesh": [1, 4], "chunk": 4, "steps": 4},
             moving | {"mesh": [2, 4], "steps": 8},
+        ]
+    )
+    *whole, first, second = found
+    whole.append({"losses": first["losses"] + second["losses"]})
+    assert max(differences(whole)) <= 1e-9, differences(whole)
+
+
+def test_frozen_nets_with_augmentation(tmp_path):
+    """More rows than features, uneven shards, two nets in a pool of four, a run that moves."""
+    moving = AUGMENTED | {"checkpoints": str(tmp_path)}
+    found = on_eight_devices(
+        [
+            *on_meshes(AUGMENTED, [1, 1], [2, 4]),
+            moving | {"mesh": [2, 4], "steps": 4},
+            moving | {"mesh": [1, 1]},
         ]
     )
     *whole, first, second = found
