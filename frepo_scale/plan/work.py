@@ -183,12 +183,13 @@ def phases(subject: Subject, algorithm: Algorithm, chip: Any, on_device: bool) -
         *([_whitening(subject, algorithm, devices)] if on_device and subject.whitened else []),
         *_nets(subject, algorithm, sizes, counted, nets),
         *_regression(sizes, counted),
-        _optimiser(subject, sizes),
-        _online(subject, algorithm, sizes, counted),
     ]
     rest = total - sum(counted.values())
     if rest > 1e-6 * total:  # RCIG's implicit gradient, whose phases are not known
-        found.insert(-2, Phase("implicit gradient", rest, rest / devices, nets, 0.0))
+        found.append(Phase("implicit gradient", rest, rest / devices, nets, 0.0))
+    found.append(_optimiser(subject, sizes))
+    if not problem.pool.frozen:
+        found.append(_online(subject, algorithm, sizes, counted))
     return found
 
 
@@ -295,8 +296,8 @@ def _online(
     size = 2 if problem.pool.dtype == "bfloat16" else 4
     times = sizes.members * steps
     moved = size * sizes.o * (4 * net.moved + 2 * net.products) + _OPTIMISER_BYTES * net.parameters
-    exchanges = [Exchange(REDUCE, DATA, times * 4.0 * net.parameters)] if steps else []
-    if steps and problem.size > problem.pool.batch:
+    exchanges = [Exchange(REDUCE, DATA, times * 4.0 * net.parameters)]
+    if problem.size > problem.pool.batch:
         minibatch = 4.0 * problem.pool.batch * (subject.pixels + sizes.K)
         exchanges.append(Exchange(SCATTER, DATA, times * minibatch))
     return Phase(
