@@ -53,6 +53,7 @@ def accuracy(encoder, images, labels, context):
     return max(found, key=lambda pair: pair[0])[1]
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_least_squares(context, encoders):
     given = context(encoders=encoders)
     rows = {row.key: row for row in LinearProbe().run(given)}
