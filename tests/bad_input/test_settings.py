@@ -28,6 +28,8 @@ WRONG = {
             "CHUNK",
             "PROBE_STEPS",
             "ONLINE_STEPS",
+            "PRETRAIN_STEPS",
+            "PRETRAIN_BATCH",
         ]
     },
     **{
@@ -57,6 +59,7 @@ WRONG = {
     "SOFTPLUS_BETA": [*NO_FLOATS, "0"],
     "LEARNING_RATE": [*NO_FLOATS, "0", "0.0"],
     "EVAL_LEARNING_RATE": [*NO_FLOATS, "0"],
+    "PRETRAIN_LEARNING_RATE": [*NO_FLOATS, "0"],
     "SAVE_MINUTES": [*NO_FLOATS, "0"],
     "WATCHDOG_MINUTES": NO_FLOATS,
     **{
@@ -64,6 +67,7 @@ WRONG = {
         for name in [
             "REGRESSION_FLIP",
             "LEARN_LABELS",
+            "OUTER_AUGMENT",
             "FULL_DATA",
             "SOFT_RANDOM",
             "DETERMINISTIC",
@@ -105,6 +109,7 @@ WRONG = {
     "SERIES_PARTS": [*NO_INTS, "0", "1"],
     "SERIES_RUNS": [*NO_INTS, "6"],  # of five parts
     "EVALUATIONS": ["accuracy", "[]", "5", "None", "", "[3]", "['acuracy']", "['accuracy'] * 2"],
+    "POOL_WEIGHTS": ["net.safetensors", "5", "None", "", "[3]", "['']"],
     "CROSS_NETS": [
         *("convnet", "[]", "5", "None", "", "[3]", "['convnett']", "['convnet/bach']"),
         *("['convnet', 'convnet']", "[{'nam': 'mlp'}]", "[{'name': 'mlp', 'depth': 0}]"),
@@ -167,6 +172,8 @@ def test_a_seed_has_31_bits(distill):
         ("Pool.sise=1", ["--gin.Pool.sise", "did you mean Pool.size"]),
         ("EVALUATIONS=['continual']", ["'continual'", "use --gin.SERIES=classes"]),
         ("EVALUATIONS=['membership']", ["'membership'", "use --gin.SERIES=chunks"]),
+        ("EVALUATIONS=['linear_probe']", ["'linear_probe'", "--gin.POOL_WEIGHTS="]),
+        ("POOL_WEIGHTS=['gone.safetensors']", ["gone.safetensors", "frepo-scale pretrain"]),
         ("SERIES=chunks", ["'accuracy'", "['membership']"]),
         ("DATA_DIR=/not/there", ["not found at /not/there", "x_train"]),
     ],

@@ -79,6 +79,10 @@ def test_values_of_purposes_are_never_reused() -> None:
         "FINAL_AUGMENT": 11,
         "ONLINE_COUNT": 12,
         "GRADIENT_ROWS": 13,
+        "OUTER_AUGMENT": 14,
+        "PRETRAIN_INIT": 15,
+        "PRETRAIN_BATCH": 16,
+        "PRETRAIN_AUGMENT": 17,
     }
 
 

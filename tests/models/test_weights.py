@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -106,3 +110,27 @@ def test_a_missing_or_damaged_file_is_refused(content, tmp_path):
     with pytest.raises(InputError) as caught:
         read_net_file(str(path))
     assert str(path) in caught.value.what
+
+
+class Encoder(nn.Module):
+    """A user's net: nested layers, no classifier."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Sequential([nn.Conv(2, (3, 3)), nn.relu, nn.Conv(3, (3, 3), strides=4)])(images)
+        return jnp.zeros((len(x), self.num_classes)), x.reshape(len(x), -1)
+
+
+def test_the_writer_of_the_page_suits_a_net_of_the_users_own(tmp_path):
+    page = Path(__file__).parents[2] / "docs/how-to/frozen-nets.md"
+    writer = {}
+    exec(re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1], writer)
+    module, shape, path = Encoder(3), (20, 12, 1), tmp_path / "own.safetensors"
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    written = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), dict(shapes))
+    writer["write"](path, written)
+    read = variables_of(read_net_file(str(path)), CONFIG, module, shape)
+    jax.tree.map(np.testing.assert_array_equal, read["params"], written["params"])
