@@ -97,7 +97,8 @@ def _pretrain(commands: "argparse._SubParsersAction[Any]") -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help="the file to write; with --nets the files FILE_0.safetensors, FILE_1.safetensors, ...",
+        help="the file to write, such as net.safetensors; with --nets 2 or more net_0.safetensors,"
+        " net_1.safetensors, ...",
     )
     pretrain.add_argument(
         "--nets", type=int, default=1, metavar="K", help="number of nets (default: 1)"
