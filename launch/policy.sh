@@ -10,6 +10,10 @@
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
+# An attempt that the network ended (the program says so) is no attempt without progress. A run is given up
+# after this many of them in a row; with the growing pauses of supervise.sh that is after 40 minutes.
+CUTS=10
+
 # Exit code of a worker whose --setup script failed (tpu_pod.sh). It is not the code of any signal, and
 # it is restartable, because a mount or a copy may succeed the next time.
 # shellcheck disable=SC2034
@@ -37,9 +41,9 @@ group_code() {
 }
 
 # Asks the program how far the work in $1 (a workdir, also gs://..., or the --out folder of `prepare`) has
-# come: "TOKEN ADVANCED WORDS", where TOKEN stands for the progress, ADVANCED is yes or no (compared with the
-# token $2; - for the first call), and WORDS are for people. Fails, with the program's message, if that
-# cannot be read now.
+# come: "TOKEN ADVANCED WORDS", where TOKEN stands for the progress, ADVANCED is yes, no or network (compared
+# with the token $2; - for the first call), and WORDS are for people. Fails, with the program's message, if
+# that cannot be read now.
 ask_progress() {
   # shellcheck disable=SC2154  # of python_env.sh
   local program=$venv/bin/frepo-scale
@@ -47,11 +51,12 @@ ask_progress() {
   "$program" status "$1" "--since=$2" </dev/null
 }
 
-# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS"` sets the three below;
+# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS"` sets the four below;
 # without an argument the progress is not known, which counts as none.
 progress=- # the last token
 progress_words='nothing saved'
 stalls=0
+cuts=0 # attempts in a row that the network ended
 note_progress() {
   local token advanced words
   if [[ -z ${1:-} ]]; then
@@ -60,9 +65,27 @@ note_progress() {
     return 0
   fi
   read -r token advanced words <<<"$1"
-  if [[ $advanced == yes ]]; then stalls=0; else stalls=$((stalls + 1)); fi
+  case $advanced in
+    yes) stalls=0 cuts=0 ;;
+    network) cuts=$((cuts + 1)) ;;
+    *) stalls=$((stalls + 1)) ;;
+  esac
   progress=$token
   progress_words=$words
+}
+
+# Whether the run is to be given up, which it says: after $1 attempts in a row without progress, or after
+# CUTS that the network ended. $2: the last exit code.
+given_up() {
+  if ((stalls >= $1)); then
+    say "giving up: $1 attempts in a row without progress ($progress_words); last code $2"
+  elif ((cuts >= CUTS)); then
+    say "giving up: $cuts attempts in a row were ended by another program that registered as a process of" \
+      "this run ($progress_words): end earlier attempts and other runs that use the same coordinator, and" \
+      "let only the machines of this run reach its port; last code $2"
+  else
+    return 1
+  fi
 }
 
 # How many processes the kernel has killed for lack of memory in this container, or on this machine.

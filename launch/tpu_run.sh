@@ -137,7 +137,7 @@ set_up() {
   ready=yes
   if [[ -n $unknown ]]; then
     note_step
-    if ((attempt == 1)); then stalls=0; fi # it was saved before this command
+    if ((attempt == 1)); then stalls=0 cuts=0; fi # it was saved before this command
   fi
 }
 
@@ -252,7 +252,7 @@ run_pod() {
     if ((attempt == 0)); then
       watch
       note_step # what exists already is not progress
-      stalls=0
+      stalls=0 cuts=0
     fi
     attempt=$((attempt + 1))
     if { [[ -n $ready ]] || set_up || set_up_again; } && follow "$id-$attempt"; then
@@ -271,14 +271,13 @@ run_pod() {
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
-    if ((stalls >= attempts)); then
-      say "giving up: $attempts attempts in a row without progress; last code $code"
+    if given_up "$attempts" "$code"; then
       exit "$((${#ready} ? code : 42))" # without machines: the same command may succeed later
     fi
     if [[ -z $ready && -z $recreate ]]; then
       say "the run can be resumed: the same command with --recreate requests new machines"
       exit 42
     fi
-    pause_for "$((poll < 5 ? poll : 5))"
+    pause_for "$((poll < 5 ? poll : 5 + 55 * cuts))" # a stranger at the coordinator may leave
   done
 }

@@ -6,7 +6,7 @@ as it does for a bucket that does not answer.
 It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
-evaluation, stopped with 42 after each.
+evaluation, stopped with 42 after each; CUTS=<n> attempts that a stranger at the coordinator ends.
 """
 
 import json
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from frepo_scale.ops.goodput import NETWORK, Ledger
 from frepo_scale.ops.output import outlive_readers
 
 arguments = sys.argv[1:]
@@ -39,7 +40,8 @@ if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
     sys.exit(0)
 recipe = arguments[1]
 workdir = ""
-settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0"}
+settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0",
+            "CUTS": "0"}  # fmt: skip
 for number, argument in enumerate(arguments):
     if argument == "--workdir":
         workdir = arguments[number + 1]
@@ -103,6 +105,11 @@ for step in range(first, int(settings["STEPS"])):
                 signal.signal(code - 128, signal.SIG_DFL) if code != 137 else None
                 os.kill(os.getpid(), code - 128)
             os._exit(code)
+    if process == 0 and len(list(root.glob("attempts/*"))) < int(settings["CUTS"]):
+        ledger = Ledger(root / "attempts")
+        ledger.begin(step)
+        ledger.end(NETWORK + "another program registered as process 1 of this run")
+        os._exit(42)
     if stop:
         if step not in saved:
             save(step)

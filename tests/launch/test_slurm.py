@@ -126,7 +126,7 @@ def test_what_an_older_version_noted_is_read(slurm, bench):
     (notes / "progress").write_text("5 1\n")
     result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42"), restart=4))
     assert result.code == 0 and "attempt 5: code 42, nothing saved" in result.err, result
-    assert (notes / "progress").read_text() == "5/0/0 2\n"
+    assert (notes / "progress").read_text() == "5/0/0 2 0\n"
 
 
 def test_a_hung_task_is_killed_and_the_job_requeued(slurm, bench, helpers):
