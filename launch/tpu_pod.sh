@@ -90,7 +90,9 @@ flags=(-h --help --create --recreate --delete-when-done --dry-run --internal-ips
 valued=(--tpu-name --zone --project --workdir --data-dir --setup --env --accelerator-type --runtime-version
   --network --subnetwork --service-account --provision --max-hours --wait-hours --poll --grace --attempts
   --worker)
+given=() # the options on the command line
 set_option() {
+  given+=("$1")
   case $1 in
     -h | --help)
       usage

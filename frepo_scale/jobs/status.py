@@ -190,8 +190,9 @@ def _health(
     lines = []
     final = history.attempts[-1] if history.attempts else None
     if state == "killed":
-        killed = final is not None and final.reason or "killed, or lost its machine"
-        lines.append(f"the last attempt ended ({killed}): the same command resumes")
+        reason = final.reason if final is not None else None
+        why = reason or "killed, or lost its machine"
+        lines.append(f"the last attempt ended ({why}): the same command resumes")
     if state == "failed" and final is not None:
         diverged = "diverged: try a higher RIDGE or a lower LEARNING_RATE in a new workdir"
         lines.append(f"the last attempt {diverged if final.reason == DIVERGED else final.reason}")

@@ -83,6 +83,7 @@ def _end(status: object, *_: object) -> None:
             flush=True,
         )
         if reason is not None and _record is not None:
-            _record(reason)
+            with contextlib.suppress(Exception):  # a full disk, a store: the process ends anyway
+                _record(reason)
     finally:
         os._exit(_CODE)
