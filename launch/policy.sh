@@ -10,8 +10,11 @@
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
-# An attempt that the network ended (the program says so) is no attempt without progress. A run is given up
-# after this many of them in a row; with the growing pauses of supervise.sh that is after 40 minutes.
+# JAX aborts all processes of a run if another program registers at the coordinator under the number of one
+# of them (decision record 45), and says so in their logs. Then CUT_OFF replaces the exit code 134. It is not
+# the code of any signal. Such an attempt is none without progress: the run is given up after CUTS of them in
+# a row; with the growing pauses of supervise.sh that is after 40 minutes.
+CUT_OFF=201
 CUTS=10
 
 # Exit code of a worker whose --setup script failed (tpu_pod.sh). It is not the code of any signal, and
@@ -22,13 +25,25 @@ SETUP_FAILED=200
 # Whether a run that ended with exit code $1 may be restarted.
 restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
+# Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that; $3: where the log begins, in bytes.
+code_of() {
+  if restartable "$1" && tail -c "+$3" -- "$2" 2>/dev/null |
+    grep -q 'unexpectedly tried to connect'; then
+    printf '%s\n' "$CUT_OFF"
+  else
+    printf '%s\n' "$1"
+  fi
+}
+
 # Prints one exit code for the exit codes of all processes of a run. A code that forbids a restart
 # takes precedence: the other processes ended as a consequence, with any code.
 group_code() {
   local code worst=0 stopped='' again=''
   for code in "$@"; do
-    if restartable "$code"; then
-      again=yes
+    if ((code == CUT_OFF)); then
+      again=$CUT_OFF
+    elif restartable "$code"; then
+      again=${again:-42}
     elif ((code == 130)); then
       stopped=yes
     elif ((code > worst)); then
@@ -36,14 +51,14 @@ group_code() {
     fi
   done
   if ((worst == 0)) && [[ -n $stopped ]]; then worst=130; fi
-  if ((worst == 0)) && [[ -n $again ]]; then worst=42; fi
+  if ((worst == 0)) && [[ -n $again ]]; then worst=$again; fi
   printf '%s\n' "$worst"
 }
 
 # Asks the program how far the work in $1 (a workdir, also gs://..., or the --out folder of `prepare`) has
-# come: "TOKEN ADVANCED WORDS", where TOKEN stands for the progress, ADVANCED is yes, no or network (compared
-# with the token $2; - for the first call), and WORDS are for people. Fails, with the program's message, if
-# that cannot be read now.
+# come: "TOKEN ADVANCED WORDS", where TOKEN stands for the progress, ADVANCED is yes or no (compared with the
+# token $2; - for the first call), and WORDS are for people. Fails, with the program's message, if that
+# cannot be read now.
 ask_progress() {
   # shellcheck disable=SC2154  # of python_env.sh
   local program=$venv/bin/frepo-scale
@@ -51,38 +66,44 @@ ask_progress() {
   "$program" status "$1" "--since=$2" </dev/null
 }
 
-# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS"` sets the four below;
-# without an argument the progress is not known, which counts as none.
+# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS" CODE` sets the four below;
+# with an empty first argument the progress is not known, which counts as none.
 progress=- # the last token
 progress_words='nothing saved'
 stalls=0
-cuts=0 # attempts in a row that the network ended
+cuts=0 # attempts in a row, without progress, that another program ended
 note_progress() {
-  local token advanced words
-  if [[ -z ${1:-} ]]; then
-    stalls=$((stalls + 1))
-    progress_words='what is saved is not known'
-    return 0
-  fi
-  read -r token advanced words <<<"$1"
-  case $advanced in
-    yes) stalls=0 cuts=0 ;;
-    network) cuts=$((cuts + 1)) ;;
-    *) stalls=$((stalls + 1)) ;;
-  esac
+  local token=$progress advanced=no words='what is saved is not known'
+  if [[ -n $1 ]]; then read -r token advanced words <<<"$1"; fi
   progress=$token
   progress_words=$words
+  if [[ $advanced == yes ]]; then
+    stalls=0 cuts=0
+  elif (($2 == CUT_OFF)); then
+    cuts=$((cuts + 1))
+  else
+    stalls=$((stalls + 1))
+  fi
+}
+
+# Prints the exit code $1 in words.
+code_words() {
+  if (($1 == CUT_OFF)); then
+    printf 'ended by another program that registered as a process of this run\n'
+  else
+    printf 'code %s\n' "$1"
+  fi
 }
 
 # Whether the run is to be given up, which it says: after $1 attempts in a row without progress, or after
-# CUTS that the network ended. $2: the last exit code.
+# CUTS that another program ended. $2: the last exit code.
 given_up() {
   if ((stalls >= $1)); then
     say "giving up: $1 attempts in a row without progress ($progress_words); last code $2"
   elif ((cuts >= CUTS)); then
     say "giving up: $cuts attempts in a row were ended by another program that registered as a process of" \
       "this run ($progress_words): end earlier attempts and other runs that use the same coordinator, and" \
-      "let only the machines of this run reach its port; last code $2"
+      "let only the machines of this run reach its port"
   else
     return 1
   fi

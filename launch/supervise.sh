@@ -88,7 +88,7 @@ fi
 read_progress() {
   local asked=''
   if [[ -n $workdir ]]; then asked=$(ask_progress "$workdir" "$progress") || asked=''; fi
-  note_progress "$asked"
+  note_progress "$asked" "$code"
 }
 
 child=''
@@ -118,10 +118,10 @@ clear_group() {
   kill -s KILL -- "-$1" 2>/dev/null || true
 }
 
+code=143
 read_progress # what exists already is not progress
 stalls=0 cuts=0
 attempt=0
-code=143
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
   kills=$(oom_kills)
@@ -140,7 +140,8 @@ while [[ -z $stopping ]]; do
   clear_group "$child"
   child=''
   read_progress
-  say "attempt $attempt: code $code, $progress_words"
+  say "attempt $attempt: $(code_words "$code"), $progress_words"
+  if ((code == CUT_OFF)); then code=42; fi # for whoever started this script
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
   if ((code == 137)) && (($(oom_kills) > kills)); then
     say "the kernel killed it: this machine has too little memory"

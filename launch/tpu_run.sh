@@ -145,7 +145,7 @@ note_step() { # progress that is unknown twice in a row counts as no progress
   local before=$unknown
   unknown=yes
   if ask_run; then
-    note_progress "$asked"
+    note_progress "$asked" "${code:-0}"
     unknown=''
   elif [[ -n $before ]]; then
     stalls=$((stalls + 1))
@@ -266,11 +266,12 @@ run_pod() {
       ready=''
     fi
     note_step
-    say "attempt $attempt: code $code, $progress_words${unknown:+ before; now unknown}"
+    say "attempt $attempt: $(code_words "$code"), $progress_words${unknown:+ before; now unknown}"
     if ! restartable "$code"; then
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
+    if ((code == CUT_OFF)); then code=42; fi
     if given_up "$attempts" "$code"; then
       exit "$((${#ready} ? code : 42))" # without machines: the same command may succeed later
     fi

@@ -1,13 +1,12 @@
 """Has a run advanced? What a later attempt need not do again, read from the files of a workdir."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_folder, is_local, read_bytes
 from frepo_scale.data.description import FILE, UNFINISHED
-from frepo_scale.ops.goodput import NETWORK, newest_end
 from frepo_scale.ops.workdir import PART, Workdir
 
 _COMMITTED = "commit_success.txt"  # Orbax writes it last, on a store
@@ -21,14 +20,11 @@ class Progress:
       saved: the last saved step, of a series the sum over its runs; -1: none.
       nets: networks of the final evaluation that are finished.
       parts: parts of a prepared set that are finished; 0 for a run.
-      cut: number of the newest attempt if the network ended it (`parallel.disconnect`), otherwise
-        0. It is no progress, but it is not the run's fault either.
     """
 
     saved: int = -1
     nets: int = 0
     parts: int = 0
-    cut: int = 0
 
     @classmethod
     def from_token(cls, token: str) -> "Progress":
@@ -47,8 +43,7 @@ class Progress:
     @property
     def token(self) -> str:
         """One word for the launchers to keep."""
-        done = f"{self.saved}/{self.nets}/{self.parts}"
-        return f"{done}/{self.cut}" if self.cut else done
+        return f"{self.saved}/{self.nets}/{self.parts}"
 
     @property
     def words(self) -> str:
@@ -64,16 +59,9 @@ class Progress:
         is of another evaluation, started since. None may mean unknown.
         """
         furthest = Progress(
-            max(self.saved, before.saved),
-            self.nets or before.nets,
-            self.parts or before.parts,
-            self.cut,
+            max(self.saved, before.saved), self.nets or before.nets, self.parts or before.parts
         )
-        return furthest, replace(furthest, cut=before.cut) != before
-
-    def was_cut(self, before: "Progress") -> bool:
-        """Whether the network has ended another attempt since `before`."""
-        return self.cut not in (0, before.cut)
+        return furthest, furthest != before
 
 
 def read_progress(root: Path) -> Progress:
@@ -89,7 +77,7 @@ def read_progress(root: Path) -> Progress:
         runs = [Workdir(path) for path in (root, *series_parts(root))]
         saved = [step for run in runs if (step := _saved_step(run.checkpoints)) >= 0]
         nets = sum(_finished_nets(run.finished_nets) for run in runs)
-        return Progress(sum(saved) if saved else -1, nets, cut=_cut(runs))
+        return Progress(sum(saved) if saved else -1, nets)
     except OSError as error:
         raise InputError(
             f"{root} cannot be read ({error.strerror or error})",
@@ -102,13 +90,6 @@ def series_parts(root: Path) -> list[Path]:
     if not is_folder(root):
         return []
     return sorted(path for path in children(root) if path.name.startswith(PART))
-
-
-def _cut(runs: list[Workdir]) -> int:
-    """The number of the newest attempt if the network ended it, otherwise 0."""
-    own, *parts = (newest_end(run.ledger) for run in runs)
-    number, reason = own if own[0] or not parts else parts[-1]  # of a series: its evaluation
-    return number if (reason or "").startswith(NETWORK) else 0
 
 
 def _saved_step(folder: Path) -> int:

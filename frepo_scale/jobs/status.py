@@ -20,7 +20,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, is_file, is_local, read_bytes, to_path
 from frepo_scale.export.account import duration
 from frepo_scale.jobs.progress import Progress, read_progress, series_parts
-from frepo_scale.ops.goodput import DIVERGED, FINISHED, NETWORK, PREEMPTED, History, read_ledger
+from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, History, read_ledger
 from frepo_scale.ops.lock import holder
 from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.workdir import STUCK, Workdir
@@ -73,9 +73,8 @@ def status(path: str, since: str | None = None, as_json: bool = False) -> None:
 
     Args:
       path: the workdir of a run, or, with `since`, also the --out folder of `prepare`.
-      since: a token that this command printed before, or "-": prints one line only, "TOKEN
-        yes|no|network WORDS": the progress now, whether it is further than `since`, or why not if
-        the network has ended an attempt since, and the progress in words.
+      since: a token that this command printed before, or "-": prints "TOKEN yes|no WORDS" only,
+        the progress now, whether it is further than `since`, and the progress in words.
       as_json: prints one JSON object.
 
     Raises:
@@ -85,8 +84,7 @@ def status(path: str, since: str | None = None, as_json: bool = False) -> None:
         before = Progress.from_token(since)
         now = _in_time(path, read_progress)
         furthest, advanced = now.after(before)
-        cut = "network" if now.was_cut(before) else "no"
-        print(furthest.token, "yes" if advanced else cut, now.words)
+        print(furthest.token, "yes" if advanced else "no", now.words)
         return
     found = _in_time(path, read_status)
     print(json.dumps(asdict(found)) if as_json else _text(found))
@@ -179,8 +177,6 @@ def _state(workdir: Workdir, history: History, lives: bool) -> str:
     if not history.attempts:
         return "not started"
     reason = history.attempts[-1].reason
-    if (reason or "").startswith(NETWORK):
-        return "killed"
     return {None: "killed", PREEMPTED: "stopped", FINISHED: "stopped"}.get(reason, "failed")
 
 
@@ -190,9 +186,7 @@ def _health(
     lines = []
     final = history.attempts[-1] if history.attempts else None
     if state == "killed":
-        reason = final.reason if final is not None else None
-        why = reason or "killed, or lost its machine"
-        lines.append(f"the last attempt ended ({why}): the same command resumes")
+        lines.append("the last attempt was killed or lost its machine: the same command resumes")
     if state == "failed" and final is not None:
         diverged = "diverged: try a higher RIDGE or a lower LEARNING_RATE in a new workdir"
         lines.append(f"the last attempt {diverged if final.reason == DIVERGED else final.reason}")

@@ -21,7 +21,6 @@ from frepo_scale.core.paths import children, read_bytes
 
 CATEGORIES = ("compile", "data", "step", "probe", "checkpoint", "evaluation", "other")
 FINISHED, PREEMPTED, DIVERGED = "finished", "preempted", "diverged"
-NETWORK = "network: "  # and why: a stranger at the coordinator, no fault of the run
 _REWRITE_SECONDS = 30.0
 _FILE = "attempt-{:04d}.json"
 _NUMBER = re.compile(r"attempt-(\d{4,})\.json")
@@ -35,8 +34,7 @@ class Attempt:
       started: when it started, a Unix time.
       alive: when the file was last written: `started` plus a monotonic duration.
       ended: when it ended; None if it is still running or was killed.
-      reason: "finished", "preempted", "diverged", "failed: ..." or "network: ..."; None if `ended`
-        is None.
+      reason: "finished", "preempted", "diverged" or "failed: ..."; None if `ended` is None.
       first_step: the step at which it started.
       last_step: the last step it saved; None if it saved none.
       process_count: the number of processes.
@@ -133,11 +131,6 @@ class Ledger:
         }
         self._write()
 
-    @property
-    def begun(self) -> bool:
-        """Whether the attempt has a file."""
-        return self._path is not None
-
     @contextlib.contextmanager
     def during(self, category: str) -> Iterator[None]:
         """Counts the block's time for `category`, without the time of inner blocks."""
@@ -177,8 +170,7 @@ class Ledger:
         """Records the end of the attempt.
 
         Args:
-          reason: "finished", "preempted", "diverged", or "failed: ..." or "network: ..." with the
-            error.
+          reason: "finished", "preempted", "diverged" or "failed: ..." with the error.
         """
         self._write(" ".join(reason.split())[:300])
 
@@ -230,15 +222,6 @@ def read_ledger(folder: Path) -> History:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             damaged += 1
     return History(tuple(attempts), damaged)
-
-
-def newest_end(folder: Path) -> tuple[int, str | None]:
-    """Number and reason of the newest attempt; 0 and None if there is none or it is damaged."""
-    number = max(_numbered(folder), default=0)
-    try:
-        return number, _parse(read_bytes(folder / _FILE.format(number))).reason
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return 0, None
 
 
 def summary(history: History) -> dict[str, Any]:

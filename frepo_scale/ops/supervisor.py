@@ -7,11 +7,10 @@ from pathlib import Path
 import jax
 
 from frepo_scale.core.paths import is_local
-from frepo_scale.ops.goodput import DIVERGED, FINISHED, NETWORK, PREEMPTED, Ledger
+from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, Ledger
 from frepo_scale.ops.lock import WorkdirLock
 from frepo_scale.ops.watchdog import Watchdog
 from frepo_scale.ops.workdir import STUCK, Workdir
-from frepo_scale.parallel.disconnect import record_with
 from frepo_scale.parallel.runtime import is_first
 
 _COMPILATION = 3600.0  # seconds the first step may take: a pod's step compiles for ten minutes
@@ -43,8 +42,6 @@ class Supervisor:
         self._watchdog: Watchdog | None = None
         self._longer = contextlib.ExitStack()
         self._diverged = False
-        self._locked = False
-        record_with(self._cut)
 
     def lock(self) -> None:
         """Locks the workdir and removes files left by killed attempts; may be called again.
@@ -55,7 +52,6 @@ class Supervisor:
         if self._lock is not None:
             self._lock.acquire()
             self._workdir.remove_leftovers()
-            self._locked = True
 
     def check_lock(self) -> None:
         """Raises RunError if another run has locked the workdir; call it before writing."""
@@ -110,15 +106,8 @@ class Supervisor:
         if not self._diverged:
             self.ledger.end(f"failed: {error}")
 
-    def _cut(self, reason: str) -> None:
-        """Records that the network ended the attempt, also before training has begun."""
-        if self._locked and not self.ledger.begun:
-            self.begin(0)
-        self.ledger.end(NETWORK + reason)
-
     def close(self) -> None:
         """Stops the watchdog and releases the lock."""
-        record_with(None)
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.parallel.disconnect import ends_in_one_line
 
 COORDINATOR, PROCESSES, PROCESS = "FREPO_COORDINATOR", "FREPO_PROCESSES", "FREPO_PROCESS"
 CLUSTER, HEARTBEAT = "FREPO_CLUSTER", "FREPO_HEARTBEAT"
@@ -117,8 +116,7 @@ def initialize() -> None:
     heartbeat = cluster.heartbeat
     if cluster.coordinator is None:
         try:
-            with ends_in_one_line():
-                jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
         except ValueError as error:  # no launcher that JAX knows
             raise InputError(
                 f"{CLUSTER}=auto, but JAX detects no cluster ({error})",
@@ -135,15 +133,14 @@ def initialize() -> None:
             file=sys.stderr,
             flush=True,
         )
-        with ends_in_one_line():
-            jax.distributed.initialize(
-                cluster.coordinator,
-                cluster.processes,
-                cluster.process,
-                heartbeat_timeout_seconds=heartbeat,
-                # The service has no password: on one machine only that machine may connect to it.
-                coordinator_bind_address=_bind_address(cluster.coordinator),
-            )
+        jax.distributed.initialize(
+            cluster.coordinator,
+            cluster.processes,
+            cluster.process,
+            heartbeat_timeout_seconds=heartbeat,
+            # The service has no password: on one machine only that machine may connect to it.
+            coordinator_bind_address=_bind_address(cluster.coordinator),
+        )
     # The processes exchange their lists of devices when one of them first asks for a device. All
     # do so here, so that none waits later for a process that has died.
     jax.process_index()

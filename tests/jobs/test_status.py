@@ -17,7 +17,7 @@ from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.jobs.progress import Progress, read_progress
 from frepo_scale.jobs.status import read_status
 from frepo_scale.main import main
-from frepo_scale.ops.goodput import CATEGORIES, NETWORK, Attempt, Ledger
+from frepo_scale.ops.goodput import CATEGORIES, Attempt
 from frepo_scale.ops.lock import WorkdirLock
 
 NONE = dict.fromkeys(CATEGORIES, 0.0)
@@ -133,22 +133,6 @@ def test_progress_since_a_token(run, capsys):
     (run / "checkpoints" / "007").mkdir()
     (run / "checkpoints" / "99").touch()  # a file is no checkpoint
     assert since("7/0/0")[0] == "25/0/0"
-
-
-def test_an_end_by_the_network_is_told_apart(tmp_path):
-    before = Progress()
-    for reason, word in ((NETWORK + "a stranger", True), ("failed: x", False), (NETWORK, True)):
-        ledger = Ledger(tmp_path / "attempts")
-        ledger.begin(0)
-        ledger.end(reason)
-        now = read_progress(tmp_path)
-        assert now.was_cut(before) == word and not now.after(before)[1]
-        before = Progress.from_token(now.after(before)[0].token)
-        assert not now.was_cut(before)  # an attempt is counted once
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    assert read_progress(tmp_path).after(before)[1]
-    found = read_status(tmp_path)
-    assert found.state == "killed" and NETWORK in found.health[0]
 
 
 def test_networks_are_counted_as_the_program_writes_them(tmp_path):

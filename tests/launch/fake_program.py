@@ -6,7 +6,8 @@ as it does for a bucket that does not answer.
 It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
-evaluation, stopped with 42 after each; CUTS=<n> attempts that a stranger at the coordinator ends.
+evaluation, stopped with 42 after each; CUTS=<n> attempts that JAX aborts, because another program
+registers as process 1.
 """
 
 import json
@@ -17,7 +18,6 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from frepo_scale.ops.goodput import NETWORK, Ledger
 from frepo_scale.ops.output import outlive_readers
 
 arguments = sys.argv[1:]
@@ -93,6 +93,13 @@ if (root / "DONE").exists():
     sys.exit(0)
 saved = [int(p.name) for p in (root / "checkpoints").iterdir() if p.name.isdigit()]
 first = max(saved, default=0)
+cut = root / f"cut-{process}-{len(list(root.glob(f'cut-{process}-*')))}"
+if int(cut.name.rpartition("-")[2]) < int(settings["CUTS"]):
+    cut.touch()
+    words = "ABORTED: 1 unexpectedly tried to connect with a different incarnation."
+    print(f"F1127 14:25:15.139889 22146 client.h:80] Terminating ... {words}", file=sys.stderr)
+    sys.stderr.flush()
+    os.abort()
 print(f"process {process} starts at {first}", flush=True)
 for step in range(first, int(settings["STEPS"])):
     for plan in filter(None, settings["DIE"].split(",")):
@@ -105,11 +112,6 @@ for step in range(first, int(settings["STEPS"])):
                 signal.signal(code - 128, signal.SIG_DFL) if code != 137 else None
                 os.kill(os.getpid(), code - 128)
             os._exit(code)
-    if process == 0 and len(list(root.glob("attempts/*"))) < int(settings["CUTS"]):
-        ledger = Ledger(root / "attempts")
-        ledger.begin(step)
-        ledger.end(NETWORK + "another program registered as process 1 of this run")
-        os._exit(42)
     if stop:
         if step not in saved:
             save(step)

@@ -153,6 +153,20 @@ def test_three_attempts_without_progress_are_not_requeued(slurm):
     assert "giving up: 3 " in results[-1].err
 
 
+def test_an_end_by_a_stranger_is_not_an_attempt_without_progress(slurm, bench):
+    notes = bench.cwd / "slurm-77.state"
+    notes.mkdir()
+    (notes / "progress").write_text("-1/0/0 2 0\n")
+    with open(bench.top / "slurm-77.out", "w") as out:  # as sbatch does
+        done = subprocess.run(
+            ["bash", str(slurm.script), *slurm.arguments("--gin.CUTS=1")],
+            cwd=bench.cwd, stdout=out, stderr=out,
+            env=bench.environment | slurm.environment | {"SLURM_RESTART_COUNT": "1"},
+        )  # fmt: skip
+    assert done.returncode == 0 and slurm.requeued == 1
+    assert (notes / "progress").read_text() == "-1/0/0 2 1\n"
+
+
 def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):
     later = str(int(time.time()) + 3600)
     process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=later)

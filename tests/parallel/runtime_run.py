@@ -1,11 +1,9 @@
 """One of several processes that agree, meet and end in some way; the environment says which.
 
 Argument: how process 1 ends: "well", "raises", "refuses", "killed", "left"
-(killed while process 0 is in a collective), "follows" (refuses a second after process 0 did) or
-"stranger" (another program registers as process 1).
+(killed while process 0 is in a collective) or "follows" (refuses a second after process 0 did).
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -13,7 +11,7 @@ import time
 
 import jax
 
-from frepo_scale.parallel import disconnect, ending, runtime
+from frepo_scale.parallel import ending, runtime
 
 
 def agreements():
@@ -35,29 +33,14 @@ def agreements():
         assert time.monotonic() - before > 0.8
 
 
-def stranger():
-    """Registers as process 1 as another program would; the service cannot tell them apart."""
-    from jax._src.lib import _jax
-
-    client = _jax.get_distributed_runtime_client(
-        os.environ["FREPO_COORDINATOR"], 1, shutdown_on_destruction=False, use_compression=True
-    )
-    with contextlib.suppress(Exception):  # refused, but too late for the run
-        client.connect()
-    time.sleep(120)
-
-
 def main():
     how = sys.argv[1]
     runtime.initialize()
-    disconnect.record_with(lambda reason: print("RECORDED", reason, flush=True))
     agreements()
     print("MET", flush=True)
     if how != "well" and not runtime.is_first():
         if how == "raises":
             raise ValueError("the bug of process 1")
-        if how == "stranger":
-            stranger()
         if how == "left":
             time.sleep(2.0)
         if how == "follows":

@@ -173,7 +173,7 @@ def test_jax_is_not_imported_before_it_is_needed():
         (JaxRuntimeError("UNAVAILABLE: socket closed"), 42),
         (JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: x::0."), 42),
         (JaxRuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out with key: a"), 42),
-        (JaxRuntimeError("ABORTED: task:1 unexpectedly tried to connect with a different x"), 42),
+        (JaxRuntimeError("ABORTED: 1 unexpectedly tried to connect with a different incar..."), 42),
         (JaxRuntimeError("FAILED_PRECONDITION: Coordination service agent is in ERROR"), 42),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), 1),
         (KeyboardInterrupt(), 130),
@@ -242,14 +242,6 @@ def test_a_failure_keeps_its_code_and_ends_the_other(pair, how, code):
     # JAX aborts it, or its collective fails; both mean "start me again".
     assert first.returncode < 0 or first.returncode == 42
     assert time.monotonic() - met < 30
-
-
-@pytest.mark.slow
-def test_a_stranger_at_the_coordinator_is_recorded(pair):
-    for process in pair("stranger"):
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 42, err[-3000:]
-        assert "RECORDED" in out and "process 1 " in out and "Traceback" not in err
 
 
 @pytest.mark.slow
