@@ -27,8 +27,9 @@ restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
 # Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that; $3: where the log begins, in bytes.
 code_of() {
-  if restartable "$1" && tail -c "+$3" -- "$2" 2>/dev/null |
-    grep -q 'unexpectedly tried to connect'; then
+  local words='unexpectedly tried to connect'
+  # grep -c reads everything: `tail` would fail if it ended early.
+  if restartable "$1" && (($(tail -c "+$3" -- "$2" 2>/dev/null | grep -c "$words" || true) > 0)); then
     printf '%s\n' "$CUT_OFF"
   else
     printf '%s\n' "$1"

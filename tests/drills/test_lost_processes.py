@@ -1,9 +1,9 @@
 """One of two processes is killed, suspended or impersonated: both end, and the run resumes."""
 
-import contextlib
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import drill
@@ -23,15 +23,12 @@ def ended_by_itself(attempt, process, seconds):
     assert process.returncode in BY_ITSELF, log(attempt)
 
 
-def register_again(address, process):
-    """Registers at the coordinator as a process that it has already: a stranger, or a new start."""
-    from jax._src.lib import _jax
-
-    client = _jax.get_distributed_runtime_client(
-        address, process, shutdown_on_destruction=False, use_compression=True
-    )
-    with contextlib.suppress(Exception):  # it is refused, but too late for the run
-        client.connect()
+# Registers as process 1 of a run that has one: a stranger, or a new start of that process.
+STRANGER = """
+import sys
+from jax._src.lib import _jax
+_jax.get_distributed_runtime_client(sys.argv[1], 1, use_compression=True).connect()
+"""
 
 
 def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
@@ -52,7 +49,8 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
     attempt = start(workdir, 2, settings=streamed)
     assert attempt.wait_for(more_rows(workdir, 2))
     address = re.search(r"the others at (\S+)", attempt.shown().decode())[1]
-    register_again(address, 1)
+    stranger = subprocess.run([sys.executable, "-c", STRANGER, address], capture_output=True)
+    assert stranger.returncode == -signal.SIGABRT  # it is refused, but too late for the run
     assert {*attempt.codes(60)} <= BY_ITSELF, log(attempt)
     for file in attempt.logs:  # launchers know it by these words, and do not count the attempt
         command = f'. "{SUPERVISE.parent}/policy.sh"; code_of 134 "{file}" 1'

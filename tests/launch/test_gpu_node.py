@@ -141,6 +141,19 @@ def test_group_codes(bench):
     assert code(130, 42) == 130 and code(130, 134, 1) == 1 and code(0, 0, 127) == 127
 
 
+def test_the_code_of_a_process_that_a_stranger_ended(bench):
+    log = bench.top / "log"
+    log.write_text("before\nABORTED: 1 unexpectedly tried to connect\n" + "x\n" * 500_000)
+
+    def code(*given):
+        script = f'set -eo pipefail; . "{bench.repo}/launch/policy.sh"; trap "" PIPE; code_of "$@"'
+        return int(subprocess.check_output(["bash", "-c", script, "x", *map(str, given)]))
+
+    assert code(134, log, 1) == code(42, log, 8) == 201
+    assert code(134, log, 60) == 134  # of an earlier attempt
+    assert code(1, log, 1) == 1 and code(134, bench.top / "none", 1) == 134
+
+
 def test_dry_run_can_be_pasted(bench, nasty):
     result = bench.run("processes.sh", "--dry-run", "2", "--", "printf", "<%s>", *nasty)
     assert result.out.count(" &\n") == 2 and result.out.endswith("wait\n")
