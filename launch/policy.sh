@@ -25,7 +25,7 @@ SETUP_FAILED=200
 # Whether a run that ended with exit code $1 may be restarted.
 restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
-# Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that; $3: where the log begins, in bytes.
+# Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that, from byte $3 on.
 code_of() {
   local words='unexpectedly tried to connect'
   # grep -c reads everything: `tail` would fail if it ended early.
