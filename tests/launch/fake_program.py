@@ -40,7 +40,7 @@ if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
     sys.exit(0)
 recipe = arguments[1]
 workdir = ""
-settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0",
+settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.01", "DIE": "", "DEAF": "", "NETS": "0",
             "CUTS": "0"}  # fmt: skip
 for number, argument in enumerate(arguments):
     if argument == "--workdir":

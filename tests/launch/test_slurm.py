@@ -70,7 +70,7 @@ def slurm(bench, helpers):
 
 
 def test_preempted_requeued_and_finished(slurm, bench, helpers):
-    arguments = slurm.arguments("--gin.STEPS=150")
+    arguments = slurm.arguments("--gin.STEPS=300")
     process = slurm.start(*arguments)
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     slurm.signal_tasks(signal.SIGTERM)

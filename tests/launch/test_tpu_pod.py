@@ -45,7 +45,7 @@ def test_creates_runs_and_deletes(cloud, nasty):
 @pytest.mark.slow
 def test_preempted_once_then_all_start_again_and_finish(cloud, helpers):
     cloud.make()
-    process = cloud.start(*quick("digits_ipc1.gin", "--gin.STEPS=200"))
+    process = cloud.start(*quick("digits_ipc1.gin", "--gin.STEPS=400"))
     helpers.wait_for(cloud.running)
     pids = cloud.bench.pids()
     # A maintenance event: SIGTERM to the program everywhere, the machines stay.
@@ -64,7 +64,7 @@ def test_preempted_once_then_all_start_again_and_finish(cloud, helpers):
 def test_one_worker_killed_stops_and_restarts_all(cloud, helpers):
     cloud.make()
     result = cloud.run(
-        *quick("--grace", "2", "digits_ipc1", "--gin.STEPS=350", "--gin.DIE=1:30:139")
+        *quick("--grace", "2", "digits_ipc1", "--gin.STEPS=700", "--gin.DIE=1:30:139")
     )
     assert result.code == 0 and "a worker ended: stopping the other" in result.err, result
     assert "attempt 1: code 42" in result.err and len(cloud.program(0)) == 2
@@ -73,7 +73,7 @@ def test_one_worker_killed_stops_and_restarts_all(cloud, helpers):
 @pytest.mark.slow
 def test_a_preempted_pod_is_recreated_and_the_run_resumes(cloud, helpers):
     process = cloud.start(
-        *quick("--recreate", "--delete-when-done", "digits_ipc1", "--gin.STEPS=250")
+        *quick("--recreate", "--delete-when-done", "digits_ipc1", "--gin.STEPS=500")
     )
     helpers.wait_for(cloud.running)
     cloud.preempt()
@@ -247,7 +247,7 @@ def test_a_service_that_fails_for_a_while_ends_no_run(cloud, verb, failures):
 @pytest.mark.slow
 def test_a_restart_waits_for_a_service_that_does_not_answer(cloud, helpers):
     cloud.make()
-    process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=250"))
+    process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=500"))
     helpers.wait_for(cloud.running)
     (cloud.top / "flaky tpu-vm describe").write_text("3")
     for pid in cloud.bench.pids():
