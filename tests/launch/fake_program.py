@@ -5,6 +5,7 @@ as it does for a bucket that does not answer.
 
 It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
+HOLD=<process>:<step>[,...]: started at 0, it waits there for a signal;
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
 evaluation, stopped with 42 after each; CUTS=<n> attempts that JAX aborts, because another program
 registers as process 1.
@@ -41,7 +42,7 @@ if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
 recipe = arguments[1]
 workdir = ""
 settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.01", "DIE": "", "DEAF": "", "NETS": "0",
-            "CUTS": "0"}  # fmt: skip
+            "CUTS": "0", "HOLD": ""}  # fmt: skip
 for number, argument in enumerate(arguments):
     if argument == "--workdir":
         workdir = arguments[number + 1]
@@ -112,6 +113,9 @@ for step in range(first, int(settings["STEPS"])):
                 signal.signal(code - 128, signal.SIG_DFL) if code != 137 else None
                 os.kill(os.getpid(), code - 128)
             os._exit(code)
+    if first == 0 and f"{process}:{step}" in settings["HOLD"].split(","):
+        while not stop:
+            time.sleep(0.02)
     if stop:
         if step not in saved:
             save(step)

@@ -70,7 +70,7 @@ def slurm(bench, helpers):
 
 
 def test_preempted_requeued_and_finished(slurm, bench, helpers):
-    arguments = slurm.arguments("--gin.STEPS=300")
+    arguments = slurm.arguments("--gin.HOLD=0:7,1:7")
     process = slurm.start(*arguments)
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     slurm.signal_tasks(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_preempted_requeued_and_finished(slurm, bench, helpers):
     assert f"attempt 1: code 42, saved step {step}" in result.err
     result = bench.end(slurm.start(*arguments, restart=1))
     assert result.code == 0 and slurm.requeued == 1, result
-    assert "attempt 2: code 0, saved step 150" in result.err
+    assert "attempt 2: code 0, saved step 20" in result.err
     environment = bench.calls(1)[1]["environment"]
     assert environment["FREPO_CLUSTER"] == "auto" and environment["SLURM_PROCID"] == "1"
     assert not any(name.startswith("FREPO_C") and name != "FREPO_CLUSTER" for name in environment)
