@@ -31,5 +31,6 @@ RUN python -m pip install --no-deps -e .
 
 # Relative workdirs (runs/RECIPE) are here: mount a volume, or give --workdir gs://...
 WORKDIR /work
-ENTRYPOINT ["tini", "--", "frepo-scale"]
+# -s: also where another program is process 1, as in Apptainer.
+ENTRYPOINT ["tini", "-s", "--", "frepo-scale"]
 CMD ["--help"]
