@@ -1,10 +1,15 @@
 # An image that runs `frepo-scale` on CPUs, GPUs or TPUs:
 #   docker build --build-arg KIND=gpu -t frepo-scale .      # base (the default), gpu or tpu
-#   docker run --rm --init -v "$PWD/runs:/work/runs" frepo-scale distill digits_ipc1.gin
-# The packages are those of requirements/KIND.txt, with hashes. It was written without a machine that can
-# build images, so it has not been built yet (docs/limitations.md).
-FROM python:3.12-slim
+#   docker run --rm -v "$PWD/runs:/work/runs" frepo-scale distill digits_ipc1.gin
+# The packages are those of requirements/KIND.txt, with hashes. BASE is any image with Python 3.11 to 3.13 as
+# `python` and apt-get, for example one of your own registry.
+ARG BASE=docker.io/library/python:3.12-slim
+FROM ${BASE}
 ARG KIND=base
+
+# As process 1 the program would not get signals that it does not handle: those before it has started, and
+# the watchdog's alarm. tini is process 1 instead and forwards signals.
+RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 
 # On a CPU, JAX's LAPACK is SciPy's OpenBLAS, which is slower with several threads on busy cores; huge pages
 # save page faults (both as in launch/python_env.sh).
@@ -26,6 +31,6 @@ RUN python -m pip install --no-deps -e .
 
 # Relative workdirs (runs/RECIPE) are here: mount a volume, or give --workdir gs://...
 WORKDIR /work
-# Exec form: SIGTERM reaches the program, which saves.
-ENTRYPOINT ["frepo-scale"]
+# -s: also where another program is process 1, as in Apptainer.
+ENTRYPOINT ["tini", "-s", "--", "frepo-scale"]
 CMD ["--help"]

@@ -10,6 +10,13 @@
 # shellcheck disable=SC2034  # for those who source this
 ATTEMPTS=3
 
+# JAX aborts all processes of a run if another program registers at the coordinator under the number of one
+# of them (decision record 45), and says so in their logs. Then CUT_OFF replaces the exit code 134. It is not
+# the code of any signal. Such an attempt is none without progress: the run is given up after CUTS of them in
+# a row; with the growing pauses of supervise.sh that is after 40 minutes.
+CUT_OFF=201
+CUTS=10
+
 # Exit code of a worker whose --setup script failed (tpu_pod.sh). It is not the code of any signal, and
 # it is restartable, because a mount or a copy may succeed the next time.
 # shellcheck disable=SC2034
@@ -18,13 +25,26 @@ SETUP_FAILED=200
 # Whether a run that ended with exit code $1 may be restarted.
 restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
+# Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that, from byte $3 on.
+code_of() {
+  local words='unexpectedly tried to connect'
+  # grep -c reads everything: `tail` would fail if it ended early.
+  if restartable "$1" && (($(tail -c "+$3" -- "$2" 2>/dev/null | grep -c "$words" || true) > 0)); then
+    printf '%s\n' "$CUT_OFF"
+  else
+    printf '%s\n' "$1"
+  fi
+}
+
 # Prints one exit code for the exit codes of all processes of a run. A code that forbids a restart
 # takes precedence: the other processes ended as a consequence, with any code.
 group_code() {
   local code worst=0 stopped='' again=''
   for code in "$@"; do
-    if restartable "$code"; then
-      again=yes
+    if ((code == CUT_OFF)); then
+      again=$CUT_OFF
+    elif restartable "$code"; then
+      again=${again:-42}
     elif ((code == 130)); then
       stopped=yes
     elif ((code > worst)); then
@@ -32,7 +52,7 @@ group_code() {
     fi
   done
   if ((worst == 0)) && [[ -n $stopped ]]; then worst=130; fi
-  if ((worst == 0)) && [[ -n $again ]]; then worst=42; fi
+  if ((worst == 0)) && [[ -n $again ]]; then worst=$again; fi
   printf '%s\n' "$worst"
 }
 
@@ -47,22 +67,47 @@ ask_progress() {
   "$program" status "$1" "--since=$2" </dev/null
 }
 
-# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS"` sets the three below;
-# without an argument the progress is not known, which counts as none.
+# Counts attempts in a row without progress. `note_progress "TOKEN ADVANCED WORDS" CODE` sets the four below;
+# with an empty first argument the progress is not known, which counts as none.
 progress=- # the last token
 progress_words='nothing saved'
 stalls=0
+cuts=0 # attempts in a row, without progress, that another program ended
 note_progress() {
-  local token advanced words
-  if [[ -z ${1:-} ]]; then
-    stalls=$((stalls + 1))
-    progress_words='what is saved is not known'
-    return 0
-  fi
-  read -r token advanced words <<<"$1"
-  if [[ $advanced == yes ]]; then stalls=0; else stalls=$((stalls + 1)); fi
+  local token=$progress advanced=no words='what is saved is not known'
+  if [[ -n $1 ]]; then read -r token advanced words <<<"$1"; fi
   progress=$token
   progress_words=$words
+  if [[ $advanced == yes ]]; then
+    stalls=0 cuts=0
+  elif (($2 == CUT_OFF)); then
+    cuts=$((cuts + 1))
+  else
+    stalls=$((stalls + 1))
+  fi
+}
+
+# Prints the exit code $1 in words.
+code_words() {
+  if (($1 == CUT_OFF)); then
+    printf 'ended by another program that registered as a process of this run\n'
+  else
+    printf 'code %s\n' "$1"
+  fi
+}
+
+# Whether the run is to be given up, which it says: after $1 attempts in a row without progress, or after
+# CUTS that another program ended. $2: the last exit code.
+given_up() {
+  if ((stalls >= $1)); then
+    say "giving up: $1 attempts in a row without progress ($progress_words); last code $2"
+  elif ((cuts >= CUTS)); then
+    say "giving up: $cuts attempts in a row were ended by another program that registered as a process of" \
+      "this run ($progress_words): end earlier attempts and other runs that use the same coordinator, and" \
+      "let only the machines of this run reach its port"
+  else
+    return 1
+  fi
 }
 
 # How many processes the kernel has killed for lack of memory in this container, or on this machine.

@@ -12,8 +12,9 @@ period, SIGKILL. SIGTERM and SIGINT are forwarded to all processes. launch/gpu_n
 under launch/supervise.sh.
 
 The exit code is 0 if all processes ended with 0. If a process failed (1, 2, ...), it is the largest
-exit code of a failure; otherwise 130 if a process was stopped by Ctrl-C; otherwise 42, if a process
-ended with 42 or by a signal.
+exit code of a failure; otherwise 130 if a process was stopped by Ctrl-C; otherwise 201, if the logs
+(--logs) say that another program registered at the coordinator as one of the processes; otherwise 42,
+if a process ended with 42 or by a signal.
 
 options:
   --gpu-each       process p uses only the p-th GPU (the p-th of CUDA_VISIBLE_DEVICES, if set)
@@ -118,6 +119,7 @@ fi
 
 pids=()
 codes=()
+begins=() # of the logs, in bytes
 stopping=''
 # shellcheck disable=SC2317,SC2329  # called by the traps
 forward() {
@@ -143,6 +145,10 @@ fi
 set -m
 for ((p = 0; p < count; p++)); do
   words_of "$p"
+  if [[ -n $logs ]]; then
+    touch -- "$logs/process-$p.log"
+    begins+=("$(($(wc -c <"$logs/process-$p.log") + 1))")
+  fi
   if [[ -z $logs ]]; then
     "${words[@]}" "$@" </dev/null &
   elif ((p)); then
@@ -187,4 +193,9 @@ while ((left)); do
   if ((left)); then pause_for 0.2; fi
 done
 if [[ -n $tee ]]; then wait "$tee" || true; fi # it ends with its last writer
+if [[ -n $logs ]]; then
+  for ((p = 0; p < count; p++)); do
+    codes[p]=$(code_of "${codes[p]}" "$logs/process-$p.log" "${begins[p]}")
+  done
+fi
 exit "$(group_code "${codes[@]}")"

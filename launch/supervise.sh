@@ -13,14 +13,16 @@ above, except 130). After any other exit code the script ends with the same code
 After three attempts in a row without progress the script ends with the last exit code, and after one
 that the kernel killed for lack of memory without progress with 1. Progress is a
 new checkpoint, a net that the final evaluation has finished, or a part (for example a shard) that
-`frepo-scale prepare` has finished in its --out folder.
+`frepo-scale prepare` has finished in its --out folder. An attempt that ended because another program
+registered at the coordinator as one of its processes does not count; after ten of those in a row the
+script ends, too.
 
 SIGTERM and SIGINT are forwarded to COMMAND, which is then not restarted.
 
 options:
   --attempts N        attempts in a row without progress before giving up (default: 3)
-  --pause SECONDS     pause before a restart (default: 5); 12 and 23 times as long after attempts
-                      without progress, so that a file server or store can recover
+  --pause SECONDS     pause before a restart (default: 5); 12, 23, ... times as long after attempts
+                      without progress, so that a file server, store or network can recover
   --saved-in WORKDIR  the workdir in which checkpoints count as progress (default: the --workdir in
                       COMMAND, otherwise runs/RECIPE of `distill RECIPE`)
   --dry-run           print the command without running it
@@ -86,7 +88,7 @@ fi
 read_progress() {
   local asked=''
   if [[ -n $workdir ]]; then asked=$(ask_progress "$workdir" "$progress") || asked=''; fi
-  note_progress "$asked"
+  note_progress "$asked" "$code"
 }
 
 child=''
@@ -116,10 +118,10 @@ clear_group() {
   kill -s KILL -- "-$1" 2>/dev/null || true
 }
 
-read_progress # what exists already is not progress
-stalls=0
-attempt=0
 code=143
+read_progress # what exists already is not progress
+stalls=0 cuts=0
+attempt=0
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
   kills=$(oom_kills)
@@ -138,7 +140,8 @@ while [[ -z $stopping ]]; do
   clear_group "$child"
   child=''
   read_progress
-  say "attempt $attempt: code $code, $progress_words"
+  say "attempt $attempt: $(code_words "$code"), $progress_words"
+  if ((code == CUT_OFF)); then code=42; fi # for whoever started this script
   if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
   if ((code == 137)) && (($(oom_kills) > kills)); then
     say "the kernel killed it: this machine has too little memory"
@@ -148,12 +151,9 @@ while [[ -z $stopping ]]; do
       exit 1
     fi
   fi
-  if ((stalls >= attempts)); then
-    say "giving up: $attempts attempts in a row without progress ($progress_words); last code $code"
-    exit "$code"
-  fi
+  if given_up "$attempts" "$code"; then exit "$code"; fi
   # In steps of one second: a signal just before a sleep does not interrupt it.
-  for ((seconds = pause * (11 * stalls + 1); seconds > 0; seconds--)); do
+  for ((seconds = pause * (11 * (stalls + cuts) + 1); seconds > 0; seconds--)); do
     if [[ -n $stopping ]]; then break; fi
     pause_for 1
   done

@@ -28,6 +28,10 @@ check_type() {
       ;;
   esac
   describe_type "$accelerator_type"
+  if [[ $devices == 0 ]]; then
+    refuse "ACCELERATOR_TYPE is '$accelerator_type': the number counts cores, two for a chip: expected" \
+      "for example ${accelerator_type%%-*}-8"
+  fi
   if [[ -z $runtime_version && -z $runtime ]]; then
     refuse "ACCELERATOR_TYPE is '$accelerator_type', whose runtime version is not known here: expected" \
       "a type such as v5litepod-16, v4-32, v5p-8 or v6e-16, or RUNTIME_VERSION, too"
@@ -75,10 +79,9 @@ check() {
     flex-start) if ((max_seconds == 0)); then refuse "--provision flex-start needs --max-hours"; fi ;;
     *) refuse "unknown --provision '$provision': expected spot, on-demand or flex-start" ;;
   esac
+  check_options
   if [[ $command == run ]]; then
     check_run
-  elif [[ -n $setup ]] || ((${#variables[@]})); then
-    refuse "$command does not take --setup or --env: they are for run"
   elif [[ -n $recipe ]]; then
     refuse "unexpected argument '$recipe': $command takes only options"
   fi
@@ -87,7 +90,21 @@ check() {
   fi
 }
 
+# Refuses options that the command would ignore: `create --delete-when-done` would delete nothing.
+check_options() {
+  local option only
+  for option in ${given[@]+"${given[@]}"}; do
+    only=$command
+    case $option in
+      --create | --recreate | --delete-when-done | --latest | --setup | --env | --attempts) only=run ;;
+      --worker) only=logs ;;
+    esac
+    if [[ $only != "$command" ]]; then refuse "$command does not take $option: it is for $only"; fi
+  done
+}
+
 check_run() {
+  local word
   case $workdir in
     gs://?* | /?*) ;;
     *) refuse "WORKDIR is '$workdir': expected gs://..., or an absolute path that all workers share" ;;
@@ -102,6 +119,11 @@ check_run() {
     recipe_here=$recipe
     recipe=launch_recipe/${recipe##*/}
   else
+    for word in run create status logs stop delete; do
+      if (($(distance "$recipe" "$word") <= 2)); then
+        refuse "'$recipe' is neither a recipe nor a command: did you mean $word? see --help"
+      fi
+    done
     refuse "recipe '$recipe' does not exist: expected a .gin file, or the name of one in $root/gin"
   fi
   if [[ -n $setup && -n $data_dir ]]; then # first, so that --env may override it

@@ -18,7 +18,8 @@ run     copies the code of this repository to every worker, installs missing pac
         failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
 create  requests the machines (a queued resource) and waits for them
 status  prints the state of the request, machines and workers, exit codes (200: its --setup script
-        failed) and, with --workdir, the saved step
+        failed; 201: another program registered as a process of the run) and, with --workdir, the
+        saved step
 logs    prints worker 0's log (--worker N: another worker's) and follows it
 stop    sends SIGTERM to the program on every worker and waits until it has saved and ended
 delete  deletes the request and the machines
@@ -90,7 +91,9 @@ flags=(-h --help --create --recreate --delete-when-done --dry-run --internal-ips
 valued=(--tpu-name --zone --project --workdir --data-dir --setup --env --accelerator-type --runtime-version
   --network --subnetwork --service-account --provision --max-hours --wait-hours --poll --grace --attempts
   --worker)
+given=() # the options on the command line
 set_option() {
+  given+=("$1")
   case $1 in
     -h | --help)
       usage
@@ -211,7 +214,8 @@ case $command in
       for number in "${!states[@]}"; do printf 'worker %s: %s\n' "$number" "${states[number]}"; done
     fi
     if [[ -n $workdir ]]; then
-      if ask_run; then note_progress "$asked"; else note_progress; fi
+      ask_run || true
+      note_progress "$asked" 0
       printf '%s: %s\n' "$workdir" "$progress_words"
     fi
     ;;

@@ -137,7 +137,7 @@ set_up() {
   ready=yes
   if [[ -n $unknown ]]; then
     note_step
-    if ((attempt == 1)); then stalls=0; fi # it was saved before this command
+    if ((attempt == 1)); then stalls=0 cuts=0; fi # it was saved before this command
   fi
 }
 
@@ -145,7 +145,7 @@ note_step() { # progress that is unknown twice in a row counts as no progress
   local before=$unknown
   unknown=yes
   if ask_run; then
-    note_progress "$asked"
+    note_progress "$asked" "${code:-0}"
     unknown=''
   elif [[ -n $before ]]; then
     stalls=$((stalls + 1))
@@ -252,7 +252,7 @@ run_pod() {
     if ((attempt == 0)); then
       watch
       note_step # what exists already is not progress
-      stalls=0
+      stalls=0 cuts=0
     fi
     attempt=$((attempt + 1))
     if { [[ -n $ready ]] || set_up || set_up_again; } && follow "$id-$attempt"; then
@@ -266,19 +266,19 @@ run_pod() {
       ready=''
     fi
     note_step
-    say "attempt $attempt: code $code, $progress_words${unknown:+ before; now unknown}"
+    say "attempt $attempt: $(code_words "$code"), $progress_words${unknown:+ before; now unknown}"
     if ! restartable "$code"; then
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
-    if ((stalls >= attempts)); then
-      say "giving up: $attempts attempts in a row without progress; last code $code"
+    if ((code == CUT_OFF)); then code=42; fi
+    if given_up "$attempts" "$code"; then
       exit "$((${#ready} ? code : 42))" # without machines: the same command may succeed later
     fi
     if [[ -z $ready && -z $recreate ]]; then
       say "the run can be resumed: the same command with --recreate requests new machines"
       exit 42
     fi
-    pause_for "$((poll < 5 ? poll : 5))"
+    pause_for "$((poll < 5 ? poll : 5 + 55 * cuts))" # a stranger at the coordinator may leave
   done
 }

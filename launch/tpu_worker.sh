@@ -192,7 +192,10 @@ attempt() { # in its own session; $1: the workdir, then the program's arguments
   if [[ -z ${FREPO_COORDINATOR:-} ]]; then export FREPO_CLUSTER=auto; fi
   cd -- "$root"
   run_setup
-  if ((code == 0)); then run_child "$venv/bin/frepo-scale" distill "$@"; fi
+  if ((code == 0)); then
+    run_child "$venv/bin/frepo-scale" distill "$@"
+    code=$(code_of "$code" "$run/worker-$number.log" 1)
+  fi
   mkdir -p -- "$run/new"
   printf '%s\n' "$code" >"$run/new/worker-$number.exit"
   upload "$run/new/worker-$number.exit" || true # before it is reported: then the machine may be deleted

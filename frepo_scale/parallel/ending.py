@@ -30,7 +30,8 @@ _LONGEST_END = 10.0  # seconds
 _LOST_PEER = re.compile(
     r"[A-Z_]{5,}: .*(Gloo [\w ]+ failed|(closed|reset) by peer|remote process exited)"
     r"|(UNAVAILABLE|DEADLINE_EXCEEDED): "
-    r"|.*(Barrier (failed because|timed out)|heartbeat timeout|[Cc]oordination service agent)",
+    r"|.*(Barrier (failed because|timed out)|heartbeat timeout|[Cc]oordination service agent"
+    r"|unexpectedly tried to connect)",
     re.DOTALL,
 )
 

@@ -1,11 +1,14 @@
-"""One of two processes is killed or suspended: the other one ends, and the run resumes."""
+"""One of two processes is killed, suspended or impersonated: both end, and the run resumes."""
 
+import re
 import signal
+import subprocess
+import sys
 import time
 
 import drill
 import pytest
-from drills.setting import log, more_rows, unlike
+from drills.setting import SUPERVISE, log, more_rows, unlike
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +23,16 @@ def ended_by_itself(attempt, process, seconds):
     assert process.returncode in BY_ITSELF, log(attempt)
 
 
+# Registers as process 1 of a run that has one: a stranger, or a new start of that process.
+STRANGER = """
+import sys
+from jax._src.lib import _jax
+_jax.get_distributed_runtime_client(sys.argv[1], 1, use_compression=True).connect()
+"""
+
+
 def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
-    """Each of the two processes is killed once and stopped once."""
+    """Each of the two processes is killed once and stopped once; then a stranger comes."""
     workdir = tmp_path / "run"
     for victim in (0, 1):
         attempt = start(workdir, 2, settings=streamed)
@@ -34,6 +45,16 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
         attempt.processes[1 - victim].send_signal(signal.SIGSTOP)
         ended_by_itself(attempt, attempt.processes[victim], 4 * drill.HEARTBEAT)
         attempt.end()  # as a supervisor does: a suspended process does not end otherwise
+
+    attempt = start(workdir, 2, settings=streamed)
+    assert attempt.wait_for(more_rows(workdir, 2))
+    address = re.search(r"the others at (\S+)", attempt.shown().decode())[1]
+    stranger = subprocess.run([sys.executable, "-c", STRANGER, address], capture_output=True)
+    assert stranger.returncode == -signal.SIGABRT  # it is refused, but too late for the run
+    assert {*attempt.codes(60)} <= BY_ITSELF, log(attempt)
+    # Launchers find it in the log of process 0, and do not count the attempt.
+    command = f'. "{SUPERVISE.parent}/policy.sh"; code_of 134 "{attempt.logs[0]}" 1'
+    assert subprocess.check_output(["bash", "-c", command]) == b"201\n", log(attempt)
 
     attempt = start(workdir, 2, settings=streamed)
     assert attempt.codes(200) == [0, 0], log(attempt)

@@ -5,8 +5,10 @@ as it does for a bucket that does not answer.
 
 It has further settings: SECONDS per step, SAVE_EVERY, STEPS, and
 DIE=<process>:<step>:<code>[,...], once each (code 137 and others above 128: by that signal);
+HOLD=<process>:<step>[,...]: started at 0, it waits there for a signal;
 DEAF=1 (ignores SIGTERM, as a process blocked in a collective does); NETS=<n> nets of a final
-evaluation, stopped with 42 after each.
+evaluation, stopped with 42 after each; CUTS=<n> attempts that JAX aborts, because another program
+registers as process 1.
 """
 
 import json
@@ -39,7 +41,8 @@ if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
     sys.exit(0)
 recipe = arguments[1]
 workdir = ""
-settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.02", "DIE": "", "DEAF": "", "NETS": "0"}
+settings = {"STEPS": "20", "SAVE_EVERY": "5", "SECONDS": "0.01", "DIE": "", "DEAF": "", "NETS": "0",
+            "CUTS": "0", "HOLD": ""}  # fmt: skip
 for number, argument in enumerate(arguments):
     if argument == "--workdir":
         workdir = arguments[number + 1]
@@ -91,6 +94,13 @@ if (root / "DONE").exists():
     sys.exit(0)
 saved = [int(p.name) for p in (root / "checkpoints").iterdir() if p.name.isdigit()]
 first = max(saved, default=0)
+cut = root / f"cut-{process}-{len(list(root.glob(f'cut-{process}-*')))}"
+if int(cut.name.rpartition("-")[2]) < int(settings["CUTS"]):
+    cut.touch()
+    words = "ABORTED: 1 unexpectedly tried to connect with a different incarnation."
+    print(f"F1127 14:25:15.139889 22146 client.h:80] Terminating ... {words}", file=sys.stderr)
+    sys.stderr.flush()
+    os.abort()
 print(f"process {process} starts at {first}", flush=True)
 for step in range(first, int(settings["STEPS"])):
     for plan in filter(None, settings["DIE"].split(",")):
@@ -103,6 +113,9 @@ for step in range(first, int(settings["STEPS"])):
                 signal.signal(code - 128, signal.SIG_DFL) if code != 137 else None
                 os.kill(os.getpid(), code - 128)
             os._exit(code)
+    if first == 0 and f"{process}:{step}" in settings["HOLD"].split(","):
+        while not stop:
+            time.sleep(0.02)
     if stop:
         if step not in saved:
             save(step)

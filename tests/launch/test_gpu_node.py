@@ -137,7 +137,21 @@ def test_group_codes(bench):
     assert code(0, 0) == 0
     assert code(0, 42) == code(134, 0) == code(42, 139) == code(128) == 42
     assert code(42, 1, 134) == 1 and code(42, 2, 134) == 2 and code(1, 2) == 2
+    assert code(42, 201, 134) == 201 and code(201, 1) == 1 and code(130, 201) == 130
     assert code(130, 42) == 130 and code(130, 134, 1) == 1 and code(0, 0, 127) == 127
+
+
+def test_the_code_of_a_process_that_a_stranger_ended(bench):
+    log = bench.top / "log"
+    log.write_text("before\nABORTED: 1 unexpectedly tried to connect\n" + "x\n" * 500_000)
+
+    def code(*given):
+        script = f'set -eo pipefail; . "{bench.repo}/launch/policy.sh"; trap "" PIPE; code_of "$@"'
+        return int(subprocess.check_output(["bash", "-c", script, "x", *map(str, given)]))
+
+    assert code(134, log, 1) == code(42, log, 8) == 201
+    assert code(134, log, 60) == 134  # of an earlier attempt
+    assert code(1, log, 1) == 1 and code(134, bench.top / "none", 1) == 134
 
 
 def test_dry_run_can_be_pasted(bench, nasty):
@@ -191,6 +205,13 @@ def test_per_gpu_one_crash_restarts_all_together(bench, helpers):
     assert log.count("process 1 starts") == 3 and "process 1 dies with 139" in log
     assert "[1] process 1 dies with 139 at 12" in result.err
     assert not any(map(helpers.alive, bench.pids()))
+
+
+def test_ends_by_a_stranger_are_not_attempts_without_progress(bench):
+    options = ["--per-gpu", "--gpus", "2", "--attempts", "1"]
+    result = node(bench, *options, "r", "--workdir", str(bench.workdir), "--gin.CUTS=2")
+    assert result.code == 0 and len(bench.calls(0)) == 3, result
+    assert result.err.count(": ended by another program") == 2
 
 
 @pytest.mark.slow

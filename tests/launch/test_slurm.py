@@ -70,7 +70,7 @@ def slurm(bench, helpers):
 
 
 def test_preempted_requeued_and_finished(slurm, bench, helpers):
-    arguments = slurm.arguments("--gin.STEPS=150")
+    arguments = slurm.arguments("--gin.HOLD=0:7,1:7")
     process = slurm.start(*arguments)
     helpers.wait_for(lambda: bench.calls(0) and bench.calls(1) and bench.steps())
     slurm.signal_tasks(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_preempted_requeued_and_finished(slurm, bench, helpers):
     assert f"attempt 1: code 42, saved step {step}" in result.err
     result = bench.end(slurm.start(*arguments, restart=1))
     assert result.code == 0 and slurm.requeued == 1, result
-    assert "attempt 2: code 0, saved step 150" in result.err
+    assert "attempt 2: code 0, saved step 20" in result.err
     environment = bench.calls(1)[1]["environment"]
     assert environment["FREPO_CLUSTER"] == "auto" and environment["SLURM_PROCID"] == "1"
     assert not any(name.startswith("FREPO_C") and name != "FREPO_CLUSTER" for name in environment)
@@ -126,7 +126,7 @@ def test_what_an_older_version_noted_is_read(slurm, bench):
     (notes / "progress").write_text("5 1\n")
     result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42"), restart=4))
     assert result.code == 0 and "attempt 5: code 42, nothing saved" in result.err, result
-    assert (notes / "progress").read_text() == "5/0/0 2\n"
+    assert (notes / "progress").read_text() == "5/0/0 2 0\n"
 
 
 def test_a_hung_task_is_killed_and_the_job_requeued(slurm, bench, helpers):
@@ -151,6 +151,20 @@ def test_three_attempts_without_progress_are_not_requeued(slurm):
     results = slurm.queue(*slurm.arguments(f"--gin.DIE={deaths}"))
     assert [r.code for r in results] == [0, 0, 0, 42], results  # the first saved step 5
     assert "giving up: 3 " in results[-1].err
+
+
+def test_an_end_by_a_stranger_is_not_an_attempt_without_progress(slurm, bench):
+    notes = bench.cwd / "slurm-77.state"
+    notes.mkdir()
+    (notes / "progress").write_text("-1/0/0 2 0\n")
+    with open(bench.top / "slurm-77.out", "w") as out:  # as sbatch does
+        done = subprocess.run(
+            ["bash", str(slurm.script), *slurm.arguments("--gin.CUTS=1")],
+            cwd=bench.cwd, stdout=out, stderr=out,
+            env=bench.environment | slurm.environment | {"SLURM_RESTART_COUNT": "1"},
+        )  # fmt: skip
+    assert done.returncode == 0 and slurm.requeued == 1
+    assert (notes / "progress").read_text() == "-1/0/0 2 1\n"
 
 
 def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):

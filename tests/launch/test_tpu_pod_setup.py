@@ -34,13 +34,13 @@ def test_setup_runs_on_every_worker_before_the_program_and_on_new_machines_again
 ):
     process = cloud.start(
         *quick("--recreate", "--delete-when-done", "--data-dir", "/mnt/my data", *setup()),
-        *("--env", "FREPO_NOTE=a  note", "digits_ipc1", "--gin.STEPS=250"),
+        *("--env", "FREPO_NOTE=a  note", "digits_ipc1", "--gin.HOLD=0:7,1:7"),
     )
     helpers.wait_for(cloud.running)
     assert ran(cloud) == [["0:/mnt/my data:a  note"]] * 2
     cloud.preempt()
     result = cloud.bench.end(process)
-    assert result.code == 0 and "attempt 2: code 0, saved step 250" in result.err, result
+    assert result.code == 0 and "attempt 2: code 0, saved step 20" in result.err, result
     assert ran(cloud) == [["0:/mnt/my data:a  note", "1:/mnt/my data:a  note"]] * 2
     assert len(cloud.calls("scp")) == 2
 
@@ -60,7 +60,7 @@ def test_setup_runs_in_every_attempt_on_machines_that_stay_and_only_if_asked_for
 def test_a_setup_that_fails_once_is_tried_again(cloud, setup):
     cloud.make()
     script = setup(FAILS_ONCE.replace("CODE", "1"))
-    result = cloud.run(*quick("--grace", "600", *script, "digits_ipc1", "--gin.STEPS=400"))
+    result = cloud.run(*quick("--grace", "600", *script, "digits_ipc1", "--gin.HOLD=0:7"))
     assert result.code == 0 and "attempt 1: code 42" in result.err, result
     assert "worker 1 ended with 200; the end of its log:\nno mount here\n" in result.err
     assert "the setup script failed with 1" in result.err

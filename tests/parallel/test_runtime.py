@@ -173,6 +173,7 @@ def test_jax_is_not_imported_before_it_is_needed():
         (JaxRuntimeError("UNAVAILABLE: socket closed"), 42),
         (JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: x::0."), 42),
         (JaxRuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out with key: a"), 42),
+        (JaxRuntimeError("ABORTED: 1 unexpectedly tried to connect with a different incar..."), 42),
         (JaxRuntimeError("FAILED_PRECONDITION: Coordination service agent is in ERROR"), 42),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), 1),
         (KeyboardInterrupt(), 130),
