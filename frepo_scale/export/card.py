@@ -1,5 +1,6 @@
 """The card of a distilled set on the Hugging Face hub: `README.md` with a YAML head."""
 
+import json
 from typing import Any
 
 from frepo_scale.export.folder import note
@@ -24,7 +25,7 @@ def card(export: Export, losses: dict[str, Any]) -> str:
     source = str(export.provenance.get("dataset", "unknown"))
     classes, (n, height, width, channels) = len(export.present_names), export.images.shape
     parts = [
-        _head(source, n),
+        _head(source, n, export.class_names),
         f"# {n} distilled images of {source}",
         "![all images](gallery.png)",
         f"Learned images of {height} x {width} pixels, {'colour' if channels == 3 else 'grey'}:"
@@ -41,8 +42,8 @@ def card(export: Export, losses: dict[str, Any]) -> str:
         "```python\nfrom safetensors.numpy import load_file\n\n"
         'data = load_file("images.safetensors")\n'
         'images, labels = data["images"], data["labels"]  # (N, H, W, C) and (N, K), float32\n```',
-        '`datasets.load_dataset("imagefolder", data_dir="previews")` reads the PNG previews. '
-        + note(losses),
+        "`datasets.load_dataset` with the path of this folder, or its name on the hub, reads the"
+        " PNG previews with `label`, `class_name` and `soft_labels`. " + note(losses),
         "## Licence",
         f"Fill in: the licence of the images of {source}, from which this set was learned. Set"
         " `license` in the head of this file.",
@@ -52,7 +53,8 @@ def card(export: Export, losses: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(source: str, n: int) -> str:
+def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
+    """YAML; a JSON text is one in YAML too. `features` give `load_dataset` the class names."""
     sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
     size = next((name for bound, name in sizes if n < bound), "100K<n<1M")
     lines = [
@@ -68,6 +70,18 @@ def _head(source: str, n: int) -> str:
         "configs:",
         "- config_name: default",
         "  data_dir: previews",
+        "  features:",
+        "  - name: image",
+        "    dtype: image",
+        "  - name: label",
+        "    dtype:",
+        "      class_label:",
+        "        names:",
+        *(f"          '{k}': {json.dumps(name)}" for k, name in enumerate(class_names)),
+        "  - name: class_name",
+        "    dtype: string",
+        "  - name: soft_labels",
+        "    list: float32",
         "---",
     ]
     return "\n".join(lines)
