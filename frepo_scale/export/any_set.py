@@ -135,7 +135,7 @@ class AnySet:
                     "integers from 0 to 255, or floats from 0 to 1",
                     "if 1 is the brightest pixel, give --normalised 0 1",
                 )
-            return values / 255, f"pixels from {low:.0f} to {high:.0f} of 0 to 255"
+            return values / 255, f"pixels from {low:.0f} to {high:.0f}, of the range 0 to 255"
         if low >= 0 and high <= 1:
             return values, f"{span}, taken as pixels of 0 to 1"
         if low >= 0 and 2 < high <= 255:
