@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+from frepo_scale.export.evaluation_figures import grid_of
 from frepo_scale.export.folder import note
 from frepo_scale.export.formats import Export
-from frepo_scale.export.report import result_tables
+from frepo_scale.export.report import ResultTable, result_tables
 
 _CITATION = """@inproceedings{zhou2022dataset,
   title={Dataset Distillation using Neural Feature Regression},
@@ -87,6 +88,19 @@ def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def _rows(table: ResultTable) -> list[str]:
+    """A table in Markdown, with two axes where the rows have positions."""
+    grid = grid_of(table.rows)
+    cells = [["", ""], *([row.label, row.text()] for row in table.rows)]
+    if grid is not None:
+        cells = [["", *grid.columns]]
+        for row in grid.rows:
+            found = [grid.cells.get((row, column)) for column in grid.columns]
+            cells.append([row, *(score.text() if score else "" for score in found)])
+    lines = ["| " + " | ".join(text.replace("|", "/") for text in line) + " |" for line in cells]
+    return [lines[0], "|---" * len(cells[0]) + "|", *lines[1:]]
+
+
 def _accuracy(export: Export) -> str:
     tables = result_tables(export.results) if export.results else []
     if not tables:
@@ -95,8 +109,7 @@ def _accuracy(export: Export) -> str:
     lines = []
     for table in tables:
         lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
-        lines += ["| trained on | |", "|---|---|"]
-        lines += [f"| {row.label.replace('|', '/')} | {row.text()} |" for row in table.rows] + [""]
+        lines += [*_rows(table), ""]
     known = ("net", "width", "depth", "norm", "steps", "batch", "learning_rate")
     protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
     test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}

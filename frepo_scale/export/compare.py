@@ -24,7 +24,16 @@ _CURVES = {
 _PROTOCOL = ("net", "width", "depth", "norm", "nets", "steps", "batch", "learning_rate", "dtype")
 _FACTS = ("ipc", "step", "seed", "dataset_sha256", "config_sha256")
 _SETTING = re.compile(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n[ \t].*)*)", re.MULTILINE)
-_NOT_LISTED = ("DATASET", "IPC", "SEED", "DATA_DIR")  # in other rows; a path of the maker
+# In other rows; a path of the maker.
+_NOT_LISTED = (
+    "DATASET",
+    "IPC",
+    "SEED",
+    "EVAL_NETS",
+    "EVAL_STEPS",
+    "EVAL_LEARNING_RATE",
+    "DATA_DIR",
+)
 _LONGEST = 40  # characters of a value
 
 
@@ -98,7 +107,11 @@ def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
 def _settings(sets: Sequence[ComparedSet]) -> list[_Row]:
     """The settings with different values in the recipes of the sets that have them."""
     texts = [str(one.export.provenance.get("config", "")) for one in sets]
-    found = [{name: " ".join(value.split()) for name, value in _SETTING.findall(t)} for t in texts]
+    found = [
+        # gin begins a long value on a new line, after a backslash.
+        {name: " ".join(value.removeprefix("\\").split()) for name, value in _SETTING.findall(text)}
+        for text in texts
+    ]
     rows = []
     for name in sorted({name for settings in found for name in settings} - {*_NOT_LISTED}):
         if len({settings[name] for settings in found if name in settings}) > 1:

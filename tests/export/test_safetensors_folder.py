@@ -58,6 +58,11 @@ def test_the_card_has_numbers_protocol_and_gaps_for_the_user(tmp_path: Path) -> 
     for part in ("gallery.png", "@inproceedings{zhou2022dataset", "Fill in: the licence"):
         assert part in body
     assert (tmp_path / "a" / "gallery.png").read_bytes().startswith(b"\x89PNG")
+    table = {"name": "x", "title": "nets", "rows": [ROWS[0] | {"row": "mlp", "column": "ours"}]}
+    results = RESULTS | {"evaluations": [table]}
+    write_safetensors(tmp_path / "c", replace(make(), results=results))
+    two_axes = "|  | ours |\n|---|---|\n| mlp | 87.5 ± 1.0 % |\n"
+    assert two_axes in (tmp_path / "c" / "README.md").read_text(encoding="utf-8")
     write_safetensors(tmp_path / "b", replace(make(), results={}))
     assert "Not evaluated." in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
 

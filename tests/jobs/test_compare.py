@@ -59,13 +59,16 @@ def test_settings_that_differ_are_listed(sets, capsys):
     export = read_npz("a/distilled.npz")
     text = export.provenance["config"].replace("\nLEARNING_RATE = 0.003", "\nLEARNING_RATE = 0.5")
     changed = text.replace("CHUNK = ", "NO_OTHER_SET_HAS_IT = 5\nCHUNK = ")
+    changed = re.sub("CROSS_NETS = .*", r"CROSS_NETS = \\\n    ['mlp',\n     'convnet']", changed)
     assert text != export.provenance["config"] and changed != text
     write_npz(
         "c.npz", dataclasses.replace(export, provenance=export.provenance | {"config": changed})
     )
     assert main(["compare", "a", "b", "c.npz"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "setting:" in line]
-    assert rows == [["setting:", "LEARNING_RATE", "0.003", "0.003", "0.5"]]
+    assert [row[1] for row in rows] == ["CROSS_NETS", "LEARNING_RATE"]
+    assert rows[0][-2:] == ["['mlp',", "'convnet']"]
+    assert rows[1] == ["setting:", "LEARNING_RATE", "0.003", "0.003", "0.5"]
 
 
 def test_the_best_may_be_the_lowest(sets):
