@@ -63,18 +63,26 @@ def main() -> None:
     def one_by_one(states: list[Any]) -> list[Any]:
         return [fitter._step(state, data, numbers[i], rate) for i, state in enumerate(states)]
 
-    def unrolled(states: list[Any]) -> list[Any]:
+    # Arguments, as in `Fitter`: what a jitted function only refers to becomes a constant of it.
+    def unrolled(states: list[Any], *given: Any) -> list[Any]:
+        data, numbers, rate = given
         return [fitter._step_fn(state, data, numbers[i], rate) for i, state in enumerate(states)]
 
     def starts() -> list[Any]:
         return [fitter._start(number, shape) for number in numbers]
 
-    vmapped = jax.vmap(fitter._step_fn, in_axes=(0, None, 0, None))
+    all_at_once = jax.jit(unrolled, donate_argnums=0)
+    mapped_step = jax.jit(jax.vmap(fitter._step_fn, in_axes=(0, None, 0, None)), donate_argnums=0)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts())
     alone = seconds(one_by_one, starts(), given.steps, given.repeats)
-    together = seconds(jax.jit(unrolled, donate_argnums=0), starts(), given.steps, given.repeats)
+    together = seconds(
+        lambda states: all_at_once(states, data, numbers, rate),
+        starts(),
+        given.steps,
+        given.repeats,
+    )
     mapped = seconds(
-        jax.jit(lambda states: vmapped(states, data, numbers, rate), donate_argnums=0),
+        lambda states: mapped_step(states, data, numbers, rate),
         stacked,
         given.steps,
         given.repeats,

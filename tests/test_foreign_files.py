@@ -13,7 +13,7 @@ from frepo_scale import config
 from frepo_scale.core.errors import InputError
 from frepo_scale.export.formats import read_npz, write_npz
 from frepo_scale.jobs import evaluate as evaluate_job
-from frepo_scale.jobs.results import portable
+from frepo_scale.jobs.exported import portable
 from frepo_scale.main import main
 
 HARMFUL = "import pathlib\npathlib.Path('harm').touch()\nclass Net:\n    pass\n"
@@ -84,6 +84,19 @@ def test_an_export_has_no_path_of_its_maker():
         assert "/home" not in portable(text) and "long" not in portable(text)
         given = config.load_text("x", text, {}).config
         assert found.net == given.net and found.distill == given.distill
+
+
+def test_the_run_of_an_earlier_version_is_exported_without_its_path_and_with_its_result(here):
+    workdir = make_run("w", DATA_DIR="/home/me")
+    made = read_npz(workdir.distilled)
+    assert "/home/me" in made.provenance["config"] and not made.results
+    row = {"key": "distilled", "label": "distilled", "mean": 0.5, "std": 0.1, "n": 3}
+    result = {"evaluations": [{"name": "accuracy", "title": "accuracy", "rows": [row]}], "steps": 2}
+    workdir.result.write_text(json.dumps(result | {"selected_by": "held-out"}))
+    assert main(["export", "w", "--format", "npz", "--out", "e.npz"]) == 0
+    found = read_npz("e.npz")
+    assert "/home" not in found.provenance["config"] and "DATA_DIR = None" in str(found.provenance)
+    assert found.results == {"selected_by": "held-out", "evaluations": result["evaluations"]}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from frepo_scale.evaluate.baselines import (
     check_held_out,
     check_in_memory,
     full_data_steps,
+    has_hard_labels,
     random_real_images,
     shared_score,
     with_hard_labels,
@@ -43,7 +44,9 @@ class Accuracy:
 
     def run(self, context: EvaluationContext) -> Iterator[Measurement]:
         """Distilled, last step, hard labels, random real images, all training images."""
+        hard_labels = has_hard_labels(context)
         label = "distilled set" + _SELECTED.get(context.selected_by, "")
+        label += ", hard labels" if hard_labels else ""
         selected = shared_score(context, "distilled", context.distilled)
         yield Measurement("distilled", label, selected)
         last = context.sets.get("distilled_last")
@@ -52,8 +55,9 @@ class Accuracy:
             if last is not context.distilled:
                 found = context.score("distilled_last", last)
             yield Measurement("distilled_last", "distilled set, last step", found)
-        hard = shared_score(context, "distilled_hard", with_hard_labels(context))
-        yield Measurement("distilled_hard", "distilled images, hard labels", hard)
+        if not hard_labels:
+            hard = shared_score(context, "distilled_hard", with_hard_labels(context))
+            yield Measurement("distilled_hard", "distilled images, hard labels", hard)
 
         def random_images(net: int) -> DistilledSet:
             return random_real_images(context, net)

@@ -26,6 +26,12 @@ def with_hard_labels(context: EvaluationContext) -> DistilledSet:
     return DistilledSet(context.distilled.images, labels)
 
 
+def has_hard_labels(context: EvaluationContext) -> bool:
+    """Whether the set is its own baseline with hard labels, which then is not measured again."""
+    own, hard = np.asarray(context.distilled.labels), with_hard_labels(context).labels
+    return bool(np.allclose(own, hard, rtol=0, atol=1e-6))
+
+
 def random_real_images(context: EvaluationContext, net: int) -> DistilledSet:
     """N random training images with hard labels, another draw for each net.
 

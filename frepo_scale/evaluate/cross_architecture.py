@@ -13,6 +13,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.baselines import (
     check_held_out,
+    has_hard_labels,
     random_real_images,
     with_hard_labels,
 )
@@ -79,13 +80,16 @@ class CrossArchitecture:
 
 
 def _sets(context: EvaluationContext) -> list[tuple[str, str, Labelled]]:
-    """Key, name and images of the three sets."""
+    """Key, name and images of the sets: two where the labels of the distilled one are hard."""
 
     def random_images(net: int) -> DistilledSet:
         return random_real_images(context, net)
 
+    random: tuple[str, str, Labelled] = ("random_real", "random real images", random_images)
+    if has_hard_labels(context):
+        return [("distilled", "distilled set, hard labels", context.distilled), random]
     return [
         ("distilled", "distilled set", context.distilled),
         ("distilled_hard", "hard labels", with_hard_labels(context)),
-        ("random_real", "random real images", random_images),
+        random,
     ]

@@ -65,6 +65,7 @@ class Measurement(NamedTuple):
         in the report as a heat map. "unit" is "%" unless given: the score is a fraction; with
         "" it is shown as it is. With "x" and "x_label" the rows of one "row" are the points of a
         curve in the report. "standard_error", of an AUC, is shown instead of `std`.
+        "lower_is_better" is for `frepo-scale compare`, which marks the best value.
     """
 
     key: str
@@ -174,6 +175,7 @@ class EvaluationContext:
     _prefix: str = ""
     _used: set[str] = field(default_factory=set)
     _evaluators: dict[str, Evaluator] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict)
 
     def named(self, evaluation: str) -> "EvaluationContext":
         """The same context, whose stored accuracies belong to `evaluation`."""
@@ -280,6 +282,12 @@ class EvaluationContext:
         """
         evaluator, fit = self._protocol(training)
         return evaluator.train(key, fit, _by_net(labelled)(number), number)
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` has returned for this name, in any evaluation of this attempt at the run."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def _protocol(self, training: Training) -> tuple[Evaluator, FitConfig]:
         evaluator = self._evaluator(training.get("net"))

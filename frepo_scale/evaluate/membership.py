@@ -74,7 +74,7 @@ class Membership:
                 for place, number in enumerate(updates):
                     values = measured[arm][:, place, 1 + 2 * column : 3 + 2 * column]
                     facts = point(f"{label}: AUC, {attack_label}", number, X_LABEL)
-                    facts |= {"standard_error": _error(values)}
+                    facts |= {"standard_error": _error(values), "lower_is_better": True}
                     score = Score.of(values[:, 0].tolist())
                     key = f"{arm}_{attack}_{number}"
                     yield Measurement(key, f"{facts['row']}, {number} updates", score, facts)

@@ -28,6 +28,7 @@ from frepo_scale.evaluate.baselines import (
     check_held_out,
     check_in_memory,
     full_data_steps,
+    has_hard_labels,
     random_real_images,
     shared_accuracies,
     with_hard_labels,
@@ -85,7 +86,7 @@ def _mapped(a: float) -> float:
 _DERIVED = (
     ("lrs", "label-robust score (LRS)", label_robust_score, ""),
     ("ars", "augmentation-robust score (ARS)", augmentation_robust_score, ""),
-    ("hlr", "hard label recovery (HLR): a - b", hard_label_recovery, "%"),
+    ("hlr", "hard label recovery (HLR), lower is better: a - b", hard_label_recovery, "%"),
     ("ior", "improvement over random (IOR): c - d", improvement_over_random, "%"),
 )
 # Of the fields of `Accuracies`.
@@ -97,6 +98,7 @@ _LABELS = (
     "e: accuracy, distilled set, no augmentation",
     "f: accuracy, random real images, no augmentation",
 )
+_BOTH = "b = c: accuracy, distilled set, hard labels"  # of a set that has hard labels
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,15 @@ class Scores:
         for key, label, formula, unit in _DERIVED:
             std = float(np.std([formula(net) for net in nets]))
             score = Score(formula(mean), std, len(nets))
-            yield Measurement(key, label, score, {"unit": unit})
+            facts = {"unit": unit} | ({"lower_is_better": True} if key == "hlr" else {})
+            yield Measurement(key, label, score, facts)
         soft = has_soft_labels(context.distilled.labels)
+        hard = has_hard_labels(context)
         for key, what, values in zip(Accuracies._fields, _LABELS, found, strict=True):
+            if hard and key == "set_hard":
+                continue
+            if hard and key == "set":
+                what = _BOTH
             kind = ", soft labels of a teacher" if soft and key.startswith("random") else ""
             yield Measurement(key, f"{what}{kind}", Score.of(values))
 
@@ -151,10 +159,12 @@ class Scores:
             random_accuracies = _first(soft.accuracies())
         else:
             random_accuracies = top1("random_real", random)
+        own = top1("distilled", context.distilled)
+        hard = has_hard_labels(context)
         return [
             _first(shared_accuracies(context, "full_data", everything, steps=steps)),
-            top1("distilled_hard", with_hard_labels(context)),
-            top1("distilled", context.distilled),
+            own if hard else top1("distilled_hard", with_hard_labels(context)),
+            own,
             random_accuracies,
             top1("set_plain", context.distilled, NO_AUGMENTATION),
             top1("random_plain", random, NO_AUGMENTATION),

@@ -50,7 +50,8 @@ def soft_labels(outputs: np.ndarray, temperature: float) -> np.ndarray:
 class SoftRandom:
     """Random real images with soft labels of a teacher, for one evaluation context.
 
-    The teacher is trained when the first labels are needed, so not where all nets are finished.
+    The teacher is trained when the first labels are needed, so not where all nets are finished,
+    and once for all evaluations of an attempt at a run.
     """
 
     def __init__(self, context: EvaluationContext) -> None:
@@ -60,13 +61,18 @@ class SoftRandom:
     @cached_property
     def _teacher(self) -> TrainedNet:
         context = self._context
-        # Another number than the nets it teaches: else it would share their initial weights.
-        return context.train(
-            "teacher",
-            all_training_images(context),
-            context.config.nets,
-            steps=full_data_steps(context),
-        )
+
+        def trained() -> TrainedNet:
+            # Another number than the nets it teaches: else it would share their initial weights.
+            return context.train(
+                "teacher",
+                all_training_images(context),
+                context.config.nets,
+                steps=full_data_steps(context),
+            )
+
+        teacher: TrainedNet = context.kept("teacher of soft labels", trained)
+        return teacher
 
     def with_temperature(self, temperature: float) -> Callable[[int], DistilledSet]:
         """From the number of a net to the images `random_real_images` with soft labels."""

@@ -114,7 +114,8 @@ class AnySet:
 
     def _unit(self, preprocessing: Preprocessing) -> tuple[np.ndarray, str]:
         """Pixels with the range 0 to 1, not clipped, and how they were recognised."""
-        values = self.images.astype(np.float32)
+        with np.errstate(over="ignore"):  # refused below
+            values = self.images.astype(np.float32)
         low, high = float(values.min()), float(values.max())
         span = f"values from {low:.3g} to {high:.3g}"
         if self.told.normalised is not None:
@@ -128,7 +129,13 @@ class AnySet:
         if self.images.dtype.kind in "ui":
             if low < 0 or high > 255:
                 raise InputError(f"{self.path}: integer pixels, {span}", "0 to 255")
-            return values / 255, f"pixels from {low:.0f} to {high:.0f} of 0 to 255"
+            if high <= 1:
+                raise InputError(
+                    f"{self.path}: integer pixels, {span}",
+                    "integers from 0 to 255, or floats from 0 to 1",
+                    "if 1 is the brightest pixel, give --normalised 0 1",
+                )
+            return values / 255, f"pixels from {low:.0f} to {high:.0f}, of the range 0 to 255"
         if low >= 0 and high <= 1:
             return values, f"{span}, taken as pixels of 0 to 1"
         if low >= 0 and 2 < high <= 255:
@@ -187,10 +194,12 @@ def _channels_last(
 
 def _soft_labels(path: Path, labels: np.ndarray, n: int, classes: int) -> tuple[np.ndarray, str]:
     """Labels as (n, K) float32 targets of the squared error, and their kind."""
-    if labels.dtype.kind not in "uifb" or len(labels) != n:
+    if labels.dtype.kind not in "uifb" or labels.shape[:1] != (n,):
         raise InputError(f"{path}: labels {labels.shape} {labels.dtype}", f"{n} labels")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise InputError(f"{path}: labels have NaN or infinite values", "finite values")
+    with np.errstate(over="ignore"):
+        finite = labels.dtype.kind != "f" or np.isfinite(labels.astype(np.float32)).all()
+    if not finite:
+        raise InputError(f"{path}: labels have NaN or infinite values", "finite values of float32")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 1:

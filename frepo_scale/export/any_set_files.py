@@ -22,6 +22,7 @@ from frepo_scale.export.npz_files import Header, check_size, read_arrays
 
 _IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _TORCH_FILES = (".pt", ".pth")
+_LARGE = 2**28  # bytes of a tensor that may be expanded
 _FORMS = "a folder of class folders of images, an .npz with images and labels, or a .pt of PyTorch"
 
 
@@ -107,12 +108,15 @@ def _labels_file(path: Path) -> np.ndarray:
             raise InputError(f"{path}: no array labels", "an array labels")
         return arrays["labels"]
     try:
-        loaded: np.ndarray = np.load(path, allow_pickle=False)
+        # Mapped, so that a header which declares more than the file holds is an error.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return np.array(mapped)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"{path} cannot be read ({error})", "labels in an .npy, .npz or .pt file"
         ) from error
-    return loaded
 
 
 # PyTorch ------------------------------------------------------------------------------------------
@@ -169,10 +173,22 @@ def _array(path: Path, tensor: Any, name: str) -> np.ndarray:
             f"{path}: {name} is {type(tensor).__name__}",
             "a tensor of images, [images, labels], or {'images': ..., 'labels': ...}",
         )
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # numpy has no bfloat16
-    return np.asarray(tensor.numpy())
+    try:
+        stored, used = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+        if used > max(stored, _LARGE):  # an expanded tensor repeats its values without storing them
+            raise InputError(
+                f"{path}: {name} has {used:,} bytes of which {stored:,} are stored",
+                "a tensor of which all values are stored",
+            )
+        tensor = tensor.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # numpy has no bfloat16
+        return np.asarray(tensor.numpy())
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised, meta, ...
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InputError(
+            f"{path}: {name} has no plain values ({reason})", "a dense tensor"
+        ) from error
 
 
 # Folders ------------------------------------------------------------------------------------------

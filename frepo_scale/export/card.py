@@ -1,10 +1,12 @@
 """The card of a distilled set on the Hugging Face hub: `README.md` with a YAML head."""
 
+import json
 from typing import Any
 
+from frepo_scale.export.evaluation_figures import grid_of
 from frepo_scale.export.folder import note
 from frepo_scale.export.formats import Export
-from frepo_scale.export.report import result_tables
+from frepo_scale.export.report import ResultTable, result_tables
 
 _CITATION = """@inproceedings{zhou2022dataset,
   title={Dataset Distillation using Neural Feature Regression},
@@ -24,7 +26,7 @@ def card(export: Export, losses: dict[str, Any]) -> str:
     source = str(export.provenance.get("dataset", "unknown"))
     classes, (n, height, width, channels) = len(export.present_names), export.images.shape
     parts = [
-        _head(source, n),
+        _head(source, n, export.class_names),
         f"# {n} distilled images of {source}",
         "![all images](gallery.png)",
         f"Learned images of {height} x {width} pixels, {'colour' if channels == 3 else 'grey'}:"
@@ -41,8 +43,8 @@ def card(export: Export, losses: dict[str, Any]) -> str:
         "```python\nfrom safetensors.numpy import load_file\n\n"
         'data = load_file("images.safetensors")\n'
         'images, labels = data["images"], data["labels"]  # (N, H, W, C) and (N, K), float32\n```',
-        '`datasets.load_dataset("imagefolder", data_dir="previews")` reads the PNG previews. '
-        + note(losses),
+        "`datasets.load_dataset` with the path of this folder, or its name on the hub, reads the"
+        " PNG previews with `label`, `class_name` and `soft_labels`. " + note(losses),
         "## Licence",
         f"Fill in: the licence of the images of {source}, from which this set was learned. Set"
         " `license` in the head of this file.",
@@ -52,7 +54,8 @@ def card(export: Export, losses: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(source: str, n: int) -> str:
+def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
+    """YAML; a JSON text is one in YAML too. `features` give `load_dataset` the class names."""
     sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
     size = next((name for bound, name in sizes if n < bound), "100K<n<1M")
     lines = [
@@ -68,9 +71,34 @@ def _head(source: str, n: int) -> str:
         "configs:",
         "- config_name: default",
         "  data_dir: previews",
+        "  features:",
+        "  - name: image",
+        "    dtype: image",
+        "  - name: label",
+        "    dtype:",
+        "      class_label:",
+        "        names:",
+        *(f"          '{k}': {json.dumps(name)}" for k, name in enumerate(class_names)),
+        "  - name: class_name",
+        "    dtype: string",
+        "  - name: soft_labels",
+        "    list: float32",
         "---",
     ]
     return "\n".join(lines)
+
+
+def _rows(table: ResultTable) -> list[str]:
+    """A table in Markdown, with two axes where the rows have positions."""
+    grid = grid_of(table.rows)
+    cells = [["", ""], *([row.label, row.text()] for row in table.rows)]
+    if grid is not None:
+        cells = [["", *grid.columns]]
+        for row in grid.rows:
+            found = [grid.cells.get((row, column)) for column in grid.columns]
+            cells.append([row, *(score.text() if score else "" for score in found)])
+    lines = ["| " + " | ".join(text.replace("|", "/") for text in line) + " |" for line in cells]
+    return [lines[0], "|---" * len(cells[0]) + "|", *lines[1:]]
 
 
 def _accuracy(export: Export) -> str:
@@ -81,8 +109,7 @@ def _accuracy(export: Export) -> str:
     lines = []
     for table in tables:
         lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
-        lines += ["| trained on | |", "|---|---|"]
-        lines += [f"| {row.label.replace('|', '/')} | {row.text()} |" for row in table.rows] + [""]
+        lines += [*_rows(table), ""]
     known = ("net", "width", "depth", "norm", "steps", "batch", "learning_rate")
     protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
     test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}

@@ -1,5 +1,6 @@
 """Several distilled sets side by side: a table for the terminal and one self-contained page."""
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,18 @@ _CURVES = {
 }
 _PROTOCOL = ("net", "width", "depth", "norm", "nets", "steps", "batch", "learning_rate", "dtype")
 _FACTS = ("ipc", "step", "seed", "dataset_sha256", "config_sha256")
+_SETTING = re.compile(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n[ \t].*)*)", re.MULTILINE)
+# In other rows; a path of the maker.
+_NOT_LISTED = (
+    "DATASET",
+    "IPC",
+    "SEED",
+    "EVAL_NETS",
+    "EVAL_STEPS",
+    "EVAL_LEARNING_RATE",
+    "DATA_DIR",
+)
+_LONGEST = 40  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -68,13 +81,14 @@ def _accuracy_row(found: dict[int, ResultRow], columns: int, same_data: bool) ->
     labels = {row.label for row in found.values()}
     label = min(labels, key=len) if len(labels) == 1 else min(labels, key=len).partition(",")[0]
     cells = [found[column].text() if column in found else _NONE for column in range(columns)]
-    most = max(row.mean for row in found.values())
+    choose = min if any(row.lower_is_better for row in found.values()) else max
+    most = choose(row.mean for row in found.values())
     best = {c for c, row in found.items() if row.mean == most}
     return _Row(label, cells, best if same_data and len(found) > 1 else set())
 
 
 def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
-    """Data set and size of each set, and every part of protocol and origin that differs."""
+    """Data set and size of each set; every part of protocol, origin and settings that differs."""
     shapes = [one.export.images.shape for one in sets]
     sizes = [f"{n} of {h} x {w} x {c}" for n, h, w, c in shapes]
     rows = [
@@ -87,6 +101,22 @@ def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
             if len(set(values)) > 1:
                 label = name.replace("_", " ")
                 rows.append(_Row(f"{kind}: {label}", values, set()))
+    return rows + _settings(sets)
+
+
+def _settings(sets: Sequence[ComparedSet]) -> list[_Row]:
+    """The settings with different values in the recipes of the sets that have them."""
+    texts = [str(one.export.provenance.get("config", "")) for one in sets]
+    found = [
+        # gin begins a long value on a new line, after a backslash.
+        {name: " ".join(value.removeprefix("\\").split()) for name, value in _SETTING.findall(text)}
+        for text in texts
+    ]
+    rows = []
+    for name in sorted({name for settings in found for name in settings} - {*_NOT_LISTED}):
+        if len({settings[name] for settings in found if name in settings}) > 1:
+            cells = [_text(settings.get(name)) for settings in found]
+            rows.append(_Row(f"setting: {name}", cells, set()))
     return rows
 
 
@@ -94,7 +124,9 @@ def _text(value: Any) -> str:
     if value is None:
         return _NONE
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else text[:12]  # of a sha256
+    if re.fullmatch(r"[0-9a-f]{64}", text):  # a sha256
+        return text[:12]
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def compared_table(sets: Sequence[ComparedSet]) -> str:

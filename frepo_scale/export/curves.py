@@ -19,6 +19,8 @@ _LINES = ("-", "--", ":")
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#b06bd0", "#d05b6a", "#8a8f3c", "#45a6b5", "#96704f")
 _SOLID = 6  # curves before the lines are dashed
 _FEW = 4  # more curves need a larger figure
+_SHORT = 5  # characters per inch of a name in a legend with two columns
+_LONGEST = 56  # of a name in a legend
 _MOST_POINTS = 300  # more make the file larger and the curve no clearer
 
 
@@ -131,8 +133,9 @@ def compared_curve(named: dict[str, list[dict[str, Any]]], key: str, percent: bo
     def draw(axes: "Axes") -> None:
         for number, (name, found) in enumerate(series.items()):
             colour = _COLOURS[number % len(_COLOURS)]
+            shown = name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
             # matplotlib leaves labels that begin with "_" out of the legend.
-            _line(axes, found, colour, " " + name if name.startswith("_") else name)
+            _line(axes, found, colour, " " + shown if shown.startswith("_") else shown)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{' %' if percent else ''}")
 
     return _svg(key.replace("_", " "), draw)
@@ -207,7 +210,11 @@ def _svg(
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(_INK)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_INK)
+        names = axes.get_legend_handles_labels()[1]
+        columns = 2 if max(map(len, names), default=0) <= _SHORT * size[0] else 1
+        if columns == 1:  # room for the further lines
+            figure.set_figheight(size[1] + 0.2 * (len(names) // 2))
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=_INK)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True)
     over = "outer steps" if axis is None else axis[0]

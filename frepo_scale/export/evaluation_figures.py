@@ -1,5 +1,6 @@
 """The scores of an evaluation as bars, or with two axes as a heat map and as plain text."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -96,7 +97,7 @@ def _bars(scores: Sequence[Shown], caption: str) -> str:
             if score.std
             else ""
         )
-        kind = "ours" if score.key.startswith("distilled") else "other"
+        kind = "ours" if score.key.startswith(("distilled", "set")) else "other"
         rows.append(
             f'<tr class="{kind}"><th scope="row">{escape(score.label)}</th><td class="bar"><div>'
             f'<i class="mean" style="width:{_percent(score.mean / full)}"></i>{spread}</div></td>'
@@ -129,7 +130,9 @@ def heat_map(grid: Grid, caption: str) -> str:
             cell = grid.cells.get((row, column))
             shade = 0.0 if cell is None else 8 + 62 * (cell.mean - low) / span
             cells.append(f'<td style="--shade:{shade:.0f}%">{_value(grid, row, column)}</td>')
-        body.append(f'<tr><th scope="row">{escape(row)}</th>{"".join(cells)}</tr>')
+        # Narrow screens may break the name of a net and its settings.
+        name = re.sub("([/_=])", r"\1<wbr>", escape(row))
+        body.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
     note = ", ".join(part for part in (caption, "in %") if part)
     return (
         f'<div class="wide" tabindex="0"><table class="heat"><caption>{escape(note)}</caption>'

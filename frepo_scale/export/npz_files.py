@@ -1,5 +1,6 @@
 """Reading an .npz from anybody: what it declares is compared before its arrays are decompressed."""
 
+import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -105,4 +106,7 @@ def _header(archive: zipfile.ZipFile, name: str) -> Header:
             shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         else:  # 3.0 differs from 2.0 in the encoding of field names, which these arrays lack
             shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+    held = archive.getinfo(f"{name}.npy").file_size
+    if math.prod(shape) * dtype.itemsize > held:  # numpy would reserve the memory first
+        raise ValueError(f"{name} declares {shape} {dtype} and has {held:,} bytes")
     return Header(shape, dtype)

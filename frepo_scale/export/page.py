@@ -23,7 +23,7 @@ h1 { margin: 2px 0 14px; font-size: 30px; line-height: 1.2; letter-spacing: -0.0
 .headline b { color: var(--ours-ink); font-size: 1.15em; white-space: nowrap; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 20px 22px 22px; margin-top: 18px; }
-h2 { margin: 0 0 14px; font-size: 17px; }
+h2 { margin: 0 0 14px; font-size: 17px; overflow-wrap: anywhere; }
 .result { width: 100%; border-collapse: collapse; }
 .result caption { caption-side: bottom; text-align: right; color: var(--soft); font-size: 13px;
   padding-top: 6px; }
@@ -72,7 +72,7 @@ pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--groun
   border-radius: 8px; }
 .wide { overflow-x: auto; }
 .compare { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.compare th { text-align: left; font-weight: 400; padding: 6px 22px 6px 0; }
+.compare th { text-align: left; font-weight: 400; padding: 6px 22px 6px 0; min-width: 9em; }
 .compare td { padding: 6px 22px 6px 0; white-space: nowrap; }
 .compare thead th { color: var(--soft); font-size: 14px; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; }
@@ -89,6 +89,10 @@ pre { overflow-x: auto; margin: 14px 0 0; padding: 14px; background: var(--groun
   .result .bar { grid-column: 1 / 3; padding: 0; }
   .bar div { height: 9px; }
   .bar .std { top: 3.5px; }
+  .heat { border-spacing: 2px; }
+  .heat th { white-space: normal; padding-right: 4px; font-size: 14px; }
+  .heat thead th { padding: 0 2px 4px; }
+  .heat tbody td { padding: 5px 4px; font-size: 13px; }
   .strip { display: flex; overflow-x: auto; padding-bottom: 10px; }
   .strip figure { flex: 0 0 200px; }
 }

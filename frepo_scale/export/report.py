@@ -37,6 +37,7 @@ class ResultRow:
       row: its row in a table with two axes; "" if there is none.
       column: its column there.
       unit: "%" for fractions; "" for numbers that are shown as they are.
+      lower_is_better: whether the lowest value is the best one.
     """
 
     key: str
@@ -46,6 +47,7 @@ class ResultRow:
     row: str = ""
     column: str = ""
     unit: str = "%"
+    lower_is_better: bool = False
 
     def text(self) -> str:
         """Such as "87.1 ± 0.8 %", or "0.412 ± 0.013" without a unit."""
@@ -60,7 +62,8 @@ class ResultTable:
 
     Attributes:
       title: what they are, such as "test accuracy".
-      networks: over how many nets, as text; "" where it is not known or differs.
+      networks: over how many nets, as text; "" where it is not known or differs. Also on how many
+        test images, where the evaluation says it.
       rows: the measurements; top-5 accuracies follow those of all top-1 accuracies.
       curves: a figure of the rows that are points of curves, as HTML; "" without any.
     """
@@ -99,6 +102,9 @@ def _table(title: str, measured: list[dict[str, Any]]) -> ResultTable:
     counts = {part.get("n") for part in measured}
     count = counts.pop() if len(counts) == 1 else None
     networks = "1 network" if count == 1 else f"mean ± std of {count} networks" if count else ""
+    images = {part.get("test_images") for part in measured}
+    if networks and len(images) == 1 and (number := images.pop()):
+        networks += f" on {number:,} test images"
     if any("standard_error" in part for part in measured):
         networks += "; of AUCs: mean ± standard error"
     return ResultTable(title, networks, tuple(rows), point_curves(title, measured))
@@ -108,7 +114,8 @@ def _row(key: str, label: str, part: dict[str, Any], prefix: str = "") -> Result
     std = part.get("standard_error", part.get(f"{prefix}std"))
     single = part.get("n") == 1 and "standard_error" not in part
     known = std is not None and math.isfinite(std) and not single
-    position = {name: part[name] for name in ("row", "column", "unit") if name in part}
+    names = ("row", "column", "unit", "lower_is_better")
+    position = {name: part[name] for name in names if name in part}
     if prefix and "row" in position:
         position["row"] += ", top 5"
     return ResultRow(key, label, part[f"{prefix}mean"], std if known else None, **position)

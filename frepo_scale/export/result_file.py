@@ -11,11 +11,12 @@ from frepo_scale.ops.metrics import read_jsonl
 
 # Names of values with one type, wherever they occur; each may also be null.
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("steps", "selected_step", "held_out_images", "n"), int),
+    **dict.fromkeys(("steps", "selected_step", "held_out_images", "n", "test_images"), int),
     **dict.fromkeys(("seconds", "ridge_raised_share"), int | float),
     **dict.fromkeys(("mean", "std", "top5_mean", "top5_std", "standard_error", "x"), int | float),
     **dict.fromkeys(("selected_by", "config_sha256", "name", "title", "key", "label"), str),
     **dict.fromkeys(("row", "column", "unit", "x_label"), str),
+    "lower_is_better": bool,
     "evaluations": list,
 }
 
@@ -87,4 +88,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is(value: object, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

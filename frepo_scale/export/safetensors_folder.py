@@ -3,7 +3,6 @@
 Legend: N distilled images, K classes.
 """
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def write_safetensors(path: str | Path, export: Export) -> None:
         (folder / CONFIG).write_text(text)
         (folder / PREVIEWS).mkdir()
         names = write_previews(folder / PREVIEWS, export)
-        _write_metadata(folder / PREVIEWS / "metadata.csv", names, export)
+        _write_metadata(folder / PREVIEWS / "metadata.jsonl", names, export)
         shown = export.present_names
         ipc = len(export.images) // len(shown)
         save_gallery(folder / GALLERY, export.to_pixels(), shown, ipc)
@@ -74,12 +73,15 @@ def write_safetensors(path: str | Path, export: Export) -> None:
 
 def _write_metadata(path: Path, names: list[str], export: Export) -> None:
     """The table that `datasets.load_dataset("imagefolder", ...)` reads beside the images."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "label", "class_name", "soft_labels"])
+    with open(path, "w", encoding="utf-8") as file:
         for name, label, learned in zip(names, export.hard_labels, export.labels, strict=True):
-            soft = json.dumps([float(str(value)) for value in learned])
-            table.writerow([name, label, export.class_names[label], soft])
+            row = {
+                "file_name": name,
+                "label": int(label),
+                "class_name": export.class_names[label],
+                "soft_labels": [float(str(value)) for value in learned],
+            }
+            file.write(json.dumps(row) + "\n")
 
 
 def read_safetensors(path: Path) -> Export:

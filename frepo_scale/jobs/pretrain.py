@@ -25,7 +25,7 @@ from frepo_scale.data.types import everything
 from frepo_scale.distill.synthetic import scaled_labels
 from frepo_scale.evaluate.fit import Draws, FitConfig, TrainedNet
 from frepo_scale.evaluate.protocol import Evaluator
-from frepo_scale.jobs.results import portable
+from frepo_scale.jobs.exported import portable
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import Recipe
 from frepo_scale.models.registry import build_net

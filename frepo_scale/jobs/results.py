@@ -1,7 +1,6 @@
 """The end of a run: export the selected set, evaluate it, write result and report."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.run_report import print_result, write_run_report, write_text
+from frepo_scale.jobs.exported import measured, portable
 from frepo_scale.jobs.protocol import evaluation_recipe
 from frepo_scale.jobs.run import Run, evaluation_context
 from frepo_scale.ops.metrics import read_jsonl
@@ -23,9 +23,6 @@ from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
-
-# Settings that hold paths of this machine, and their value without one.
-_PATHS = {r"DATA_DIR|Data\.directory": "None", r"POOL_WEIGHTS|Pool\.weights": "()"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
         work.supervisor.check_lock()
         work.supervisor.finished()
         # Again, with the accuracies: the file alone tells what it is worth.
-        write_npz(workdir.distilled, replace(export, results=_measured(scores, selected_by)))
+        write_npz(workdir.distilled, replace(export, results=measured(scores, selected_by)))
         facts, line = run.algorithm.summary(read_jsonl(workdir.metrics))
         write_text(workdir.result, json.dumps(result | facts, indent=1) + "\n")
         write_run_report(workdir, run.recipe.name)
@@ -125,22 +122,6 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
         }
         | ({"pool_weights_sha256": config.pool.weights_sha256} if config.pool.frozen else {}),
     )
-
-
-def _measured(scores: dict[str, Any], selected_by: str) -> dict[str, Any]:
-    """The accuracies for the export: each {"mean", "std", "n"}, fractions of the test images."""
-    return {"selected_by": selected_by, "evaluations": scores.get("evaluations", [])} | {
-        name: part for name, part in scores.items() if isinstance(part, dict) and "mean" in part
-    }
-
-
-def portable(text: str) -> str:
-    """The text of a recipe without paths of this machine: `DATA_DIR = None`."""
-    # gin continues long values on lines that begin with spaces.
-    for names, nothing in _PATHS.items():
-        path = re.compile(rf"^({names}) = (?!%).*(\n[ \t].*)*", re.MULTILINE)
-        text = path.sub(rf"\1 = {nothing}", text)
-    return text
 
 
 def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split
 from frepo_scale.evaluate import cross_architecture
+from frepo_scale.evaluate.baselines import with_hard_labels
 from frepo_scale.evaluate.cross_architecture import RATES, CrossArchitecture
 from frepo_scale.evaluate.evaluation import Task
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
@@ -126,6 +127,17 @@ def test_each_net_and_set_has_the_best_rate_on_held_out_images(context, asked):
         assert call.nets == (1 if chooses else 3)
     random = [call.images for call in asked if call.key.endswith("random_real")]
     assert not any(np.array_equal(images, given.distilled.images) for images in random)
+
+
+def test_a_set_with_hard_labels_has_no_second_column_of_them(context, asked):
+    given = context(config=replace(context().config, cross_nets=["convnet"]))
+    given = replace(given, sets={"distilled": with_hard_labels(given)})
+    rows = list(CrossArchitecture().run(given))
+    assert [row.facts["column"] for row in rows] == [
+        "distilled set, hard labels",
+        "random real images",
+    ]
+    assert not any("distilled_hard" in call.key for call in asked)
 
 
 def test_it_resumes_where_it_was_stopped(context, tmp_path, monkeypatch):

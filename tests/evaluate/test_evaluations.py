@@ -12,6 +12,7 @@ from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.evaluate.accuracy import Accuracy
+from frepo_scale.evaluate.baselines import with_hard_labels
 from frepo_scale.evaluate.evaluation import Measurement, Task
 from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import FINAL_DRAWS, PROBE_DRAWS, Fitter
@@ -75,6 +76,15 @@ def test_accuracy_has_every_baseline(context):
     assert found["full_data"]["mean"] > 0.9
     # The hard labels here are the labels up to their scale.
     assert found["distilled_hard"]["mean"] > 0.6
+
+
+def test_a_set_with_hard_labels_is_measured_once(context, trained):
+    given = context()
+    hard = with_hard_labels(given)
+    given = replace(given, sets={"distilled": hard})
+    rows = {row.key: row.label for row in Accuracy().run(given)}
+    assert list(rows) == ["distilled", "random_real", "full_data"]
+    assert rows["distilled"] == "distilled set, hard labels" and len(trained) == 6
 
 
 def test_full_data_is_a_setting(context):

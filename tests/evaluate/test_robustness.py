@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split
 from frepo_scale.data.whitening import Preprocessing, fit_preprocessing
@@ -21,8 +21,11 @@ from frepo_scale.evaluate.attacks import (
     pixels_of,
 )
 from frepo_scale.evaluate.evaluation import RealData, Task
+from frepo_scale.evaluate.finished import FinishedNets
+from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.evaluate.robustness import CONDITIONS, Robustness
+from frepo_scale.evaluate.run import evaluate_sets
 from frepo_scale.models.registry import NetConfig
 
 RNG = np.random.default_rng(0)
@@ -168,6 +171,34 @@ def test_rows_for_each_set_and_condition(images):
     assert row.score.mean > 0.9 and row.score.n == 2
     assert (row.facts["row"], row.facts["column"]) == ("clean", "full training set")
     assert row.facts["test_images"] == 50
+
+
+def test_it_resumes_where_it_was_stopped(images, tmp_path, monkeypatch):
+    config = replace(images.config, steps=4)
+    trained, fit, most = [], Fitter.fit, [99]
+
+    def stopping(self, data, net, *more):
+        if len(trained) == most[0]:
+            raise Preempted
+        trained.append((net, len(data.images)))
+        return fit(self, data, net, *more)
+
+    def accuracies(path):
+        trained.clear()
+        finished = FinishedNets(path, images.sets, "a")
+        given = replace(images, config=config, finished=finished, _used=set())
+        return evaluate_sets({"robustness": Robustness()}, given)
+
+    monkeypatch.setattr(Fitter, "fit", stopping)
+    whole = accuracies(None)
+    assert trained == [(0, 4), (1, 4), (0, 4), (1, 4), (0, 40), (1, 40)]
+    most[0] = 3
+    with pytest.raises(Preempted):
+        accuracies(tmp_path / "nets.json")
+    most[0] = 99
+    assert accuracies(tmp_path / "nets.json") == whole
+    assert trained == [(1, 4), (0, 40), (1, 40)]
+    assert accuracies(tmp_path / "nets.json") == whole and not trained
 
 
 def test_full_data_needs_images_in_memory():

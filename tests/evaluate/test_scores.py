@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.augment import augment
 from frepo_scale.evaluate.accuracy import Accuracy
+from frepo_scale.evaluate.baselines import with_hard_labels
 from frepo_scale.evaluate.evaluation import Task
+from frepo_scale.evaluate.finished import FinishedNets
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.protocol import EvaluationConfig, Evaluator
 from frepo_scale.evaluate.run import evaluate_sets
@@ -109,6 +111,48 @@ def test_random_images_get_soft_labels_where_the_set_has_them(context, asked):
     rows = {row.key: row for row in Scores().run(given)}
     np.testing.assert_allclose(rows["random"].score.mean, 0.5)
     assert "soft labels" in rows["random"].label and "random_real" not in asked
+
+
+def test_hard_labels_have_one_row_where_the_set_has_them(context, asked):
+    given = context()
+    given = replace(given, sets={"distilled": with_hard_labels(given)})
+    rows = {row.key: row for row in Scores().run(given)}
+    assert "set_hard" not in rows and "distilled_hard" not in asked
+    assert rows["set"].label == "b = c: accuracy, distilled set, hard labels"
+    np.testing.assert_allclose(rows["hlr"].score.mean, 0.8 - 0.6)
+    np.testing.assert_allclose(rows["ior"].score.mean, 0.6 - 0.4)
+
+
+def test_they_resume_where_they_were_stopped(context, tmp_path, monkeypatch):
+    """Killed between two nets that a teacher labels: its labels are the same afterwards."""
+    given = context()
+    soft = given.distilled.labels * np.linspace(0.5, 1, 4, dtype=np.float32)[:, None]
+    sets = {"distilled": DistilledSet(given.distilled.images, soft)}
+    trained, fit, most = [], Fitter.fit, [99]
+
+    def stopping(self, data, net, *more):
+        if len(trained) == most[0]:
+            raise Preempted
+        trained.append(net)
+        return fit(self, data, net, *more)
+
+    def scores(path):
+        trained.clear()
+        finished, config = FinishedNets(path, sets, "a"), replace(given.config, steps=4)
+        return evaluate_sets(
+            {"scores": Scores()}, context(sets=sets, finished=finished, config=config)
+        )
+
+    monkeypatch.setattr(Fitter, "fit", stopping)
+    whole = scores(None)
+    assert trained[:8] == [2, 0, 0, 0, 0, 0, 0, 1] and len(trained) == 18
+    most[0] = 7
+    with pytest.raises(Preempted):
+        scores(tmp_path / "nets.json")
+    most[0] = 99
+    assert scores(tmp_path / "nets.json") == whole
+    assert trained[:2] == [2, 1] and len(trained) == 18 - 7 + 1  # the teacher once more
+    assert scores(tmp_path / "nets.json") == whole and not trained
 
 
 def test_nets_that_accuracy_has_trained_are_not_trained_again(context, monkeypatch):

@@ -14,6 +14,7 @@ from frepo_scale.evaluate.evaluation import Task
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.evaluate.run import evaluate_sets
+from frepo_scale.evaluate.scores import Scores
 from frepo_scale.evaluate.soft_labels import (
     TEMPERATURES,
     SoftRandom,
@@ -97,6 +98,11 @@ def test_accuracy_has_the_row_and_the_temperature(learned, trained, tmp_path):
     trained.clear()
     assert evaluate_sets({"accuracy": Accuracy()}, learned(tmp_path / "nets.json")) == first
     assert not trained
+
+
+def test_evaluations_have_one_teacher(learned, trained):
+    evaluate_sets({"accuracy": Accuracy(), "scores": Scores()}, learned())
+    assert trained.count((2, 40, 30)) == 1
 
 
 def test_sets_with_hard_labels_have_no_such_row(context):

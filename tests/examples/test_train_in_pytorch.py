@@ -12,9 +12,9 @@ import pytest
 from exported_digits import STRENGTHS, digits_export
 
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.data import augment as ours
 from frepo_scale.data.types import Split
 from frepo_scale.data.whitening import Preprocessing, Whitening, fit_preprocessing
-from frepo_scale.evaluate import augment as ours
 from frepo_scale.evaluate.fit import FINAL_DRAWS, FitConfig, Fitter
 from frepo_scale.export.formats import Export, read_npz, symmetric_matrix, write_npz
 from frepo_scale.jobs.protocol import architecture

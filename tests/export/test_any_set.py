@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ def test_kinds_of_labels(tmp_path: Path) -> None:
         {"images": np.where(PIXELS[0, 0, 0, 0] == PIXELS, np.inf, PIXELS)},
         {"images": PIXELS.astype(int) - 1000},
         {"images": PIXELS * 1000.0},
+        {"images": PIXELS // 128},  # 0 and 1: black as pixels of 0 to 255
+        {"images": PIXELS * 1e300},
+        {"images": PIXELS.reshape(6, -1)},
+        {"images": PIXELS > 100},
         {"labels": None},
         {"labels": LABELS[:5]},
         {"labels": LABELS + 1},
@@ -132,6 +137,8 @@ def test_kinds_of_labels(tmp_path: Path) -> None:
         {"labels": np.zeros(6, int)},  # six of one class
         {"labels": np.zeros((6, 4))},
         {"labels": np.full((6, 3), np.nan)},
+        {"labels": np.eye(3)[LABELS] * 1e300},  # infinite as float32
+        {"labels": np.array(3)},
         {"labels": np.array(list("abcabc"))},
     ],
     ids=str,
@@ -160,8 +167,34 @@ def test_labels_in_another_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(exported.hard_labels, LABELS[ORDER])
     np.savez(tmp_path / "other.npz", x=LABELS)
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object))
-    for name in ("other.npz", "pickle.npy", "none.npy"):
+    whole = (tmp_path / "l.npy").read_bytes()
+    (tmp_path / "more.npy").write_bytes(whole.replace(b"(6,), ", b"(6666666666666,), "))
+    (tmp_path / "archive.npy").write_bytes((tmp_path / "l.npz").read_bytes())
+    np.save(tmp_path / "scalar.npy", np.array(3))
+    for name in ("other.npz", "pickle.npy", "none.npy", "more.npy", "archive.npy"):
         refused(path, name, told=Told(labels=tmp_path / name))
+    refused(path, "labels ()", told=Told(labels=tmp_path / "scalar.npy"))
+
+
+def test_an_array_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    """Its checksum is right; numpy would reserve the memory before it reads."""
+    np.savez(tmp_path / "right.npz", images=PIXELS, labels=LABELS)
+    with (
+        zipfile.ZipFile(tmp_path / "right.npz") as right,
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as wrong,
+    ):
+        for name in right.namelist():
+            content = right.read(name).replace(b"(6, 4, 5, 3), }", b"(6, 4, 5, 3000000000), }")
+            wrong.writestr(name, content)
+    assert "declares" in refused(tmp_path / "a.npz", "images").what
+
+
+def test_pixels_of_0_and_1_are_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", images=PIXELS // 128)
+    assert "--normalised 0 1" in refused(path).fix
+    exported, _ = judged(path, Told(normalised=((0,), (1,))))
+    wanted = PREPROCESSING.apply(np.float32(255) * (PIXELS // 128))[ORDER]
+    np.testing.assert_allclose(exported.images, wanted, atol=1e-4)
 
 
 # Folders --------------------------------------------------------------------------------------
@@ -253,7 +286,18 @@ def test_files_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(exported.images, WANTED, atol=0.05)
     refused(path, "no labels", "--labels")
     monkeypatch.setenv("HARM", str(tmp_path / "harm"))
-    for content in ({"images": Harmful(), "labels": labels}, {"x": 1}, [1, 2], "text"):
+    repeated = torch.zeros(1, *SHAPE).expand(10_000_000, *SHAPE)
+    for content in (
+        {"images": Harmful(), "labels": labels},
+        {"x": 1},
+        [1, 2],
+        "text",
+        [repeated, labels],
+        [images.to_sparse(), labels],
+        [images.to(torch.complex64), labels],
+        [images.to("meta"), labels],
+        [images, torch.tensor(3)],
+    ):
         torch.save(content, path)
         refused(path, "a.pt")
     (tmp_path / "a.pt").write_text("hello")

@@ -70,6 +70,14 @@ def test_the_table_of_the_terminal_has_two_axes():
     ]
 
 
+def test_the_table_says_on_how_many_test_images_it_was_measured():
+    rows = [stored("a", "x", test_images=1000), stored("b", "x", test_images=1000)]
+    first = "several nets, mean ± std of 3 networks on 1,000 test images, in %"
+    assert format_table(result(rows)).splitlines()[0] == first
+    rows[1]["test_images"] = 500
+    assert "test images" not in format_table(result(rows))
+
+
 def test_top5_accuracies_have_rows_of_their_own():
     rows = [stored("a", "x", top5_mean=0.9, top5_std=0.0), stored("b", "x", top5_mean=0.8)]
     (table,) = result_tables(result(rows))

@@ -1,4 +1,3 @@
-import csv
 import json
 import sys
 from dataclasses import replace
@@ -6,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export.test_formats import assert_equal, make
+from export.exports import assert_equal, make
 from PIL import Image
 
 from frepo_scale.core.errors import InputError
@@ -37,16 +36,15 @@ def test_previews_have_the_layout_of_imagefolder(tmp_path: Path) -> None:
     export = make()
     write_safetensors(tmp_path / "set", export)
     previews = tmp_path / "set" / "previews"
-    with open(previews / "metadata.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = [json.loads(line) for line in (previews / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == len(list(previews.rglob("*.png"))) == 6
     for row, pixels, label, learned in zip(
         rows, export.to_pixels(), export.hard_labels, export.labels, strict=True
     ):
         with Image.open(previews / row["file_name"]) as image:
             np.testing.assert_array_equal(np.asarray(image), pixels)
-        assert (int(row["label"]), row["class_name"]) == (label, export.class_names[label])
-        np.testing.assert_array_equal(np.array(json.loads(row["soft_labels"]), "f4"), learned)
+        assert (row["label"], row["class_name"]) == (label, export.class_names[label])
+        np.testing.assert_array_equal(np.array(row["soft_labels"], "f4"), learned)  # to the bit
 
 
 def test_the_card_has_numbers_protocol_and_gaps_for_the_user(tmp_path: Path) -> None:
@@ -54,11 +52,17 @@ def test_the_card_has_numbers_protocol_and_gaps_for_the_user(tmp_path: Path) -> 
     text = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
     head, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert "license: unknown" in head and "data_dir: previews" in head
+    assert """          '1': "dog/wolf"\n          '2': "\\u00e7a va"\n""" in head
     assert "| distilled set | 87.5 ± 1.0 % |" in body
     assert "net convnet, steps 1000" in body and "held-out" in body
     for part in ("gallery.png", "@inproceedings{zhou2022dataset", "Fill in: the licence"):
         assert part in body
     assert (tmp_path / "a" / "gallery.png").read_bytes().startswith(b"\x89PNG")
+    table = {"name": "x", "title": "nets", "rows": [ROWS[0] | {"row": "mlp", "column": "ours"}]}
+    results = RESULTS | {"evaluations": [table]}
+    write_safetensors(tmp_path / "c", replace(make(), results=results))
+    two_axes = "|  | ours |\n|---|---|\n| mlp | 87.5 ± 1.0 % |\n"
+    assert two_axes in (tmp_path / "c" / "README.md").read_text(encoding="utf-8")
     write_safetensors(tmp_path / "b", replace(make(), results={}))
     assert "Not evaluated." in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
 

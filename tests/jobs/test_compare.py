@@ -55,6 +55,38 @@ def test_table_and_page(sets, capsys):
     assert "different protocols" in page and "<script" not in page
 
 
+def test_settings_that_differ_are_listed(sets, capsys):
+    export = read_npz("a/distilled.npz")
+    text = export.provenance["config"].replace("\nLEARNING_RATE = 0.003", "\nLEARNING_RATE = 0.5")
+    changed = text.replace("CHUNK = ", "NO_OTHER_SET_HAS_IT = 5\nCHUNK = ")
+    changed = re.sub("CROSS_NETS = .*", r"CROSS_NETS = \\\n    ['mlp',\n     'convnet']", changed)
+    assert text != export.provenance["config"] and changed != text
+    write_npz(
+        "c.npz", dataclasses.replace(export, provenance=export.provenance | {"config": changed})
+    )
+    assert main(["compare", "a", "b", "c.npz"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "setting:" in line]
+    assert [row[1] for row in rows] == ["CROSS_NETS", "LEARNING_RATE"]
+    assert rows[0][-2:] == ["['mlp',", "'convnet']"]
+    assert rows[1] == ["setting:", "LEARNING_RATE", "0.003", "0.003", "0.5"]
+
+
+def test_the_best_may_be_the_lowest(sets):
+    for name, mean in (("a", 0.2), ("b", 0.1)):
+        row = {"key": "hlr", "label": "HLR", "mean": mean, "std": 0.01, "n": 3}
+        table = {"name": "x", "title": "x", "rows": [row | {"lower_is_better": True}]}
+        (sets / name / "result.json").write_text(json.dumps({"evaluations": [table]}))
+    assert main(["compare", "a", "b"]) == 0
+    assert '<td class="best">10.0 ± 1.0 %</td>' in (sets / "compare.html").read_text()
+
+
+def test_names_are_the_ends_of_paths_that_differ(sets, capsys):
+    for name in ("one/x", "two/x"):
+        make_run(name)
+    assert main(["compare", "a", "one/x", str(sets / "two" / "x")]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == [f"{sets.name}/a", "one/x", "two/x"]
+
+
 def test_names_are_recipes_where_they_differ(sets, capsys):
     for name in "ab":
         text = (sets / name / "config.gin").read_text()
@@ -66,7 +98,12 @@ def test_names_are_recipes_where_they_differ(sets, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "mention"),
-    [(["a"], "1 set"), (["a", "none"], "none"), (["a", "b", "--out", "a"], "--out a")],
+    [
+        (["a"], "1 set"),
+        (["a", "none"], "none"),
+        (["a", "b", "--out", "a"], "--out a"),
+        (["a", "b", "./a/../b"], "twice"),
+    ],
 )
 def test_wrong_input(arguments, mention, sets, capsys):
     before = sorted(sets.rglob("*"))

@@ -181,7 +181,7 @@ class CifarFiles:
       dataset: "cifar10" or "cifar100".
     """
 
-    form = "the CIFAR batches (binary or Python), unpacked or in a .tar[.gz]"
+    form = "the batches of CIFAR"
 
     def __init__(self, dataset: str) -> None:
         """The files of one of the two data sets."""

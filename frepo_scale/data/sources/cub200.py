@@ -28,7 +28,7 @@ class Cub200:
     """The folder, or the archive, of CUB-200-2011."""
 
     dataset = "cub200"
-    form = f"CUB-200 ({FOLDER} with {', '.join(TABLES)}), unpacked or in a .tgz or .zip"
+    form = "CUB-200"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

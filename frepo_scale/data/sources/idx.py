@@ -72,7 +72,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
 class IdxFiles:
     """A folder with the four idx files: grey images of numbered classes."""
 
-    form = "train-images-idx3-ubyte[.gz] and the three other idx files in a folder"
+    form = "idx files as of MNIST"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

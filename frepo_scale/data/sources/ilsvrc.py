@@ -36,7 +36,7 @@ _AGAIN = "download it again"
 class IlsvrcArchives:
     """A folder with `TRAIN`, and perhaps `VALIDATION` with its ground truth."""
 
-    form = f"a folder with {TRAIN}"
+    form = "the archives of ILSVRC2012"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

@@ -34,9 +34,7 @@ _IMAGENET = 1000
 class ImagenetBatches:
     """A folder with the batches, or with folders of them."""
 
-    form = (
-        "train_data_batch_1[.npz], ... and val_data[.npz] of the downsampled ImageNet in a folder"
-    )
+    form = "the batches of the downsampled ImageNet"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

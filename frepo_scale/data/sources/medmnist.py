@@ -16,7 +16,7 @@ _ARRAYS = tuple(f"{part}_{kind}" for part in _PARTS for kind in ("images", "labe
 class MedMnist:
     """An .npz with the arrays of MedMNIST; its validation part is not used."""
 
-    form = f"an .npz of MedMNIST ({', '.join(_ARRAYS)})"
+    form = "an .npz of MedMNIST"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

@@ -23,7 +23,7 @@ _UNLABELLED = -1  # what data sets with secret test labels store
 class ParquetShards:
     """A folder of Parquet files with a column of images and one of labels."""
 
-    form = "Parquet files with images and labels (train-00000-of-....parquet) in a folder"
+    form = "Parquet files"
 
     def matches(self, path: Path) -> bool:
         """See `Source`; a single file matches, to be refused by name."""

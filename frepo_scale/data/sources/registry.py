@@ -43,7 +43,8 @@ SOURCES: tuple[Source, ...] = (
     ClassFolders(),
 )
 _PART = re.compile(r"\d|train|test|val")  # what differs in the names of the parts of one set
-FORMS = "; ".join(dict.fromkeys(source.form for source in SOURCES))
+# The simplest ones first; docs/recipes.md says what each one looks like.
+FORMS = "; ".join(dict.fromkeys(source.form for source in reversed(SOURCES)))
 
 
 def find_source(path: Path, dataset: str | None = None) -> tuple[Source, Path] | None:

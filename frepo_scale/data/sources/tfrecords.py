@@ -46,10 +46,7 @@ _RESIZED = "imagenet_resized"  # ImageNet in small squares, with labels in the d
 class TfRecords:
     """A folder of TFRecord files, or of a build of tensorflow-datasets in either format."""
 
-    form = (
-        "TFRecords (a build of tensorflow-datasets, or train-00000-of-..., also in train/ and"
-        " validation/) in a folder"
-    )
+    form = "TFRecords"
 
     def matches(self, path: Path) -> bool:
         """See `Source`."""

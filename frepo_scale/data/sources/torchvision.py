@@ -20,7 +20,7 @@ class TorchvisionIdx:
         """The files of one of the two data sets."""
         self.dataset = dataset
         self._folder = _FOLDERS[dataset]
-        self.form = f"{self._folder}/raw with the idx files, as torchvision stores them"
+        self.form = IdxFiles.form
 
     def _raw(self, path: Path) -> Path:
         """The folder with the idx files, from the root or from the folder of the data set."""

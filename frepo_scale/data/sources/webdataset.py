@@ -20,7 +20,7 @@ _NAME_FILES = ("classnames.txt", "classes.txt", "labels.txt", "label.labels.txt"
 class WebDataset:
     """A folder of shards of both parts."""
 
-    form = "WebDataset shards (<name>-train-0000.tar with .jpg and .cls) in a folder"
+    form = "WebDataset shards"
 
     def matches(self, path: Path) -> bool:
         """See `Source`; a single shard matches, to be refused by name."""
