@@ -41,6 +41,16 @@ def store(monkeypatch):
     return made
 
 
+@pytest.fixture
+def served(store, monkeypatch):
+    """The same store, which TensorStore reaches too: for checkpoints."""
+    with fake_store.serving() as server:
+        server.store = store
+        # TensorStore reads the variable whenever it opens a bucket.
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
+        yield store
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """One process: fast tests first. Several: files with slow tests first, whole files together.

@@ -58,6 +58,7 @@ class Run:
     bad_from: int | None = None
     warning: Callable[[Mapping[str, float]], str] = lambda row: ""
     preemption: Preemption = field(default_factory=Preemption)
+    stragglers: Any = None
 
     def _signal(self, where: str, step: int) -> None:
         if self.signal_at == (where, step):
@@ -145,6 +146,7 @@ class Run:
                     clock_every=config.log_every,
                 ),
                 (self.after_step,),
+                stragglers=self.stragglers,
             )
             return train(
                 start_state() if state is None else jax.tree.map(jnp.asarray, state),

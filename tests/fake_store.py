@@ -36,9 +36,13 @@ class _Upload(io.BytesIO):
 
 
 class Store(backend.Backend):
-    """Objects by their names "bucket/folder/name"; `calls` is what was opened, with the mode."""
+    """Objects by their names "bucket/folder/name"; `calls` is what was opened, with the mode.
+
+    The server refuses to write objects with `refused` in their names.
+    """
 
     def __init__(self):
+        self.refused = ""
         self.lock = threading.RLock()
         self.objects, self.generation, self.calls = {}, 0, []
 
@@ -200,6 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, query = self._asked()
         content = self.rfile.read(int(self.headers["Content-Length"]))
         name = f"{bucket}/{query['name']}"
+        if self.store.refused and self.store.refused in name:
+            return self._answer(403)
         with self.store.lock:
             if not self._holds(name, query):
                 return self._answer(412)

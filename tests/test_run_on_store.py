@@ -10,7 +10,6 @@ import os
 import signal
 from pathlib import Path
 
-import fake_store
 import numpy as np
 import pytest
 from fake_run import RATES
@@ -45,21 +44,12 @@ def command(workdir):
     return ["distill", "digits_ipc1.gin", "--workdir", str(workdir), *overrides]
 
 
-@pytest.fixture(scope="module")
-def served():
-    # TensorStore reads the variable whenever it opens a bucket.
-    with fake_store.serving() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
-        yield server
-
-
 @pytest.fixture
-def bucket(store, served, monkeypatch, tmp_path):
-    served.store = store
+def bucket(served, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tensorboard, "has_tensorflow", lambda: False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield store
+    yield served
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

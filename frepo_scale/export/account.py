@@ -2,19 +2,26 @@
 
 from datetime import UTC, datetime
 
-from frepo_scale.ops.goodput import Attempt, History, summary
+from frepo_scale.ops.badput import BETWEEN, LOST, recent, whole
+from frepo_scale.ops.goodput import Attempt, History
 
 _KILLED = "killed, or still running"
 _SHOWN = 30  # attempts; a run may have hundreds
 _NAMES = {
     "step": "outer steps",
+    BETWEEN: "waiting for machines",
+    "start": "starting",
+    "restore": "restoring",
+    "compile": "compiling",
+    LOST: "lost (repeated, or not saved)",
     "data": "waiting for batches",
-    "compile": "compilation",
     "probe": "probes",
-    "checkpoint": "blocked by saves",
+    "checkpoint": "saving",
     "evaluation": "final evaluation",
     "other": "everything else",
 }
+_HOURS = (1, 24)
+_SHORTEST = 600.0  # seconds; the start of a shorter run says nothing about a long one
 
 
 def duration(seconds: float) -> str:
@@ -30,26 +37,42 @@ def account(history: History) -> dict[str, str]:
     """Name and value of every line, with the last 30 attempts one by one; {} without attempts."""
     if not history.attempts:
         return {}
-    found = summary(history)
+    found = whole(history)
     ends = [attempt.reason or _KILLED for attempt in history.attempts]
     kinds = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
-    spent = sum(found["seconds"].values())
+    wall = sum(found.values())
+    goodput = f"{_percent(found, 'step')} of this time"
+    if wall < _SHORTEST:
+        goodput = f"not shown for a run of less than {_SHORTEST / 60:.0f} minutes"
     first = max(0, len(ends) - _SHOWN)
     return {
         "attempts": f"{len(ends)} ({kinds})",
-        "from the first start to the last heartbeat": duration(found["wall"]),
-        "goodput (steps not repeated)": f"{100 * found['goodput']:.1f} %",
-        "lost (repeated steps)": duration(found["lost"]),
-        "between attempts": duration(found["between"]),
-        **{
-            _NAMES[name]: f"{duration(seconds)} ({100 * seconds / max(spent, 1e-9):.1f} %)"
-            for name, seconds in found["seconds"].items()
-        },
+        "from the first start to the last heartbeat": duration(wall),
+        "goodput (steps not repeated)": goodput,
+        **_by_kind(history, found),
         **{
             f"attempt {number + 1}": _attempt(history.attempts[number])
             for number in range(first, len(ends))
         },
     }
+
+
+def _by_kind(history: History, found: dict[str, float]) -> dict[str, str]:
+    """Duration and share of each kind, in the whole run and in its last hours."""
+    last = [(hours, recent(history, 3600.0 * hours)) for hours in _HOURS]
+    lines = {}
+    for kind, name in _NAMES.items():
+        shares = [f"{duration(found[kind])} ({_percent(found, kind)})"]
+        for hours, spent in last:
+            if spent is not None:
+                window = "last hour" if hours == 1 else f"last {hours} h"
+                shares.append(f"{window} {_percent(spent, kind)}")
+        lines[name] = "; ".join(shares)
+    return lines
+
+
+def _percent(found: dict[str, float], kind: str) -> str:
+    return f"{100 * found[kind] / max(sum(found.values()), 1e-9):.1f} %"
 
 
 def surroundings(history: History) -> dict[str, str]:

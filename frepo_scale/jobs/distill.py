@@ -12,7 +12,6 @@ from frepo_scale.core.errors import Preempted, RunError
 from frepo_scale.core.identity import default_settings, scientific_settings
 from frepo_scale.core.paths import is_file, is_local
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.core.versions import version
 from frepo_scale.data.feed import target_batches
 from frepo_scale.distill.state import (
     NEVER,
@@ -22,22 +21,17 @@ from frepo_scale.distill.state import (
     initial_train_state,
     make_train_step,
 )
-from frepo_scale.export.run_report import print_result, write_text
+from frepo_scale.export.run_report import print_result
 from frepo_scale.jobs.gallery import write_gallery
+from frepo_scale.jobs.host_memory import check_host_memory
 from frepo_scale.jobs.machine import check_memory
 from frepo_scale.jobs.memory import what_to_lower
 from frepo_scale.jobs.net_files import check_same_nets, with_fingerprints
-from frepo_scale.jobs.preprocessing import (
-    check_data,
-    check_same_data,
-    other_data,
-    shared_preprocessing,
-)
+from frepo_scale.jobs.preprocessing import check_same_data, other_data, shared_preprocessing
 from frepo_scale.jobs.results import Work, write_results
 from frepo_scale.jobs.run import Run, build_evaluator, build_run
 from frepo_scale.jobs.settings import Recipe
-from frepo_scale.jobs.surroundings import check_environment, ends_recorded
-from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
+from frepo_scale.jobs.surroundings import ends_recorded, open_workdir
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.ops.metrics import JsonlWriter, MetricWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
@@ -54,11 +48,11 @@ from frepo_scale.parallel.mesh import platform_of
 from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import of_first, on_first
-from frepo_scale.plan.overview import written_bytes
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
 from frepo_scale.train.loop import Hooks, train
 from frepo_scale.train.probing import HeldOutProbe
+from frepo_scale.train.stragglers import Stragglers, hosts
 
 
 def start(recipe: Recipe, root: Path) -> None:
@@ -105,8 +99,9 @@ def distill(recipe: Recipe, root: Path) -> None:
         run = build_run(recipe)
         check_same_data(run.dataset)
         check_same_nets(run.config)
+        check_host_memory(run)
         check_memory(run)
-        on_first(lambda: _open(workdir, supervisor, run))
+        on_first(lambda: open_workdir(workdir, supervisor, run))
         keep_compiled(workdir.compiled, platform_of(run.mesh))
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
@@ -114,7 +109,8 @@ def distill(recipe: Recipe, root: Path) -> None:
             ends_recorded(workdir, supervisor, preemption, partial(what_to_lower, run)),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
-            state, first = attempt.restore_or_init()
+            with supervisor.ledger.during("restore"):
+                state, first = attempt.restore_or_init()
             supervisor.begin(first, environment(run.mesh))
             if not attempt.is_trained(first):
                 with attempt.training(first) as (batches, hooks):
@@ -131,22 +127,6 @@ def distill(recipe: Recipe, root: Path) -> None:
                 if stopped:
                     raise Preempted
             write_results(attempt.work, state, attempt.seconds())
-
-
-def _open(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
-    """Opens the workdir, locks it and records the run in it; on process 0."""
-    settings = scientific_settings(run.config)
-    check_data(workdir, run.dataset)
-    check_environment(workdir, run)
-    needed = written_bytes(run.algorithm, run.dataset)
-    workdir.open(settings, needed, default_settings(run.config))
-    supervisor.lock()
-    workdir.claim(settings)
-    head = f"{NAME_LINE}{run.recipe.name}\n{MAKER_LINE}{version()}\n"
-    write_text(workdir.config, head + run.recipe.text)
-    write_text(workdir.operative_config, run.recipe.operative)
-    for note in run.dataset.notes:
-        print(f"data: {note}")
 
 
 def _say(action: Callable[[], None]) -> None:
@@ -189,6 +169,7 @@ class _Attempt:
 
     def __exit__(self, *error: object) -> None:
         self._checkpointer.close()
+        self.work.supervisor.ledger.committed()
 
     def is_trained(self, step: int) -> bool:
         """Whether the state at `step` is the last one, and was probed."""
@@ -208,8 +189,11 @@ class _Attempt:
         run, algorithm = self.work.run, self.work.run.algorithm
         # Of process 0: machines of different kinds whiten with different rounding.
         state = initial_train_state(algorithm, of_first(run.start(self.work.inputs.train)))
-        restored = self._checkpointer.restore(checkpoint_tree(algorithm, state))
+        tree = checkpoint_tree(algorithm, state)
+        restored = self._checkpointer.restore(tree)
         if restored is None:
+            with self.work.supervisor.ledger.during("compile"):
+                self._checkpointer.compile(tree)  # a restore has done so
             return state, 0
         if is_first():
             for line in restored.damaged:
@@ -234,7 +218,10 @@ class _Attempt:
             progress = closing.enter_context(Progress("distil", config.distill.steps, start))
             after_step = self._open_writers(start, closing)
             yield batches, self._hooks(start, progress, after_step)
-        self._checkpointer.wait()
+        ledger = self.work.supervisor.ledger
+        with ledger.during("checkpoint"):
+            self._checkpointer.wait()
+        ledger.committed()
 
     def _hooks(
         self, start: int, progress: Progress, after_step: tuple[Callable[[int], None], ...]
@@ -252,6 +239,8 @@ class _Attempt:
             show=self._save_gallery,
         )
 
+        stragglers = Stragglers(hosts(), progress.line, self._writer.write_scalars)
+
         def save(state: TrainState, step: int, probed: int) -> None:
             self._save(state, step, _Progress(probed, self.seconds(), probe.at_chance))
 
@@ -265,9 +254,11 @@ class _Attempt:
                 save,
                 start=start,
                 clock_every=config.log_every,
+                met=stragglers.compare,
             ),
             after_step,
             self.work.supervisor.compiling,
+            stragglers,
         )
 
     def _open_writers(
@@ -289,7 +280,13 @@ class _Attempt:
             config.loop.profile_at,
         )
         closing.callback(actions.close)
-        return (actions.after_step,)
+        return (self._note_commit, actions.after_step)
+
+    def _note_commit(self, step: int) -> None:
+        """Records a save once it is complete; raises RunError soon after one that failed."""
+        ledger = self.work.supervisor.ledger
+        if ledger.save_pending and not self._checkpointer.is_saving():
+            ledger.committed()
 
     def _log(self, progress: Progress) -> Log:
         run, dataset = self.work.run, self.work.run.dataset
@@ -325,6 +322,7 @@ class _Attempt:
 
     def _give_up(self, what: str) -> NoReturn:
         self._checkpointer.wait()
+        self.work.supervisor.ledger.committed()
         good = self._checkpointer.latest()
         self._writer.flush()  # the last rows show what happened, and no save will write them
         saved = "no checkpoint was saved before"

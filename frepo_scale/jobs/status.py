@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import children, is_file, is_local, read_bytes, to_path
+from frepo_scale.core.paths import children, is_file, is_folder, is_local, read_bytes, to_path
 from frepo_scale.export.account import duration
 from frepo_scale.jobs.progress import Progress, read_progress, series_parts
 from frepo_scale.ops.goodput import DIVERGED, FINISHED, PREEMPTED, History, read_ledger
 from frepo_scale.ops.lock import holder
 from frepo_scale.ops.metrics import read_jsonl
 from frepo_scale.ops.workdir import STUCK, Workdir
+from frepo_scale.train.stragglers import is_slow
 
 _STORE_SECONDS = 60.0  # without permission the library of a store may retry forever
 _LOCK_SECONDS = 120.0  # a lock is renewed every 30 s; clocks of machines differ
@@ -133,6 +134,12 @@ def _status_of_series(workdir: Workdir, runs: list[Status], now: Callable[[], fl
 
 
 def _status_of_run(root: Path, now: Callable[[], float]) -> Status:
+    if is_local(root) and not is_folder(root):
+        raise InputError(
+            f"{root} {'is a file' if is_file(root) else 'does not exist'}",
+            "the workdir of a run",
+            "the folder after --workdir, or runs/RECIPE",
+        )
     workdir, progress = Workdir(root), read_progress(root)
     history = read_ledger(workdir.ledger)
     record, lives = holder(workdir.lock)
@@ -144,7 +151,8 @@ def _status_of_run(root: Path, now: Callable[[], float]) -> Status:
         )
     if lives is None and record:  # of another machine
         lives = now() - (_number(record.get("renewed")) or 0.0) < _LOCK_SECONDS
-    rows = [row for row in read_jsonl(workdir.metrics) if "loss" in row][-_ROWS:]
+    logged = read_jsonl(workdir.metrics)
+    rows = [row for row in logged if "loss" in row][-_ROWS:]
     last = rows[-1] if rows else {}
     step = max(int(last.get("step", 0)), progress.saved)
     steps = _steps(workdir)
@@ -165,7 +173,7 @@ def _status_of_run(root: Path, now: Callable[[], float]) -> Status:
         device_count=final.device_count if final else 0,
         device_kind=final.device_kind if final else "",
         loss=_number(last.get("loss")),
-        health=tuple(_health(workdir, state, history, rows, now())),
+        health=(*_health(workdir, state, history, rows, now()), *_straggler(logged, rows)),
     )
 
 
@@ -213,6 +221,21 @@ def _health(
         if silent > _SILENT_SECONDS:
             lines.append(f"no new row of metrics for {duration(silent)}")
     return lines
+
+
+def _straggler(logged: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
+    """A line about a process that the others wait for, if there is one."""
+    compared = [row for row in logged if "slowest_process" in row][-1:]
+    steps_per_second = _mean(rows, "steps_per_second") if rows else 0.0
+    names = ("slowest_process_seconds", "other_processes_seconds")
+    for row in compared if steps_per_second else ():
+        seconds, median = (_number(row.get(name)) or 0.0 for name in names)
+        if is_slow(seconds, median, 1 / steps_per_second):
+            return [
+                f"process {row['slowest_process']:.0f} makes the others wait: it needs"
+                f" {seconds:.3g} s for itself per step, the others {median:.3g} s"
+            ]
+    return []
 
 
 def _text(found: Status) -> str:

@@ -5,7 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 
 from frepo_scale.core.errors import InputError, Preempted, RunError
+from frepo_scale.core.identity import default_settings, scientific_settings
+from frepo_scale.core.versions import version
+from frepo_scale.export.run_report import write_text
+from frepo_scale.jobs.preprocessing import check_data
 from frepo_scale.jobs.run import Run
+from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
 from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
@@ -13,6 +18,7 @@ from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.environment import changes, environment
 from frepo_scale.parallel.failures import explaining
 from frepo_scale.parallel.runtime import is_first
+from frepo_scale.plan.overview import written_bytes
 
 
 def check_environment(workdir: Workdir, run: Run) -> None:
@@ -43,6 +49,22 @@ def check_environment(workdir: Workdir, run: Run) -> None:
             f" last bits of the result: {'; '.join(found)}",
             file=sys.stderr,
         )
+
+
+def open_workdir(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
+    """Opens the workdir, locks it and records the run in it; on process 0, after all checks."""
+    settings = scientific_settings(run.config)
+    check_data(workdir, run.dataset)
+    check_environment(workdir, run)
+    needed = written_bytes(run.algorithm, run.dataset)
+    workdir.open(settings, needed, default_settings(run.config))
+    supervisor.lock()
+    workdir.claim(settings)
+    head = f"{NAME_LINE}{run.recipe.name}\n{MAKER_LINE}{version()}\n"
+    write_text(workdir.config, head + run.recipe.text)
+    write_text(workdir.operative_config, run.recipe.operative)
+    for note in run.dataset.notes:
+        print(f"data: {note}")
 
 
 @contextlib.contextmanager

@@ -100,7 +100,8 @@ class Checkpointer:
 
     def latest(self) -> int | None:
         """The newest committed step, intact or not."""
-        return self._manager.latest_step()
+        # Orbax's own list has a step from the begin of its save on, even if the save fails.
+        return max(self._manager.all_steps(read=True), default=None)
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
         """Starts a save and returns once the arrays are copied, so that they may be donated.
@@ -131,6 +132,21 @@ class Checkpointer:
             )
         except Exception as error:
             raise _save_error(step, self._directory, error) from error
+
+    def compile(self, state: Any) -> None:
+        """Compiles what a save needs: after a signal to stop there may be seconds for it.
+
+        Args:
+          state: a state of the shapes and shardings that will be saved.
+        """
+        jax.block_until_ready(digest_words(state))
+
+    def is_saving(self) -> bool:
+        """Whether a save is under way; raises RunError if the last one failed."""
+        if self._manager.is_saving_in_progress():
+            return True
+        self.wait()
+        return False
 
     def wait(self) -> None:
         """Waits until all saves are committed; raises RunError if one failed."""

@@ -19,7 +19,11 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import children, read_bytes
 
-CATEGORIES = ("compile", "data", "step", "probe", "checkpoint", "evaluation", "other")
+CATEGORIES = (
+    *("start", "restore", "compile", "data", "step", "probe", "checkpoint", "evaluation", "other"),
+)
+SLOT_SECONDS = 600
+_SLOTS = 6 * 25  # a little more than a day
 FINISHED, PREEMPTED, DIVERGED = "finished", "preempted", "diverged"
 _REWRITE_SECONDS = 30.0
 _FILE = "attempt-{:04d}.json"
@@ -43,6 +47,8 @@ class Attempt:
       seconds: duration by category; the sum is `alive - started`.
       saved_seconds: `seconds` at the last save, all zero without a save.
       environment: see `parallel.environment`; empty in attempts of earlier versions.
+      recent: duration by category in each slot of ten minutes of the last day; the key is the Unix
+        time over `SLOT_SECONDS`, as text. Empty in attempts of earlier versions.
     """
 
     started: float
@@ -57,6 +63,7 @@ class Attempt:
     seconds: Mapping[str, float]
     saved_seconds: Mapping[str, float]
     environment: Mapping[str, str] = field(default_factory=dict)
+    recent: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def kept_seconds(self) -> Mapping[str, float]:
         """Duration by category of work that need not be repeated.
@@ -92,10 +99,12 @@ class Ledger:
         self._folder, self._timer = folder, timer
         self._started, self._origin = clock(), timer()
         self._mark = self._written = self._origin
-        self._category = "other"
+        self._category = "start"
         self._seconds = dict.fromkeys(CATEGORIES, 0.0)
+        self._recent: dict[int, dict[str, float]] = {}
         self._saved_seconds = dict(self._seconds)
         self._last_step: int | None = None
+        self._begun: tuple[int, dict[str, float]] | None = None  # a save that may still fail
         self._path: Path | None = None
         self._facts: dict[str, Any] = {}
         self._first_start = self._started  # of all attempts
@@ -121,6 +130,7 @@ class Ledger:
                 self._earlier[category] += attempt.seconds[category]
                 self._earlier["lost"] += attempt.seconds[category] - kept[category]
             self._earlier["kept_step"] += kept["step"]
+        self._turn_to("other")
         self._path = self._folder / _FILE.format(number)
         self._facts = {
             "first_step": first_step,
@@ -147,11 +157,25 @@ class Ledger:
         if self._timer() - self._written >= _REWRITE_SECONDS:
             self._write()
 
-    def saved(self, step: int) -> None:
-        """Records that `step` is committed, so that work up to now need not be repeated."""
-        self._turn_to(self._category)
-        self._last_step, self._saved_seconds = step, dict(self._seconds)
-        self._write()
+    @property
+    def save_pending(self) -> bool:
+        """Whether a save has begun and is not known to be complete."""
+        return self._begun is not None
+
+    def saving(self, step: int) -> None:
+        """Records that a save of `step` has begun; `committed` makes it count.
+
+        A save waits for the one before, which is therefore committed.
+        """
+        self.committed()
+        self._count()
+        self._begun = (step, dict(self._seconds))
+
+    def committed(self) -> None:
+        """Records that the save is complete: work up to its begin need not be repeated."""
+        if self._begun is not None:
+            (self._last_step, self._saved_seconds), self._begun = self._begun, None
+            self._write()
 
     def goodput(self) -> float:
         """Time of steps that need not be repeated so far, over the time since the first start."""
@@ -161,7 +185,7 @@ class Ledger:
 
     def totals(self) -> dict[str, float]:
         """Seconds of all attempts so far, by category ("seconds/step", ...), and "seconds/lost"."""
-        self._turn_to(self._category)
+        self._count()
         spent = {c: self._earlier[c] + self._seconds[c] for c in CATEGORIES}
         named = spent | {"lost": self._earlier["lost"]}
         return {f"seconds/{name}": seconds for name, seconds in named.items()}
@@ -176,18 +200,30 @@ class Ledger:
 
     def _turn_to(self, category: str) -> str:
         """Adds the time since the last change to its category; returns that category."""
-        now = self._timer()
-        before = self._category
-        self._seconds[before] += now - self._mark
-        self._mark, self._category = now, category
+        now, before = self._count(), self._category
+        self._category = category
         if now - self._written >= _REWRITE_SECONDS:
             self._write()
         return before
 
+    def _count(self) -> float:
+        """Adds the time since the last count to its category; returns the timer."""
+        now, category = self._timer(), self._category
+        self._seconds[category] += now - self._mark
+        begin, end = (self._started + at - self._origin for at in (self._mark, now))
+        self._mark = now
+        newest = int(end // SLOT_SECONDS)
+        for slot in range(max(int(begin // SLOT_SECONDS), newest - _SLOTS + 1), newest + 1):
+            part = min(end, (slot + 1) * SLOT_SECONDS) - max(begin, slot * SLOT_SECONDS)
+            if part > 0:
+                spent = self._recent.setdefault(slot, {})
+                spent[category] = spent.get(category, 0.0) + part
+        return now
+
     def _write(self, reason: str | None = None) -> None:
-        now = self._timer()
-        self._seconds[self._category] += now - self._mark
-        self._mark = self._written = now
+        now = self._written = self._count()
+        kept = sorted(self._recent)[-_SLOTS:]
+        self._recent = {slot: self._recent[slot] for slot in kept}
         if self._path is None:
             return
         alive = self._started + now - self._origin
@@ -199,6 +235,10 @@ class Ledger:
             last_step=self._last_step,
             seconds=self._seconds,
             saved_seconds=self._saved_seconds,
+            recent={
+                str(slot): {category: round(part, 3) for category, part in spent.items()}
+                for slot, spent in self._recent.items()
+            },
             **self._facts,
         )
         with contextlib.suppress(InputError), whole_file(self._path) as file:
@@ -224,36 +264,6 @@ def read_ledger(folder: Path) -> History:
     return History(tuple(attempts), damaged)
 
 
-def summary(history: History) -> dict[str, Any]:
-    """The time of a run over all its attempts.
-
-    Returns:
-      attempts, damaged: the number of attempts and of files that could not be read.
-      wall: seconds from the first start to the last write.
-      between: seconds of `wall` outside of attempts, waiting for machines.
-      seconds: seconds by category, of all attempts.
-      lost: seconds of unfinished attempts after their last save: work that was repeated.
-      goodput: seconds of steps that were not repeated, over `wall`; 0 if `wall` is 0.
-    """
-    attempts = history.attempts
-    seconds = {c: sum(a.seconds[c] for a in attempts) for c in CATEGORIES}
-    spent = sum(seconds.values())
-    wall = 0.0
-    if attempts:
-        wall = max(a.alive for a in attempts) - min(a.started for a in attempts)
-    wall = max(wall, spent)  # attempts may overlap by the clocks of different machines
-    kept = [a.kept_seconds() for a in attempts]
-    return {
-        "attempts": len(attempts),
-        "damaged": history.damaged,
-        "wall": wall,
-        "between": wall - spent,
-        "seconds": seconds,
-        "lost": spent - sum(sum(k.values()) for k in kept),
-        "goodput": sum(k["step"] for k in kept) / wall if wall else 0.0,
-    }
-
-
 def _numbered(folder: Path) -> list[int]:
     try:
         names = [path.name for path in children(folder)]
@@ -265,12 +275,22 @@ def _numbered(folder: Path) -> list[int]:
 def _parse(text: bytes) -> Attempt:
     """Parses an attempt's file; raises one of several errors if it is damaged."""
     record = json.loads(text)
-    record.setdefault("environment", {})
+    for name in ("environment", "recent"):  # not in files of earlier versions, as some categories
+        record.setdefault(name, {})
+    for name in ("start", "restore"):
+        for seconds in (record["seconds"], record["saved_seconds"]):
+            if seconds:
+                seconds.setdefault(name, 0.0)
     attempt = Attempt(**{one.name: record[one.name] for one in fields(Attempt)})
     if not isinstance(attempt.environment, dict):
         raise ValueError("the environment must be an object")
-    for seconds in (attempt.seconds, attempt.saved_seconds):
-        numbers = [seconds[c] for c in CATEGORIES]
+    totals = [
+        [seconds[c] for c in CATEGORIES] for seconds in (attempt.seconds, attempt.saved_seconds)
+    ]
+    for slot, spent in attempt.recent.items():
+        if not (slot.isdecimal() and spent.keys() <= set(CATEGORIES)):
+            raise ValueError("a slot must be a number with durations by category")
+    for numbers in (*totals, *(list(spent.values()) for spent in attempt.recent.values())):
         if not all(math.isfinite(n) and n >= 0 for n in numbers):
             raise ValueError("durations must be finite and not negative")
     if not math.isfinite(attempt.started) or not attempt.alive >= attempt.started:

@@ -25,6 +25,7 @@ PREEMPTED_EXIT = 42  # started again, the run resumes
 INTERRUPTED_EXIT = 130
 _GRACE = 3.0  # seconds
 _LONGEST_END = 10.0  # seconds
+_LONGEST_STOP = 2.0  # seconds: everything is saved, and the machine may be gone in a moment
 # Messages of transports when another process has ended: gloo (CPU), NCCL (GPU), gRPC. They begin
 # with a status word; JAX raises some of them as ValueError.
 _LOST_PEER = re.compile(
@@ -69,7 +70,8 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     """Calls `main(*arguments)` and ends the process with the exit code that it returns.
 
     A single process ends as Python does, and an exception shows its traceback. After a failure
-    this takes at most ten seconds, even if threads of libraries still wait.
+    this takes at most ten seconds, even if threads of libraries still wait; after a stop at most
+    two, because JAX alone may need longer to free what the process holds.
 
     With several processes, codes 0 and 42 are ends that all of them reach. They wait for each
     other, at most five minutes, because the end of process 0 aborts the others. Any other code,
@@ -87,7 +89,7 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
             traceback.print_exc()
         _end_now(exit_code(error, resumable=False))
     if not connected():
-        if code not in (0, PREEMPTED_EXIT):
+        if code:
             _end_in_time(code)
         sys.exit(code)
     if code not in (0, PREEMPTED_EXIT):
@@ -99,6 +101,8 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     except Exception:  # the others may have failed; this one is done
         traceback.print_exc()
         _end_now(code)
+    if code:
+        _end_in_time(code)
     sys.exit(code)
 
 
@@ -108,22 +112,29 @@ def _end_in_time(code: int) -> None:
     One thread of Orbax waits ten minutes for a folder that another thread failed to make.
     """
 
+    stopped = code in (PREEMPTED_EXIT, INTERRUPTED_EXIT)
+
     def end() -> None:
         threading.main_thread().join()  # that exit has begun
-        time.sleep(_LONGEST_END)
+        time.sleep(_LONGEST_STOP if stopped else _LONGEST_END)
         for child in multiprocessing.active_children():
             child.terminate()
         os._exit(code)
 
     threading.Thread(target=end, name="end", daemon=True).start()
+    _flush()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no reader, or closed
+            stream.flush()
 
 
 def _end_now(code: int) -> NoReturn:
     """Ends this process without waiting for the others."""
     try:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # no reader, or closed
-                stream.flush()
+        _flush()
         # The same failure often reaches other processes a moment later, and the end of process 0
         # aborts them. They get the time to report it and to end with their own code.
         if is_first():

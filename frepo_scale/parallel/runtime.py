@@ -22,9 +22,12 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from frepo_scale.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COORDINATOR, PROCESSES, PROCESS = "FREPO_COORDINATOR", "FREPO_PROCESSES", "FREPO_PROCESS"
 CLUSTER, HEARTBEAT = "FREPO_CLUSTER", "FREPO_HEARTBEAT"
@@ -236,15 +239,31 @@ def agree(value: _Number) -> _Number:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    # As text: JAX would make an int32 or a float32 of the number.
+    shared: _Number = json.loads(
+        np.asarray(multihost_utils.broadcast_one_to_all(_message(value))).astype(np.uint8).tobytes()
+    )
+    return shared
+
+
+def exchange(value: _Number) -> list[_Number]:
+    """The values of all processes, exactly and in their order; collective like `agree`."""
+    if process_count() == 1:
+        return [value]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    rows = np.asarray(multihost_utils.process_allgather(_message(value))).astype(np.uint8)
+    return [json.loads(row.tobytes()) for row in rows]
+
+
+def _message(value: int | float) -> "np.ndarray":
+    """A number as text of a fixed length: JAX would make an int32 or a float32 of it."""
+    import numpy as np
+
     text = json.dumps(value).encode()
     if len(text) > _MESSAGE:
         raise OverflowError(f"{value} has too many digits")
-    own = np.frombuffer(text.ljust(_MESSAGE), np.uint8)
-    shared: _Number = json.loads(
-        np.asarray(multihost_utils.broadcast_one_to_all(own)).astype(np.uint8).tobytes()
-    )
-    return shared
+    return np.frombuffer(text.ljust(_MESSAGE), np.uint8)
 
 
 def all_true(value: bool) -> bool:

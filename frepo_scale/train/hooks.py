@@ -159,6 +159,7 @@ class Save:
         *,
         start: int,
         clock_every: int,
+        met: Callable[[int], None] = lambda step: None,
     ) -> None:
         """Saves nothing yet.
 
@@ -168,9 +169,10 @@ class Save:
           run: `(state, step, step of the last probe)`, saves.
           start: the step of the checkpoint that the run was restored from; 0 for none.
           clock_every: most steps between two readings of the clock.
+          met: called with the step after each reading, at which all processes have met.
         """
         self.every, self._minutes, self._clock_every = every, minutes, clock_every
-        self._run = run
+        self._run, self._met = run, met
         self.step = start if start else -1
         self._restart(start)
 
@@ -196,5 +198,6 @@ class Save:
         left = 60.0 * self._minutes - passed
         ahead = left / max(passed, 1e-9) * (done - self._from_step) / 2
         wait = agree(max(1, int(min(ahead, self._clock_every))) if left > 0 else 0)
+        self._met(done)
         self._clock_at = done + wait
         return wait == 0

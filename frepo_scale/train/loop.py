@@ -17,6 +17,7 @@ from frepo_scale.core.errors import Preempted
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.train.hooks import Log, Metrics, Probe, Save, State
+from frepo_scale.train.stragglers import Stragglers
 
 _IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host, few enough to stop soon
 
@@ -33,6 +34,7 @@ class Hooks:
       save: writes checkpoints; None: never.
       compiling: a context around the first step, which may compile for long.
       after_step: called with the number of steps dispatched; must not wait for the device.
+      stragglers: measures the time of this process per step; None: nothing does.
     """
 
     log: Log
@@ -41,6 +43,7 @@ class Hooks:
     save: Save | None = None
     after_step: tuple[Callable[[int], None], ...] = ()
     compiling: Callable[[], AbstractContextManager[None]] = nullcontext
+    stragglers: Stragglers | None = None
 
 
 class Outcome(NamedTuple):
@@ -98,12 +101,8 @@ def train(
 
         first = done == start
         with _marked(done):
-            with log.waiting_for_input(), ledger.during("data"):
-                batch = next(batches)
+            state, metrics = _dispatched(step, state, batches, hooks, ledger, first)
             with ledger.during("compile" if first else "step"):
-                with hooks.compiling() if first else nullcontext():
-                    state, metrics = step(state, batch)
-                del batch  # freed after its step, not when the next batch arrives
                 done += 1
                 log.step(done, metrics)
                 _wait(in_flight, metrics["loss"], first)
@@ -119,6 +118,30 @@ def _marked(step: int) -> AbstractContextManager[None]:
     It includes the wait for an earlier step: in the steady state its duration is that of a step.
     """
     return jax.profiler.StepTraceAnnotation("outer_step", step_num=step)
+
+
+def _dispatched(
+    step: Callable[[State, Any], tuple[State, Metrics]],
+    state: State,
+    batches: Iterator[Any],
+    hooks: Hooks,
+    ledger: Ledger,
+    first: bool,
+) -> tuple[State, Metrics]:
+    """Draws a batch and dispatches a step; the batch is freed after its step."""
+    timed = None if first else hooks.stragglers
+    if timed is not None:
+        timed.begin()
+    with hooks.log.waiting_for_input(), ledger.during("data"):
+        batch = next(batches)
+    with (
+        ledger.during("compile" if first else "step"),
+        hooks.compiling() if first else nullcontext(),
+    ):
+        state, metrics = step(state, batch)
+    if timed is not None:
+        timed.end()
+    return state, metrics
 
 
 def _wait(in_flight: deque[jax.Array], loss: jax.Array, first: bool) -> None:
@@ -140,4 +163,4 @@ def _save(
     log.sync()  # rows are on disk before the checkpoint that follows them
     with ledger.during("checkpoint"):
         save.run(state, done, -1 if probe is None else probe.step)
-    ledger.saved(done)
+    ledger.saving(done)

@@ -9,7 +9,7 @@ import pytest
 from bad_input.made import arrays, make_run
 
 from frepo_scale.export.formats import read_npz, write_npz
-from frepo_scale.jobs import distill
+from frepo_scale.jobs import surroundings
 from frepo_scale.main import main
 
 
@@ -79,7 +79,7 @@ def test_evaluate_a_set_whose_images_are_not_class_by_class(labels, refused):
 
 def test_a_run_that_lost_its_distilled_set_is_not_finished(cwd, monkeypatch):
     make_run("w", finished=False).result.write_text("{}")
-    monkeypatch.setattr(distill, "check_data", lambda workdir, dataset: None)
+    monkeypatch.setattr(surroundings, "check_data", lambda workdir, dataset: None)
     with pytest.raises(AssertionError, match="compute was spent"):
         main(["distill", "digits_ipc1", "--workdir", "w"])
 

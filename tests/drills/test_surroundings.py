@@ -31,6 +31,7 @@ def failed_with_one_line(attempt, *words):
     assert any(word in line for word in words), line
     assert str(workdir) in line
     assert saved(workdir) and losses(workdir)
+    assert attempts(workdir)[-1].last_step <= saved(workdir)[-1]  # not the step of the failed save
     return line
 
 

@@ -20,21 +20,33 @@ def test_a_run_in_three_attempts():
         (
             attempt(0, None, step=100, compile=20),
             attempt(200, "preempted", step=60),
-            attempt(300, "finished", step=80, evaluation=20),
+            attempt(600, "finished", step=80, evaluation=20),
         ),
         0,
     )
     lines = account(history)
     assert lines["attempts"] == "3 (1 killed, or still running, 1 preempted, 1 finished)"
-    assert lines["from the first start to the last heartbeat"] == "6 min 40 s"
-    assert lines["goodput (steps not repeated)"] == "40.0 %"  # 50 + 30 + 80 of 400
-    assert lines["lost (repeated steps)"] == "1 min 20 s"
-    assert lines["between attempts"] == "2 min 0 s"
-    assert lines["final evaluation"] == "20 s (7.1 %)"
+    assert lines["from the first start to the last heartbeat"] == "11 min 40 s"
+    # 50 + 30 + 80 of 700
+    assert lines["goodput (steps not repeated)"] == "22.9 % of this time"
+    assert lines["outer steps"] == "2 min 40 s (22.9 %)"
+    assert lines["lost (repeated, or not saved)"] == "1 min 20 s (11.4 %)"
+    assert lines["waiting for machines"] == "7 min 0 s (60.0 %)"
+    assert lines["compiling"] == "20 s (2.9 %)" and lines["final evaluation"] == "20 s (2.9 %)"
     assert lines["attempt 2"] == (
         "1970-01-01 00:03 UTC, from step 0, saved step 5, preempted, 1 min 0 s, 1 x cpu in 1"
         " process(es)"
     )
+
+
+def test_a_short_run_has_no_goodput_and_a_long_one_its_last_hours():
+    lines = account(History((attempt(0, "finished", step=10, compile=45),), 0))
+    assert "%" not in lines["goodput (steps not repeated)"]
+    assert lines["compiling"] == "45 s (81.8 %)"
+    recent = {str(slot): {"step": 400.0, "data": 200.0} for slot in range(12)}
+    long = dataclasses.replace(attempt(0, "finished", step=5000, data=2200), recent=recent)
+    lines = account(History((long,), 0))
+    assert lines["waiting for batches"] == "36 min 40 s (30.6 %); last hour 33.3 %"
 
 
 def test_of_many_attempts_the_last_ones_are_shown():

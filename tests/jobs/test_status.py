@@ -103,6 +103,16 @@ def test_what_deserves_attention_is_named(run):
     lock.release()
 
 
+@pytest.mark.parametrize(("seconds", "named"), [(0.8, True), (0.15, False), (None, False)])
+def test_a_process_that_the_others_wait_for_is_named(run, seconds, named):
+    compared = {"step": 30, "slowest_process": 3.0, "slowest_process_seconds": seconds,
+                "other_processes_seconds": 0.1}  # fmt: skip
+    rows = [{"step": 30, "loss": 1.0, "steps_per_second": 0.5}, compared]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [line for line in read_status(run).health if "process 3" in line]
+    assert len(lines) == named and all("0.8 s" in line and "0.1 s" in line for line in lines)
+
+
 def test_json_is_json_also_without_numbers(run, capsys):
     (run / "metrics.jsonl").write_text('{"step": 3, "loss": NaN}\n')
     assert main(["status", str(run), "--json"]) == 0
@@ -111,6 +121,14 @@ def test_json_is_json_also_without_numbers(run, capsys):
     assert found["loss"] is None and found["saved_step"] == 25 and found["step"] == 25
     assert main(["status", str(run)]) == 0
     assert "killed, step 25 of 200 (12.5 %)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "word"), [("file", "is a file"), ("none", "does not exist")])
+def test_a_path_that_is_no_folder_is_named(tmp_path, name, word):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as refused:
+        read_status(tmp_path / name)
+    assert refused.value.what == f"{tmp_path / name} {word}"
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):

@@ -25,7 +25,8 @@ def attempt(workdir, environment, saved=True):
     ledger = Ledger(workdir.ledger)
     ledger.begin(0, environment=environment)
     if saved:
-        ledger.saved(5)
+        ledger.saving(5)
+        ledger.committed()
 
 
 def check(workdir, monkeypatch, capsys, environment, deterministic=False):

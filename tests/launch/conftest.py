@@ -116,6 +116,19 @@ class Bench:
             pytest.fail(f"still running after {seconds} s:\n{out}\n{err}")
         return Result(process.returncode, out, err)
 
+    def interrupt(self, process: subprocess.Popen[str], seconds: float = 60) -> None:
+        """Ctrl-C until the script ends, as a person would; for scripts that ignore a second one.
+
+        bash loses a SIGINT that arrives during some command substitutions: it takes it for the
+        child's, and the child ends as usual.
+        """
+        deadline = time.monotonic() + seconds
+        while process.poll() is None:
+            assert time.monotonic() < deadline, "it ignores Ctrl-C"
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2.0)
+
     def calls(self, process: int = 0, workdir: Path | None = None) -> list[dict]:
         """How the fake program was called as that process, in order."""
         file = (workdir or self.workdir) / f"called-{process}.jsonl"

@@ -137,8 +137,8 @@ def test_ctrl_c_leaves_the_program_and_stop_saves_it(cloud, helpers):
     cloud.make()
     process = cloud.start(*quick("digits_ipc1", "--gin.STEPS=100000"))
     helpers.wait_for(cloud.running)
-    process.send_signal(signal.SIGINT)
-    result = cloud.bench.end(process, 60)
+    cloud.bench.interrupt(process)
+    result = cloud.bench.end(process)
     assert result.code == 130 and "the program continues" in result.err, result
     assert "stays and costs money" in result.err
     assert all(map(helpers.alive, cloud.bench.pids()))
@@ -170,8 +170,8 @@ def test_ctrl_c_with_delete_when_done_saves_and_deletes(cloud, helpers):
         *quick("--create", "--delete-when-done", "digits_ipc1", "--gin.STEPS=100000")
     )
     helpers.wait_for(cloud.running)
-    process.send_signal(signal.SIGINT)
-    result = cloud.bench.end(process, 60)
+    cloud.bench.interrupt(process)
+    result = cloud.bench.end(process)
     assert result.code == 130 and "worker 1: 42" in result.err, result
     assert not cloud.exists and not any(map(helpers.alive, cloud.bench.pids()))
 
@@ -185,8 +185,8 @@ def test_a_closed_output_does_not_end_the_run(cloud, helpers):
     helpers.wait_for(cloud.running)
     process.stdout.close()
     process.stderr.close()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    cloud.bench.interrupt(process)
+    assert process.returncode == 130
     assert not cloud.exists and not any(map(helpers.alive, cloud.bench.pids()))
 
 

@@ -1,6 +1,5 @@
 """launch/tpu_pod.sh before and around a run: dry runs, wrong input, checks, machines, status."""
 
-import signal
 import subprocess
 
 import pytest
@@ -218,7 +217,7 @@ def test_flex_start_has_the_clouds_own_limit(cloud):
 def test_without_waiting_the_open_request_is_reported(cloud, helpers):
     process = cloud.start("create", "--poll", "60")
     helpers.wait_for(lambda: cloud.calls("queued-resources", "describe"))
-    process.send_signal(signal.SIGINT)
+    cloud.bench.interrupt(process)
     result = cloud.bench.end(process)
     assert result.code == 130 and "the request for my-tpu stays open" in result.err, result
     assert cloud.exists

@@ -6,6 +6,7 @@ import json
 import re
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -370,6 +371,42 @@ def test_a_write_that_fails_half_way_is_reported_and_leaves_the_older_ones(two: 
     with _opened(two) as again:
         restored = again.restore(_state(0))
     assert restored is not None and restored.step == 30 and _same(restored.state, _state(30))
+
+
+@pytest.mark.parametrize("seen_by", ["is_saving", "save", "close"])
+def test_a_save_that_fails_behind_the_run_is_seen_at_once_or_at_the_next(
+    two: Path, seen_by: str
+) -> None:
+    large = _state(30)._replace(x=jnp.asarray(np.random.default_rng(0).normal(size=1 << 18)))
+    checkpointer = Checkpointer(two)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, limits[1]))  # stands in for a full disk
+    try:
+        checkpointer.save(30, large, {})
+        while checkpointer._manager.is_saving_in_progress():
+            time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    # Orbax lists it until the failure is raised.
+    assert checkpointer._manager.latest_step() == 30 and checkpointer.latest() == 20
+    with pytest.raises(RunError, match=re.escape(str(two))):
+        if seen_by == "save":
+            checkpointer.save(40, _state(40), {})
+        elif seen_by == "close":
+            checkpointer.close()
+        else:
+            checkpointer.is_saving()
+    assert checkpointer.latest() == 20
+    assert sorted(path.name for path in two.iterdir() if path.name.isdigit()) == ["10", "20"]
+
+
+def test_whether_a_save_is_under_way(tmp_path: Path) -> None:
+    with _opened(tmp_path) as checkpointer:
+        assert not checkpointer.is_saving()
+        checkpointer.save(30, _state(30), {})
+        while checkpointer.is_saving():
+            time.sleep(0.01)
+        assert (tmp_path / "30").is_dir()
 
 
 def test_the_systems_reason_is_not_cut_off():

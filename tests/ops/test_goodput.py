@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frepo_scale.ops.badput import KINDS, recent, whole
 from frepo_scale.ops.goodput import (
     CATEGORIES,
     FINISHED,
     PREEMPTED,
     Ledger,
     read_ledger,
-    summary,
 )
 
 
@@ -48,7 +48,8 @@ def test_a_run_of_three_attempts(tmp_path):
         clock.now += 100
     with ledger.during("checkpoint"):
         clock.now += 2
-        ledger.saved(50)
+        ledger.saving(50)
+        ledger.committed()
     with ledger.during("step"):
         clock.now += 40
     ledger.tick()
@@ -60,7 +61,8 @@ def test_a_run_of_three_attempts(tmp_path):
     ledger.begin(50)
     with ledger.during("step"):
         clock.now += 50
-    ledger.saved(75)
+    ledger.saving(75)
+    ledger.committed()
     clock.now += 1
     ledger.end(PREEMPTED)
 
@@ -68,11 +70,12 @@ def test_a_run_of_three_attempts(tmp_path):
     ledger.begin(75)
     with ledger.during("step"):
         clock.now += 50
-    ledger.saved(100)
+    ledger.saving(100)
+    ledger.committed()
     with ledger.during("evaluation"):
         clock.now += 30
-    totals = {"compile": 20, "data": 0, "step": 240, "probe": 0, "checkpoint": 2, "other": 11}
-    totals |= {"evaluation": 30, "lost": 41}
+    totals = dict.fromkeys((*CATEGORIES, "lost"), 0) | {"start": 10, "compile": 20, "step": 240}
+    totals |= {"checkpoint": 2, "other": 1, "evaluation": 30, "lost": 41}
     assert ledger.totals() == {f"seconds/{name}": seconds for name, seconds in totals.items()}
     ledger.end(FINISHED)
 
@@ -84,20 +87,72 @@ def test_a_run_of_three_attempts(tmp_path):
     assert (first.process_count, first.device_count) == (2, 8)
     assert history.attempts[1].ended == history.attempts[1].started + 51
 
-    account = summary(history)
-    wall = 172 + 305 + 51 + 80
-    assert account["wall"] == wall and account["between"] == 305
-    assert account["lost"] == 41 and account["goodput"] == 200 / wall
-    assert account["seconds"] == {
-        "compile": 20,
-        "data": 0,
-        "step": 240,
-        "probe": 0,
-        "checkpoint": 2,
-        "evaluation": 30,
-        "other": 11,
-    }
-    assert account["attempts"] == 3 and account["damaged"] == 0
+    account = whole(history)
+    kept = {"start": 10, "compile": 20, "step": 200, "checkpoint": 2, "evaluation": 30}
+    assert account == dict.fromkeys(KINDS, 0) | kept | {"lost": 41, "between": 305}
+    assert sum(account.values()) == 172 + 305 + 51 + 80 and history.damaged == 0
+
+
+def test_a_save_counts_once_it_is_committed(tmp_path):
+    clock = Clock()
+    ledger = clock.ledger(tmp_path)
+    ledger.begin(0)
+    with ledger.during("step"):
+        clock.now += 10
+        ledger.saving(5)
+        clock.now += 20
+        ledger.saving(7)  # waits for the save before, or fails
+        clock.now += 40
+    ledger.end("failed: the disk")
+    found = the_last(tmp_path)
+    assert (found.last_step, found.saved_seconds["step"]) == (5, 10)
+    assert ledger.save_pending
+    assert whole(read_ledger(tmp_path))["lost"] == 60
+
+
+def test_the_last_hours_by_kind(tmp_path):
+    clock = Clock(1_000_000.0)
+    ledger = clock.ledger(tmp_path)
+    ledger.begin(0)
+    with ledger.during("step"):
+        clock.now += 7200
+        ledger.saving(5)
+        ledger.committed()
+        clock.now += 900
+        ledger.tick()
+    assert recent(read_ledger(tmp_path), 3600)["lost"] == 900  # the attempt was killed
+    assert recent(read_ledger(tmp_path), 24 * 3600) is None  # shorter than that
+    clock.now += 600
+    ledger = clock.ledger(tmp_path)
+    clock.now += 60
+    ledger.begin(5)
+    with ledger.during("step"):
+        clock.now += 1140
+    ledger.end(FINISHED)
+    found = recent(read_ledger(tmp_path), 3600)
+    expected = {"step": 900 + 1140, "lost": 900, "between": 600, "start": 60}
+    assert found == pytest.approx(dict.fromkeys(KINDS, 0.0) | expected, abs=1.0)
+    clock.now += 1  # an attempt of an earlier version has no slots
+    ledger = clock.ledger(tmp_path)
+    ledger.begin(9)
+    record = json.loads((tmp_path / "attempt-0003.json").read_text())
+    del record["recent"], record["seconds"]["start"], record["saved_seconds"]["restore"]
+    (tmp_path / "attempt-0003.json").write_text(json.dumps(record))
+    assert read_ledger(tmp_path).damaged == 0
+    assert recent(read_ledger(tmp_path), 3600) is None
+
+
+def test_the_file_keeps_about_a_day_of_slots(tmp_path):
+    clock = Clock()
+    ledger = clock.ledger(tmp_path)
+    ledger.begin(0)
+    with ledger.during("step"):
+        clock.now += 10 * 86400
+    ledger.end(FINISHED)
+    found = the_last(tmp_path)
+    assert 24 * 6 < len(found.recent) <= 151 and found.seconds["step"] == 10 * 86400
+    day = recent(read_ledger(tmp_path), 86400)
+    assert day["step"] == pytest.approx(86400, abs=1)
 
 
 def test_an_inner_block_is_taken_from_the_outer(tmp_path):
@@ -122,7 +177,7 @@ def test_an_inner_block_is_taken_from_the_outer(tmp_path):
 
 PASSING = st.floats(0.0, 100.0)
 WORK = st.recursive(
-    st.one_of(PASSING, st.sampled_from(["save", "tick"])),
+    st.one_of(PASSING, st.sampled_from(["save", "commit", "tick"])),
     lambda inner: st.tuples(st.sampled_from(CATEGORIES), st.lists(inner, max_size=4)),
     max_leaves=20,
 )
@@ -140,7 +195,9 @@ def test_categories_add_up_to_the_wall_time(tmp_path_factory, work, killed):
         for part in parts:
             match part:
                 case "save":
-                    ledger.saved(1)
+                    ledger.saving(1)
+                case "commit":
+                    ledger.committed()
                 case "tick":
                     ledger.tick()
                 case (inner, rest):
@@ -157,9 +214,11 @@ def test_categories_add_up_to_the_wall_time(tmp_path_factory, work, killed):
     found = the_last(folder)
     assert sum(found.seconds.values()) == pytest.approx(found.alive - found.started, abs=1e-4)
     assert all(0 <= found.saved_seconds[c] <= found.seconds[c] for c in CATEGORIES)
-    account = summary(read_ledger(folder))
-    assert sum(account["seconds"].values()) + account["between"] == pytest.approx(account["wall"])
-    assert 0 <= account["goodput"] <= 1 and -1e-4 <= account["lost"] <= account["wall"] + 1e-4
+    account = whole(read_ledger(folder))
+    assert sum(account.values()) == pytest.approx(found.alive - found.started, abs=1e-4)
+    assert all(seconds >= -1e-4 for seconds in account.values())
+    in_slots = [sum(spent.get(c, 0.0) for spent in found.recent.values()) for c in CATEGORIES]
+    assert in_slots == pytest.approx([found.seconds[c] for c in CATEGORIES], abs=0.1)
     os.unlink(folder / "attempt-0001.json")
 
 
@@ -199,19 +258,26 @@ def test_damaged_files_are_counted_and_their_numbers_not_used_again(tmp_path):
     good.begin(7)
     record = json.loads((tmp_path / "attempt-0006.json").read_text())
     for number, change in enumerate(
-        ({"seconds": {}}, {"alive": 0.0}, {"seconds": dict.fromkeys(CATEGORIES, -1.0)}), start=7
+        (
+            {"seconds": {}},
+            {"alive": 0.0},
+            {"seconds": dict.fromkeys(CATEGORIES, -1.0)},
+            {"recent": {"x": {}}},
+            {"recent": {"7": {"step": -1.0}}},
+        ),
+        start=7,
     ):
         (tmp_path / f"attempt-{number:04d}.json").write_text(json.dumps(record | change))
     (tmp_path / "notes.txt").write_text("theirs")
     history = read_ledger(tmp_path)
-    assert history.damaged == 8 and [a.first_step for a in history.attempts] == [7]
+    assert history.damaged == 10 and [a.first_step for a in history.attempts] == [7]
     Ledger(tmp_path).begin(8)
-    assert (tmp_path / "attempt-0010.json").exists()
+    assert (tmp_path / "attempt-0012.json").exists()
 
 
 def test_a_missing_folder_is_an_empty_account(tmp_path):
-    account = summary(read_ledger(tmp_path / "none"))
-    assert account["attempts"] == 0 and account["wall"] == 0 and account["goodput"] == 0
+    history = read_ledger(tmp_path / "none")
+    assert history.attempts == () and not any(whole(history).values())
 
 
 def test_attempts_that_seem_to_overlap(tmp_path):
@@ -222,8 +288,8 @@ def test_attempts_that_seem_to_overlap(tmp_path):
         with ledger.during("step"):
             clock.now += 600.0
         ledger.end(FINISHED)
-    account = summary(read_ledger(tmp_path))
-    assert account["between"] == 0 and account["goodput"] == 1
+    account = whole(read_ledger(tmp_path))
+    assert account == dict.fromkeys(KINDS, 0) | {"step": 1200}
 
 
 def test_no_folder_no_account(tmp_path, monkeypatch):
@@ -231,7 +297,8 @@ def test_no_folder_no_account(tmp_path, monkeypatch):
     ledger = Ledger(None)
     ledger.begin(0)
     with ledger.during("step"):
-        ledger.saved(1)
+        ledger.saving(1)
+        ledger.committed()
     ledger.end(FINISHED)
     assert list(tmp_path.iterdir()) == []
 
@@ -245,7 +312,8 @@ def test_a_disk_that_fails_does_not_end_the_run(tmp_path):
     (tmp_path / "file").write_text("")
     ledger = Ledger(tmp_path / "file" / "ledger")
     ledger.begin(0)
-    ledger.saved(3)
+    ledger.saving(3)
+    ledger.committed()
     ledger.end(FINISHED)
 
 

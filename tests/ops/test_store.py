@@ -92,7 +92,8 @@ def test_attempts_are_numbered_consecutively(root):
     for number in (1, 2):
         ledger = Ledger(root / "attempts")
         ledger.begin(number)
-        ledger.saved(number + 5)
+        ledger.saving(number + 5)
+        ledger.committed()
         ledger.end(FINISHED)
     history = read_ledger(root / "attempts")
     assert [a.first_step for a in history.attempts] == [1, 2]

@@ -21,6 +21,7 @@ def agreements():
     for value in (7, -(2**62), 1.7e9 + 1e-6, 0.1, float("inf"), True):
         shared = runtime.agree(value if own == 0 else type(value)(1))
         assert shared == value and type(shared) is type(value), (shared, value)
+    assert runtime.exchange(own + 0.1) == [0.1, 1.1]
     assert runtime.all_true(True) is True
     for liar in (0, 1):
         assert runtime.all_true(own != liar) is False

@@ -142,15 +142,19 @@ def test_alone_the_exit_code_is_what_main_returns(code):
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize(("main", "code"), [("2", 2), ("1 / 0", 1)])
-def test_a_failure_of_one_process_does_not_wait_for_threads_forever(main, code):
+@pytest.mark.parametrize(
+    ("main", "code", "limit"),
+    [("2", 2, "END"), ("1 / 0", 1, "END"), ("42", 42, "STOP"), ("130", 130, "STOP")],
+)
+def test_a_failure_or_stop_of_one_process_does_not_wait_for_threads_forever(main, code, limit):
     program = (
-        "import threading\nfrom frepo_scale.parallel import ending\nending._LONGEST_END = 0.5\n"
+        "import threading\nfrom frepo_scale.parallel import ending\n"
+        f"ending._LONGEST_{limit} = 0.5\nprint('stopped')\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
         f"ending.run_and_leave(lambda: {main})"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
-    assert done.returncode == code
+    assert done.returncode == code and done.stdout == b"stopped\n"
     assert (b"Traceback" in done.stderr) == (code == 1)
 
 

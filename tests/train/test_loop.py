@@ -3,6 +3,7 @@
 import signal
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -60,6 +61,17 @@ def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
     rows = [e[2] for e in run.of("row") if "loss" in e[2]]
     assert all(r.keys() == {"loss", "target_accuracy", *RATES} for r in rows)
     assert all(type(v) is float and v >= 0 for r in rows for v in r.values())
+
+
+def test_the_own_time_of_a_process_is_that_of_draw_and_dispatch_but_for_the_first_step() -> None:
+    run = Run()
+    run.stragglers = SimpleNamespace(
+        begin=lambda: run.events.append(("begin",)), end=lambda: run.events.append(("end",))
+    )
+    run.train(config_of(log=1, probe=2, save=2), steps=3)
+    counted = [event for event in run.events if event[0] in ("begin", "end", "draw", "step")]
+    timed = [[("begin",), ("draw", n), ("step", n), ("end",)] for n in (1, 2)]
+    assert counted == [("draw", 0), ("step", 0), *timed[0], *timed[1]]
 
 
 class Watching(Run):

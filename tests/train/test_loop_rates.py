@@ -107,6 +107,18 @@ def test_the_clock_is_read_at_few_steps_and_never_late(
     assert len(looks) <= 400 / 50 + 8 * len(run.numbers("save"))
 
 
+def test_processes_are_compared_at_every_reading_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+    met: list[int] = []
+    monkeypatch.setattr(hooks, "agree", lambda value: looks.append(value) or value)
+    save = hooks.Save(1000, 1.0, lambda *given: None, start=0, clock_every=5, met=met.append)
+    for step in range(1, 30):
+        assert not save.due(step, False)
+    assert len(met) == len(looks) >= 5 and met[0] == 1 and max(met) > 20
+
+
 def test_a_log_line_has_all_values(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run()
     run.train(config_of(log=2, probe=4, save=100), 12)
