@@ -39,6 +39,8 @@ from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
 from frepo_scale.parallel.mesh import single_device_mesh
+from frepo_scale.train.calls import calls_of
+from frepo_scale.train.config import LoopConfig
 from frepo_scale.train.hooks import Log
 from frepo_scale.train.loop import Hooks, train
 
@@ -104,8 +106,17 @@ def waiting(feed: Feed, seconds: float) -> float:
             flops_per_step=0.0,
             shown=(),
         )
-        hooks = Hooks(log, check=lambda state: None)
-        train(0, step, batches, hooks, start=0, steps=steps, preemption=Preemption(), ledger=ledger)
+        train(
+            0,
+            step,
+            batches,
+            Hooks(log, check=lambda state: None),
+            calls_of(LoopConfig(), 0, 0, steps),
+            start=0,
+            steps=steps,
+            preemption=Preemption(),
+            ledger=ledger,
+        )
     later = [row for row in writer.rows if "loss" in row][1:]
     return float(np.median([row["input_wait_fraction"] for row in later]))
 

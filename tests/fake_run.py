@@ -14,6 +14,7 @@ from frepo_scale.core.errors import RunError
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.progress import Progress
+from frepo_scale.train.calls import calls_of
 from frepo_scale.train.config import LoopConfig
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.loop import Hooks, Outcome, train
@@ -56,6 +57,7 @@ class Run:
     checkpoints: dict[int, tuple[Any, int]] = field(default_factory=dict)
     signal_at: tuple[str, int] | None = None
     bad_from: int | None = None
+    calls: list[int] = field(default_factory=list)
     warning: Callable[[Mapping[str, float]], str] = lambda row: ""
     preemption: Preemption = field(default_factory=Preemption)
     stragglers: Any = None
@@ -102,6 +104,11 @@ class Run:
 
     # Step and data
     def step(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        if isinstance(batch, tuple):  # the batches of several steps
+            self.calls.append(len(batch))
+            for one in batch:
+                state, metrics = self.step(state, one)
+            return state, metrics
         self.events.append(("step", int(batch)))
         return jitted(state, batch)
 
@@ -119,6 +126,7 @@ class Run:
         start: int = 0,
         probed: int = -1,
         step: Callable[..., Any] | None = None,
+        most: int = 0,
     ) -> Outcome:
         ledger = Ledger(None)
         with Progress("test", steps, start) as progress:
@@ -133,6 +141,8 @@ class Run:
                 shown=("loss", "target_accuracy"),
                 warning=self.warning,
             )
+            calls = calls_of(config, most, start, steps)
+            calls._clock = lambda: 0.0  # as if steps took no time: the same on a busy machine
             # Bound late: tests replace the methods.
             hooks = Hooks(
                 log,
@@ -153,6 +163,7 @@ class Run:
                 step or self.step,
                 self.batches(start),
                 hooks,
+                calls,
                 start=start,
                 steps=steps,
                 preemption=self.preemption,

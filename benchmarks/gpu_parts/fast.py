@@ -4,7 +4,8 @@ All steps are compiled first, side by side on the processor's cores, then timed 
 then the phases of one shape after the other, in the same way. Each time is compared with the
 prediction of `gpu_parts.roofline`. A phase is timed as a separate program, so their sum is not
 exactly the step: inside the step the compiler may fuse across phases. The overhead of the host is
-the difference between a step that is waited for and one of many queued ones.
+the difference between a step that is waited for and one of many queued ones. The smallest shape is
+also run with several steps per call on an uploaded set, as runs do (STEPS_PER_CALL).
 
 The share counts the operations of the algorithm from the shapes, so that what is computed again to
 save memory is not rewarded. "memory" is what the compiler reserves (arguments, results and
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 
 from gpu_parts import roofline
 from gpu_parts.report import Report, read_json
+from gpu_parts.several_steps import compiled_steps, repeated_steps
 from gpu_parts.step_case import (
     DTYPES,
     PHASES,
@@ -40,7 +42,8 @@ from gpu_parts.step_case import (
 from gpu_parts.timing import measure
 
 COMPILING = 0.55  # largest share of the time for compiling the steps
-COMPILERS = 8  # programs compiled side by side
+COMPILERS = 10  # programs compiled side by side
+TOGETHER = 50  # steps per call
 PROFILED = ("CIFAR-10 IPC 10 bfloat16", "smoke bfloat16")
 PROFILED_STEPS = 5
 
@@ -66,11 +69,14 @@ def run(report: Report) -> None:
         for shape in shapes
         for dtype in DTYPES
     }
+    several = f"{shapes[0].name} {DTYPES[-1]}, {TOGETHER} steps per call"
+    jobs[several] = compilers.submit(compiled_steps, shapes[0], DTYPES[-1], TOGETHER)
     started = {shape: compilers.submit(state_and_batch, shape) for shape in shapes}
     ready = _compiled(jobs, COMPILING * report.left())
     report.put(compile_seconds=report.limit - report.left())
     for shape in shapes:
         time_steps(report, shape, started[shape], ready, rates)
+    time_several(report, several, shapes[0], started[shapes[0]], ready)
     for shape in shapes:
         time_phases(report, shape, started[shape], compilers, rates)
 
@@ -143,6 +149,32 @@ def _time_step(
         "process_peak_gib": stats.get("peak_bytes_in_use", 0) / 2**30,
         "loss": float(call()),
     }
+
+
+def time_several(
+    report: Report, name: str, shape: Shape, start: Future[Any], ready: Mapping[str, Any]
+) -> None:
+    """Times several steps per call: seconds of a step, gathering and whitening included."""
+    seconds = 0.2 if report.options.smoke else 2.0
+    if name not in ready:
+        report.has(float("inf"), f"{name}: not compiled in time")
+        return
+    if not report.has(3 * seconds, name):
+        return
+    try:
+        if isinstance(ready[name], BaseException):
+            raise ready[name]
+        state, _ = start.result(timeout=max(0.0, report.left()))
+        copy = jax.tree.map(jnp.copy, state)
+        timing = measure(repeated_steps(ready[name], shape, copy, TOGETHER), seconds)
+        row: dict[str, Any] = {
+            "seconds": timing.queued / TOGETHER,
+            "dispatch_seconds": timing.dispatch / TOGETHER,
+            "spread": timing.spread,
+        }
+    except Exception as error:  # as above
+        row = {"error": " ".join(str(error).split())[:500]}
+    report.put(several={name: row})
 
 
 def _profile(folder: Path, call: Callable[[], Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a program compiled for a GPU consists of, read from its text."""
+"""What a program compiled for a GPU or a CPU consists of, read from its text."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     """What a compiled program consists of; fused instructions count too.
 
     Attributes:
-      convolutions: cuDNN calls.
+      convolutions: cuDNN calls; on CPUs, instructions.
       fusions: fused kernels.
       transposes: of activations: four dimensions, and no kernel of a convolution.
       factorisations: of matrices.
@@ -68,7 +68,7 @@ def counts(text: str) -> Counts:
         if shape[1] == "f64" and frame is not None:
             in_nets += int(frame[1]) in nets
     return Counts(
-        sum(number for name, number in calls.items() if "conv" in name),
+        sum(number for name, number in calls.items() if "conv" in name) + kinds["convolution"],
         kinds["fusion"],
         transposes,
         sum(number for name, number in calls.items() if "potrf" in name or "cholesky" in name),

@@ -21,12 +21,12 @@ from gpu_parts.report import Report
 
 RECIPE = "digits_ipc1.gin"
 SETTINGS: dict[str, Any] = {
-    "STEPS": 600,
-    "PROBE_EVERY": 300,
+    "STEPS": 1200,
+    "PROBE_EVERY": 600,
     "PROBE_NETS": 1,
     "PROBE_STEPS": 40,
-    "SAVE_EVERY": 50,
-    "LOG_EVERY": 1,
+    "SAVE_EVERY": 100,
+    "LOG_EVERY": 5,  # on accelerators up to five steps are one call
     "EVAL_NETS": 1,
     "EVAL_STEPS": 40,
     "FULL_DATA": False,

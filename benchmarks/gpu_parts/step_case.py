@@ -1,7 +1,8 @@
 """The outer step at a given shape, whole and phase by phase.
 
 Everything that the check uses of `frepo_scale.distill`, `regression`, `models`, `parallel` and
-`plan` is named in this module only, so that a change of theirs needs a change here only.
+`plan` is named in this module and in `gpu_parts.several_steps`, so that a change of theirs needs a
+change there only.
 
 Legend: N synthetic images, B target batch, R rows of the regression (N, or 2N with flip), d
 features, K classes.

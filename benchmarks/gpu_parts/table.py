@@ -153,6 +153,9 @@ def fast(found: Found) -> list[str]:
             f" {_milliseconds(row.get('predicted')):>8} {_number(share, '.1%'):>6}"
             f" {row['memory_gib']:6.2f} {1e3 * row['host_gap_seconds']:8.2f}"
         )
+    for name, row in found.get("several", {}).items():
+        what = row["error"][:120] if "error" in row else f"{1e3 * row['seconds']:.2f} ms per step"
+        lines.append(f"{name}: {what}")
     for shape, rows in found["phases"].items():
         lines.append(f"{shape + ', phases':34} {'':8} {'ms':>8} {'roofline':>8}")
         if isinstance(rows.get("error"), str):

@@ -9,7 +9,7 @@ Legend: G rows of a global batch, n images, H W C as in `core.types`.
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -60,11 +60,13 @@ def target_batches(feed: Feed, start: int) -> Iterator[Iterator[Batch]]:
     Threads and workers end with the context.
     """
     split = over(feed.mesh, _AXES)
+    batches: Iterator[Batch]
     with contextlib.ExitStack() as stack:
         if feed.placement == "device":
             rows = _ahead(host_rows(feed.order, start, slice(None)).map(_Putter(over(feed.mesh))))
             stack.callback(rows.close)
-            batches = _gathered(feed, rows)
+            gather, pixels = jax.jit(_gather(feed.mesh)), _upload(feed.images, feed.mesh)
+            batches = (gather(pixels, chosen) for chosen in rows)
         elif feed.placement == "constant":
             mine = feed.order[start][local_part(split, len(feed.order[start]))]
             only = Batch(feed.images.at(mine), feed.images.labels[mine])
@@ -72,9 +74,50 @@ def target_batches(feed: Feed, start: int) -> Iterator[Iterator[Batch]]:
         else:
             part = local_part(split, len(feed.order[start]))
             host = host_batches(feed.images, feed.order, start, part, feed.workers)
-            batches = _ahead(host.map(_Putter(split)))
-            stack.callback(batches.close)
+            ahead = _ahead(host.map(_Putter(split)))
+            stack.callback(ahead.close)
+            batches = ahead
         yield batches if feed.constants is None else _made(feed.constants, batches, split)
+
+
+class Held(NamedTuple):
+    """The target part on the devices, of which `batch_of` makes batches.
+
+    Attributes:
+      pixels: uint8 images and labels, split over all devices and padded to them.
+      constants: make net inputs of the pixels.
+    """
+
+    pixels: Batch
+    constants: Constants
+
+
+def hold(feed: Feed) -> Held:
+    """Uploads the target part of a feed whose placement is "device"."""
+    assert feed.constants is not None
+    return Held(_upload(feed.images, feed.mesh), feed.constants)
+
+
+def batch_of(mesh: Mesh, held: Held, rows: jax.Array) -> Batch:
+    """The batch of `rows` (G,) int32, as `target_batches` gives it; to be jitted."""
+    batch = _gather(mesh)(held.pixels, rows)
+    images = to_net_inputs(held.constants, batch.images)
+    return Batch(jax.lax.with_sharding_constraint(images, over(mesh, _AXES)), batch.labels)
+
+
+@contextlib.contextmanager
+def target_rows(feed: Feed, start: int) -> Iterator[Iterator[np.ndarray]]:
+    """The rows (G,) int32 of every global batch from step `start` on, in host memory.
+
+    They are drawn ahead on a thread that ends with the context.
+    """
+    with contextlib.closing(_ahead(host_rows(feed.order, start, slice(None)))) as rows:
+        yield rows
+
+
+def replicate(mesh: Mesh, arrays: Any) -> Any:
+    """Host arrays, equal on every process, as arrays that every device holds."""
+    return _Putter(over(mesh))(arrays)
 
 
 def local_part(sharding: NamedSharding, rows: int) -> slice:
@@ -106,21 +149,18 @@ def _ahead(batches: grain.IterDataset) -> "grain.DatasetIterator":
     return iterator
 
 
-def _gathered(feed: Feed, rows: Iterator[jax.Array]) -> Iterator[Batch]:
-    """Batches gathered from the whole part, which is split over the devices."""
-    held = _upload(feed.images, feed.mesh)
-    # Each device gives the rows it has and zeros for the others; the sum over devices is the batch.
-    gather = jax.jit(
-        jax.shard_map(
-            _gather_local,
-            mesh=feed.mesh,
-            in_specs=(P(_AXES), P()),
-            out_specs=P(_AXES),
-            check_vma=False,
-        )
+def _gather(mesh: Mesh) -> Callable[[Batch, jax.Array], Batch]:
+    """`(uploaded part, rows) -> batch`, split over the devices.
+
+    Each device gives the rows it has and zeros for the others; the sum over devices is the batch.
+    """
+    return jax.shard_map(
+        _gather_local,
+        mesh=mesh,
+        in_specs=(P(_AXES), P()),
+        out_specs=P(_AXES),
+        check_vma=False,
     )
-    for chosen in rows:
-        yield gather(held, chosen)
 
 
 def _gather_local(held: Batch, rows: jax.Array) -> Batch:

@@ -103,19 +103,60 @@ def make_train_step(
       algorithm: the algorithm.
       state: a state, or its shapes.
     """
-    mesh = algorithm.problem.mesh
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        inner, metrics = algorithm.step(state.algorithm, batch)
-        newly_bad = (state.first_bad_step == NEVER) & ~jnp.isfinite(metrics["loss"])
-        first_bad_step = jnp.where(newly_bad, state.algorithm.step, state.first_bad_step)
-        return TrainState(inner, state.best, first_bad_step), metrics
-
-    shardings = train_state_shardings(algorithm, state)
+    mesh, shardings = algorithm.problem.mesh, train_state_shardings(algorithm, state)
     return jax.jit(
-        step,
+        partial(_step, algorithm),
         donate_argnums=0,
         in_shardings=(shardings, over(mesh, (POOL, DATA))),
+        out_shardings=(shardings, over(mesh)),
+    )
+
+
+def _step(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    inner, metrics = algorithm.step(state.algorithm, batch)
+    newly_bad = (state.first_bad_step == NEVER) & ~jnp.isfinite(metrics["loss"])
+    first_bad_step = jnp.where(newly_bad, state.algorithm.step, state.first_bad_step)
+    return TrainState(inner, state.best, first_bad_step), metrics
+
+
+def make_train_steps(
+    algorithm: Algorithm, state: TrainState, batch_of: Callable[[Any, jax.Array], Batch]
+) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """Several outer steps as one jitted function `(state, held, rows, count) -> (state, metrics)`.
+
+    `held` is a pytree of arrays on the devices from which the batches are made. `rows` (S, B) int32
+    says which rows of it each step uses; the first `count` (int32 scalar, 1 to S) steps are done.
+    The state is donated. Metrics are those of the last of the steps.
+
+    The number of iterations is computed: one program does any number of steps, so the results do
+    not depend on how steps are divided into calls.
+
+    Args:
+      algorithm: the algorithm.
+      state: a state, or its shapes.
+      batch_of: `(held, rows of one step) -> batch`, sharded by rows over all devices.
+    """
+    mesh, shardings = algorithm.problem.mesh, train_state_shardings(algorithm, state)
+
+    def once(state: TrainState, held: Any, rows: jax.Array) -> tuple[TrainState, Metrics]:
+        state, metrics = _step(algorithm, state, batch_of(held, rows))
+        return jax.lax.with_sharding_constraint(state, shardings), metrics
+
+    def steps(
+        state: TrainState, held: Any, rows: jax.Array, count: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        shapes = jax.eval_shape(once, state, held, rows[0])[1]
+        none: Metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        done: tuple[TrainState, Metrics] = jax.lax.fori_loop(
+            0, count, lambda number, carry: once(carry[0], held, rows[number]), (state, none)
+        )
+        return done
+
+    held_as_it_is = None  # its sharding is that of its arrays
+    return jax.jit(
+        steps,
+        donate_argnums=0,
+        in_shardings=(shardings, held_as_it_is, over(mesh), over(mesh)),
         out_shardings=(shardings, over(mesh)),
     )
 

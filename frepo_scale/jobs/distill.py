@@ -12,14 +12,12 @@ from frepo_scale.core.errors import Preempted, RunError
 from frepo_scale.core.identity import default_settings, scientific_settings
 from frepo_scale.core.paths import is_file, is_local
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.data.feed import target_batches
 from frepo_scale.distill.state import (
     NEVER,
     TrainState,
     checkpoint_tree,
     from_checkpoint_tree,
     initial_train_state,
-    make_train_step,
 )
 from frepo_scale.export.run_report import print_result
 from frepo_scale.jobs.gallery import write_gallery
@@ -48,10 +46,12 @@ from frepo_scale.parallel.mesh import platform_of
 from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import of_first, on_first
+from frepo_scale.train.calls import calls_of, most_steps
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
 from frepo_scale.train.loop import Hooks, train
 from frepo_scale.train.probing import HeldOutProbe
+from frepo_scale.train.stepping import Step, steps_and_batches
 from frepo_scale.train.stragglers import Stragglers, hosts
 
 
@@ -101,6 +101,8 @@ def distill(recipe: Recipe, root: Path) -> None:
         check_same_nets(run.config)
         check_host_memory(run)
         check_memory(run)
+        loop = recipe.config.loop
+        most = most_steps(loop.steps_per_call, run.dataset.placement, platform_of(run.mesh))
         on_first(lambda: open_workdir(workdir, supervisor, run))
         keep_compiled(workdir.compiled, platform_of(run.mesh))
         preemption = Preemption(supervisor.heartbeat)
@@ -113,12 +115,13 @@ def distill(recipe: Recipe, root: Path) -> None:
                 state, first = attempt.restore_or_init()
             supervisor.begin(first, environment(run.mesh))
             if not attempt.is_trained(first):
-                with attempt.training(first) as (batches, hooks):
+                with attempt.training(state, first, most) as (step, batches, hooks):
                     state, _, stopped = train(
                         state,
-                        make_train_step(run.algorithm, state),
+                        step,
                         batches,
                         hooks,
+                        calls_of(loop, most, first, recipe.config.distill.steps),
                         start=first,
                         steps=recipe.config.distill.steps,
                         preemption=preemption,
@@ -207,17 +210,21 @@ class _Attempt:
         return from_checkpoint_tree(algorithm, restored.state, state), restored.step
 
     @contextlib.contextmanager
-    def training(self, start: int) -> Iterator[tuple[Iterator[Any], Hooks]]:
-        """The target batches and the hooks of the loop, from step `start` on."""
+    def training(
+        self, state: TrainState, start: int, most: int
+    ) -> Iterator[tuple[Step, Iterator[Any], Hooks]]:
+        """The step, its target batches and the hooks of the loop, from step `start` on."""
         run, config = self.work.run, self.work.run.config
         feed = self.work.inputs.feed(
             run.algorithm.batch_size, config.distill.seed, config.data.workers
         )
         with contextlib.ExitStack() as closing:
-            batches = closing.enter_context(target_batches(feed, start))
+            step, batches = closing.enter_context(
+                steps_and_batches(run.algorithm, state, feed, start, most)
+            )
             progress = closing.enter_context(Progress("distil", config.distill.steps, start))
             after_step = self._open_writers(start, closing)
-            yield batches, self._hooks(start, progress, after_step)
+            yield step, batches, self._hooks(start, progress, after_step)
         ledger = self.work.supervisor.ledger
         with ledger.during("checkpoint"):
             self._checkpointer.wait()

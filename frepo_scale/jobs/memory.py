@@ -35,7 +35,8 @@ def what_to_lower(run: Run, text: str) -> str:
         times = f" ({1 / fits:.1f} times as much was asked for as there is)" if 0 < fits < 1 else ""
         advice.append(f"repeat the command with --gin.CHUNK={chunk}{times}")
     if run.dataset.placement == "device":
-        advice.append("with --gin.DATA_PLACEMENT=memory")
+        single = " --gin.STEPS_PER_CALL=0" if config.loop.steps_per_call > 1 else ""
+        advice.append(f"with --gin.DATA_PLACEMENT=memory{single}")
     state = round(state_bytes(run.algorithm, run.dataset) / mesh.shape[POOL] / 2**20, 3)
     advice.append(
         f"in a new --workdir lower POOL_SIZE (now {config.pool.size}; the state takes {state}"

@@ -206,7 +206,7 @@ class StepActions:
         self._progress(step)
         if self._requested():
             self.close()
-            self._profile = self._profile_from(step + 1)
+            self._profile = self._profile_from(step)
         if self._profile is None:
             return
         try:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from frepo_scale.core.settings import check_settings, setting
 
+MOST_STEPS_PER_CALL = 1000  # the rows of their batches are sent to the devices at once
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -30,6 +32,15 @@ class LoopConfig:
         "KEEP_EVERY",
         "checkpoints of these steps are never removed; 0: only the newest two are kept",
         low=0,
+        operational=True,
+    )
+    steps_per_call: int = setting(
+        0,
+        "STEPS_PER_CALL",
+        "outer steps per dispatch to the devices at most, where they hold the target images"
+        " (DATA_PLACEMENT); 0: 50 on accelerators, 1 on CPUs",
+        low=0,
+        high=MOST_STEPS_PER_CALL,
         operational=True,
     )
     profile_at: int = setting(

@@ -73,10 +73,10 @@ class Log:
         yield
         self._waited += time.monotonic() - before
 
-    def step(self, done: int, metrics: Metrics) -> None:
-        """Called when step `done` is dispatched."""
+    def step(self, done: int, metrics: Metrics, length: int = 1) -> None:
+        """Called when step `done`, the last of a call of `length` steps, is dispatched."""
         self.flush()
-        self._progress.advance()
+        self._progress.advance(length)
         if done % self.every == 0:
             self._pending = (done, metrics)
 
@@ -192,7 +192,7 @@ class Save:
     def _period_over(self, done: int) -> bool:
         if done % self.every == 0:
             return True
-        if done != self._clock_at:
+        if done < self._clock_at:
             return False
         passed = time.monotonic() - self._from_time
         left = 60.0 * self._minutes - passed

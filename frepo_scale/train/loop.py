@@ -2,7 +2,8 @@
 
 The order within one iteration is fixed: probe, save, *then* draw the batch, step, and log the
 metrics of the step before. A checkpoint at step s is therefore the state before batch s, after the
-probe at s.
+probe at s. Several steps may be one call of `step`, see `train.calls`; what happens between steps
+then happens between calls, at the same steps.
 """
 
 from collections import deque
@@ -16,10 +17,11 @@ import jax
 from frepo_scale.core.errors import Preempted
 from frepo_scale.ops.goodput import Ledger
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.train.calls import Calls
 from frepo_scale.train.hooks import Log, Metrics, Probe, Save, State
 from frepo_scale.train.stragglers import Stragglers
 
-_IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host, few enough to stop soon
+_IN_FLIGHT = 2  # calls dispatched ahead: enough to hide the host, few enough to stop soon
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Hooks:
       probe: evaluates the set; None: never.
       save: writes checkpoints; None: never.
       compiling: a context around the first step, which may compile for long.
-      after_step: called with the number of steps dispatched; must not wait for the device.
+      after_step: called after each call with the number of steps dispatched; must not wait for the
+        device.
       stragglers: measures the time of this process per step; None: nothing does.
     """
 
@@ -59,6 +62,7 @@ def train(
     step: Callable[[State, Any], tuple[State, Metrics]],
     batches: Iterator[Any],
     hooks: Hooks,
+    calls: Calls,
     *,
     start: int,
     steps: int,
@@ -68,16 +72,15 @@ def train(
     """Runs from `start` to `steps` outer steps done, or until a stop is requested.
 
     Args:
-      state, step: the state, donated to the first step; one jitted step.
-      batches: the next one is batch `start`.
-      hooks: what else happens.
+      state, step: the state, donated to the first call; one jitted call.
+      batches, hooks: the next one is batch `start`; what else happens.
+      calls: how many steps a call does.
       start, steps, preemption, ledger: outer steps done and to reach; polled; accounts for time.
     """
     log, probe, save, done = hooks.log, hooks.probe, hooks.save, start
-    in_flight: deque[jax.Array] = deque()
+    in_flight: deque[tuple[jax.Array, int]] = deque()  # loss and steps of calls
     while True:
-        last = done == steps
-        stop = preemption.requested
+        last, stop = done == steps, preemption.requested
         probing = probe is not None and probe.due(done, last)
         saving = save is not None and save.due(done, last)
         if probing or saving or stop:
@@ -98,14 +101,14 @@ def train(
             return Outcome(state, done, stopped=stop)
         if probing or saving:
             log.restart(done)
-
-        first = done == start
+            calls.restart()
+        first, length = done == start, calls.length(done)
         with _marked(done):
-            state, metrics = _dispatched(step, state, batches, hooks, ledger, first)
+            state, metrics = _dispatched(step, state, batches, hooks, calls, ledger, length, first)
             with ledger.during("compile" if first else "step"):
-                done += 1
-                log.step(done, metrics)
-                _wait(in_flight, metrics["loss"], first)
+                done += length
+                log.step(done, metrics, length)
+                _wait(in_flight, (metrics["loss"], length), calls, first)
                 if first:
                     log.restart(done)  # the rates exclude compilation
         for action in hooks.after_step:
@@ -113,9 +116,9 @@ def train(
 
 
 def _marked(step: int) -> AbstractContextManager[None]:
-    """The mark by which profilers find the steps and measure them.
+    """The mark by which profilers find the calls and measure them.
 
-    It includes the wait for an earlier step: in the steady state its duration is that of a step.
+    It includes the wait for an earlier call: in the steady state its duration is that of a call.
     """
     return jax.profiler.StepTraceAnnotation("outer_step", step_num=step)
 
@@ -125,35 +128,44 @@ def _dispatched(
     state: State,
     batches: Iterator[Any],
     hooks: Hooks,
+    calls: Calls,
     ledger: Ledger,
+    length: int,
     first: bool,
 ) -> tuple[State, Metrics]:
-    """Draws a batch and dispatches a step; the batch is freed after its step."""
+    """Draws the batch of a call and dispatches the call; the batch is freed after its steps."""
     timed = None if first else hooks.stragglers
     if timed is not None:
         timed.begin()
     with hooks.log.waiting_for_input(), ledger.during("data"):
-        batch = next(batches)
+        batch = calls.draw(batches, length)
     with (
         ledger.during("compile" if first else "step"),
         hooks.compiling() if first else nullcontext(),
     ):
         state, metrics = step(state, batch)
     if timed is not None:
-        timed.end()
+        timed.end(length)
     return state, metrics
 
 
-def _wait(in_flight: deque[jax.Array], loss: jax.Array, first: bool) -> None:
-    """Waits until few enough steps are in flight, without fetching anything from the device.
+def _wait(
+    in_flight: deque[tuple[jax.Array, int]],
+    newest: tuple[jax.Array, int],
+    calls: Calls,
+    first: bool,
+) -> None:
+    """Waits until few enough calls are in flight, without fetching anything from the device.
 
-    The device always has the next step queued, but for the first step, which is compiled.
+    The device always has the next call queued, but for the first one, which is compiled.
     """
-    in_flight.append(loss)
+    in_flight.append(newest)
     if first:
-        loss.block_until_ready()
+        newest[0].block_until_ready()
     elif len(in_flight) > _IN_FLIGHT:
-        in_flight.popleft().block_until_ready()
+        loss, length = in_flight.popleft()
+        loss.block_until_ready()
+        calls.finished(length)
 
 
 def _save(

@@ -55,13 +55,13 @@ class Stragglers:
         self._own, self._steps, self._since = 0.0, 0, self._clock()
 
     def begin(self) -> None:
-        """The process starts to prepare a step."""
+        """The process starts to prepare a call."""
         self._began = self._clock()
 
-    def end(self) -> None:
-        """The process has dispatched the step."""
+    def end(self, steps: int) -> None:
+        """The process has dispatched the call of this many steps."""
         self._own += self._clock() - self._began
-        self._steps += 1
+        self._steps += steps
 
     def compare(self, step: int) -> None:
         """Compares the steps since the last call; collective."""

@@ -46,6 +46,7 @@ WRONG = {
             "KEEP_EVERY",
             "CHANCE_PROBES",
             "PROFILE_AT",
+            "STEPS_PER_CALL",
             "CROSS_RUNS",
             "ROBUSTNESS_IMAGES",
         ]

@@ -103,6 +103,8 @@ def test_fast_times_the_step_and_each_phase(results):
         assert row["seconds"] > 0 and 0 < row["share_of_bfloat16_rate"] < 1
         assert row["predicted"] > 0 and row["memory_gib"] > 0
     assert len(found["steps"]) == 2
+    (several,) = found["several"].values()
+    assert several["seconds"] > 0 and "error" not in several
     (rows,) = found["phases"].values()
     assert {"regression", "optimiser", "sum float32", "sum bfloat16"} <= set(rows)
     assert len(rows) == 6 + 4 + 2 and all(row["seconds"] > 0 for row in rows.values())

@@ -8,18 +8,24 @@ processes and own number.
 
 import json
 import sys
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import load_dataset
 from frepo_scale.data.feed import Feed, target_batches
 from frepo_scale.data.net_inputs import replicated
 from frepo_scale.data.pipeline import GlobalOrder
 from frepo_scale.data.settings import DataConfig
 from frepo_scale.data.types import Split, everything
+from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.state import initial_train_state
 from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
+from frepo_scale.train.stepping import steps_and_batches
 
 
 def batches(case, folder):
@@ -35,6 +41,8 @@ def batches(case, folder):
         constants = replicated(preprocessing, mesh)
         workers = case.get("workers", 0)
         feed = Feed(data.train, order, data.placement, constants, mesh, workers)
+    if "together" in case:
+        return together(feed, case)
     found = []
     with target_batches(feed, case["start"]) as endless:
         for _ in range(case["steps"]):
@@ -43,6 +51,50 @@ def batches(case, folder):
                 assert part.sharding.is_equivalent_to(over(mesh, (POOL, DATA)), part.ndim)
             found.append(multihost_utils.process_allgather(batch, tiled=True))
     return np.stack([b.images for b in found]), np.stack([b.labels for b in found])
+
+
+class Recorded(NamedTuple):
+    step: jax.Array
+    images: jax.Array
+    labels: jax.Array
+
+
+class Recorder(Algorithm):
+    """Keeps the batches of its first steps."""
+
+    def __init__(self, mesh, steps, batch):
+        super().__init__(Problem(None, None, None, None, mesh, size=1, batch=batch))
+        self.steps = steps
+
+    def init(self, start):
+        shape = (self.steps, self.batch_size)
+        images = jnp.zeros((*shape, *start.images.shape[1:]))
+        return Recorded(jnp.int32(0), images, jnp.zeros(shape, jnp.int32))
+
+    def step(self, state, batch):
+        images = state.images.at[state.step].set(batch.images)
+        labels = state.labels.at[state.step].set(batch.labels)
+        return Recorded(state.step + 1, images, labels), {"loss": jnp.mean(batch.images)}
+
+    def distilled(self, state):
+        raise NotImplementedError
+
+
+def together(feed, case):
+    """The batches of a case, with several steps per call."""
+    steps, most = case["steps"], case["together"]
+    recorder = Recorder(feed.mesh, steps, case["batch"])
+    image = feed.images.at(np.zeros(1, np.int64)).shape[1:]
+    start = DistilledSet(np.zeros((1, *image), np.float32), np.zeros((1, 3), np.float32))
+    state = initial_train_state(recorder, start)
+    with steps_and_batches(recorder, state, feed, case["start"], most) as (call, rows):
+        for done in range(0, steps, most):
+            length = min(most, steps - done)
+            state, metrics = call(state, tuple(next(rows) for _ in range(length)))
+    found = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), state.algorithm)
+    assert found.step == steps
+    np.testing.assert_allclose(metrics["loss"], found.images[-1].mean(), rtol=1e-4, atol=1e-6)
+    return found.images, found.labels
 
 
 def main():

@@ -90,6 +90,7 @@ def test_every_placement_on_every_mesh(folder, expected, tmp_path):
         for placement in ("memory", "stream", "device")
         for mesh in ([1, 8], [2, 4])
     ]
+    cases.append(cases[-1] | {"together": 3})  # two calls, of three and two steps
     for found in run(folder, tmp_path, cases, 1, 8):
         check(found, expected, 9)  # steps 9 to 13 cross the end of the first epoch
 
@@ -108,6 +109,7 @@ def test_one_two_and_four_processes_continue_with_the_same_batches(folder, expec
             }
             for placement in ("stream", "device", "memory")
         ]
+        cases.append(cases[1] | {"together": 3})
         for found in run(folder, tmp_path, cases, processes, devices):
             check(found, expected, first)
         first += 4

@@ -1,10 +1,12 @@
 """Compiles the outer step for a mesh and prints its collectives as one JSON line.
 
-A separate program, because the number of devices is fixed when JAX starts. Argument: a JSON object.
+A separate program, because the number of devices is fixed when JAX starts. Argument: a JSON object,
+whose "text" is a file for the text of the compiled program.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -42,6 +44,7 @@ def main():
         jax.ShapeDtypeStruct((count,), np.int32),
     )
     text = step.lower(state, shapes).compile().as_text()
+    Path(case["text"]).write_text(text)
     print(
         "RESULT " + json.dumps([c._asdict() for c in collectives(text, pool_axis, data_axis)]),
         flush=True,

@@ -1,14 +1,16 @@
-"""What the compiled outer step sends over each mesh axis: kinds and bytes, bounded.
+"""What the compiled outer step sends over each mesh axis, and what it consists of.
 
-Exact lists differ between JAX versions; a new kind or another order of magnitude fails. Sizes are
-chosen so that what may travel (features, minibatch images, sums of the size of the parameters) is
-far smaller than what may not (activations, the image set).
+Exact lists of collectives differ between JAX versions; a new kind or another order of magnitude
+fails. Sizes are chosen so that what may travel (features, minibatch images, sums of the size of the
+parameters) is far smaller than what may not (activations, the image set). Convolutions,
+factorisations and transfers to the host are counted exactly.
 """
 
 import json
 from pathlib import Path
 
 import pytest
+from gpu_parts.hlo import counts
 from processes import finished, start
 
 pytestmark = pytest.mark.slow
@@ -20,10 +22,15 @@ IMAGE_SET = SIZE * IMAGE
 ACTIVATIONS = 8 * SIDE * SIDE * 4  # of one image after the first convolution
 PARAMETERS = 4 * (9 * 3 * 8 + 8 + 9 * 8 * 16 + 16 + 1024 * CLASSES + CLASSES + 16)
 SMALL = 4096
+# Two layers: features of the target batch and of the synthetic images, the gradient of the latter
+# without a second forward pass, and the online step, which needs no gradient of its images.
+CONVOLUTIONS = 2 + 2 + 2 + (2 + 1 + 2)
 
 
-def collectives(mesh, members, form="dual", online=ONLINE):
+def collectives(mesh, members, folder, form="dual", online=ONLINE):
+    text = folder / "step.hlo"
     case = {
+        "text": str(text),
         "mesh": mesh,
         "members": members,
         "form": form,
@@ -35,7 +42,17 @@ def collectives(mesh, members, form="dual", online=ONLINE):
     (line,) = [x for x in out.splitlines() if x.startswith("RESULT ")]
     found = json.loads(line.removeprefix("RESULT "))
     assert found
+    check_program(text.read_text())
     return found
+
+
+def check_program(text):
+    """One member's work on each device, whatever the mesh."""
+    found = counts(text)
+    assert found.convolutions == CONVOLUTIONS
+    assert found.factorisations == 1
+    assert found.host == 0
+    assert "f64[" not in text  # the regression is in float32 here
 
 
 def total(found, axis, *kinds):
@@ -54,8 +71,8 @@ def test_sizes_tell_the_allowed_from_the_forbidden():
     assert FEATURES < 0.3 * SIZE * ACTIVATIONS
 
 
-def test_data_axis_dual():
-    found = collectives([1, 8], members=1)
+def test_data_axis_dual(tmp_path):
+    found = collectives([1, 8], members=1, folder=tmp_path)
     check_axes(found)
     data = [c for c in found if c["axis"] in ("data", "both")]
     assert {c["kind"] for c in data} <= {"all-reduce", "all-gather", "reduce-scatter"}
@@ -69,9 +86,9 @@ def test_data_axis_dual():
     assert max(c["bytes"] for c in data) <= FEATURES
 
 
-def test_data_axis_primal():
+def test_data_axis_primal(tmp_path):
     """No features and no N x N matrix are sent: only d x d and d x K sums."""
-    found = collectives([1, 8], members=1, form="primal")
+    found = collectives([1, 8], members=1, folder=tmp_path, form="primal")
     check_axes(found)
     gram = 1024 * 1024 * 4
     assert total(found, "data", "all-gather") == 0
@@ -79,8 +96,8 @@ def test_data_axis_primal():
     assert total(found, "data", "all-reduce") <= gram + weights + PARAMETERS + SMALL
 
 
-def test_pool_axis_sees_the_mean_gradient_and_metrics_only():
-    found = collectives([4, 2], members=4)
+def test_pool_axis_sees_the_mean_gradient_and_metrics_only(tmp_path):
+    found = collectives([4, 2], members=4, folder=tmp_path)
     check_axes(found)
     pool = [c for c in found if c["axis"] == "pool"]
     assert {c["kind"] for c in pool} == {"all-reduce"}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpu_parts.hlo import NETS, counts, frames_of
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.keys import Purpose, key_for
@@ -212,3 +213,14 @@ def test_a_minibatch_of_the_set_is_used_where_it_is_large():
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(InputError):
         DistillConfig(**wrong)
+
+
+@pytest.mark.slow
+def test_the_compiled_step_has_one_factorisation_and_float64_in_the_regression_only():
+    text = outer_step().lower(start(), batch(0)).compile().as_text()
+    found = counts(text)
+    assert "f64[" in text and frames_of(text, NETS)  # what is counted is there
+    assert found.float64_in_nets == 0
+    assert found.factorisations == 1 and found.host == 0
+    # Target features, synthetic features, their gradient with no second forward pass, online step.
+    assert found.convolutions == 2 + 2 + 2 + (2 + 1 + 2)

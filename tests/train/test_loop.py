@@ -50,6 +50,31 @@ def test_the_order_of_a_whole_run() -> None:
     assert host(outcome.state) == host(run.checkpoints[4][0])
 
 
+def test_several_steps_per_call_change_neither_rows_nor_probes_nor_checkpoints() -> None:
+    config, runs = config_of(log=10, probe=60, save=30), (Run(), Run())
+    outcomes = [run.train(config, 120, most=most) for run, most in zip(runs, (0, 8), strict=True)]
+    assert max(runs[1].calls) == 8 and len(runs[1].calls) < 40
+    assert runs[0].of("step", "probe", "save") == runs[1].of("step", "probe", "save")
+    assert runs[0].log_rows() == runs[1].log_rows()
+    assert host(outcomes[0].state) == host(outcomes[1].state)
+    ends = runs[1].numbers("after_step")
+    assert [b - a for a, b in zip([0, *ends], ends, strict=False)] == runs[1].calls
+
+
+def test_a_signal_in_a_long_call_saves_at_its_end() -> None:
+    config = config_of(log=10, probe=60, save=60)
+    whole = Run()
+    whole.train(config, 60)
+    ends = Run()
+    ends.train(config, 60, most=8)
+    at = next(end for end, n in zip(ends.numbers("after_step"), ends.calls, strict=True) if n == 8)
+    run = Run(signal_at=("after_step", at))
+    outcome = run.train(config, 60, most=8)
+    assert outcome.stopped and outcome.step == at and run.of("save") == [("save", at, 0)]
+    _, outcome = _resumed(config, 60, run)
+    assert host(outcome.state) == host(whole.checkpoints[60][0])
+
+
 def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
     run = Run()
     run.train(config_of(log=2, probe=100, save=100), steps=6)
@@ -66,7 +91,7 @@ def test_a_row_is_fetched_after_the_next_step_is_dispatched() -> None:
 def test_the_own_time_of_a_process_is_that_of_draw_and_dispatch_but_for_the_first_step() -> None:
     run = Run()
     run.stragglers = SimpleNamespace(
-        begin=lambda: run.events.append(("begin",)), end=lambda: run.events.append(("end",))
+        begin=lambda: run.events.append(("begin",)), end=lambda _: run.events.append(("end",))
     )
     run.train(config_of(log=1, probe=2, save=2), steps=3)
     counted = [event for event in run.events if event[0] in ("begin", "end", "draw", "step")]

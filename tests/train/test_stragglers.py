@@ -29,7 +29,7 @@ class Group:
         for _ in range(number):
             self.own.begin()
             self.now += own
-            self.own.end()
+            self.own.end(1)
             self.now += whole - own
 
     def compared(self, step=50, others=None):
