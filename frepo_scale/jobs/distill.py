@@ -54,6 +54,7 @@ from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import of_first, on_first
 from frepo_scale.plan.overview import written_bytes
+from frepo_scale.train.ahead import FOLDER, with_program
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
 from frepo_scale.train.loop import Hooks, train
@@ -116,7 +117,11 @@ def distill(recipe: Recipe, root: Path) -> None:
                 with attempt.training(first) as (batches, hooks):
                     state, _, stopped = train(
                         state,
-                        make_train_step(run.algorithm, state),
+                        with_program(
+                            make_train_step(run.algorithm, state),
+                            workdir.compiled / FOLDER,
+                            run.mesh,
+                        ),
                         batches,
                         hooks,
                         start=first,
