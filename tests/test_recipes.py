@@ -142,7 +142,7 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     assert re.search(r"\n[\d,]+ entries seen = [\d,]+ images read", out)
     assert f"IPC = {ipc}\n" in out  # the operative configuration
     assert re.search(r"\nTotal: [\d,]+ -- [\d,]+ bytes\n", out)  # the parameter overview
-    assert "memory, MiB" in out
+    assert "memory, MiB" in out and f"frepo-scale plan {name} --on cpu\n" in out
     assert out.endswith(f"workdir runs/{name}; dry run: nothing was trained.\n")
     assert err == ""
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from fake_run import RATES
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
+from frepo_scale.plan import cpu
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +160,18 @@ def test_events_hold_what_metrics_hold(whole):
 def test_the_same_command_twice_gives_the_same_bits(whole, tmp_path):
     assert main(command(tmp_path / "again")) == 0
     assert_equal_runs(whole, tmp_path / "again")
+
+
+def test_a_step_compiled_ahead_gives_the_same_bits(whole, tmp_path, capsys, monkeypatch):
+    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_BYTES": 2**16}.items():
+        monkeypatch.setattr(cpu, name, small)  # the rates of this CPU do not matter here
+    overrides = command(tmp_path)[4:]
+    planned = ["plan", "digits_ipc1", "--on", "cpu", "--compile", str(tmp_path / "run")]
+    assert main([*planned, *overrides]) == 0
+    assert "distill --workdir" in capsys.readouterr().out
+    assert main(command(tmp_path / "run")) == 0
+    assert "compiled ahead, for cpu" in capsys.readouterr().out
+    assert_equal_runs(whole, tmp_path / "run")
 
 
 def test_another_seed_gives_another_result(whole, tmp_path):

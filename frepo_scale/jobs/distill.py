@@ -46,6 +46,7 @@ from frepo_scale.parallel.mesh import platform_of
 from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import agree, is_first
 from frepo_scale.parallel.share import of_first, on_first
+from frepo_scale.train.ahead import FOLDER, with_program
 from frepo_scale.train.calls import calls_of, most_steps
 from frepo_scale.train.hooks import Log, Probe, Save
 from frepo_scale.train.inputs import Inputs
@@ -118,7 +119,7 @@ def distill(recipe: Recipe, root: Path) -> None:
                 with attempt.training(state, first, most) as (step, batches, hooks):
                     state, _, stopped = train(
                         state,
-                        step,
+                        with_program(step, workdir.compiled / FOLDER, run.mesh, calls=most),
                         batches,
                         hooks,
                         calls_of(loop, most, first, recipe.config.distill.steps),

@@ -1,5 +1,7 @@
-"""The memory of a run on the accelerators of this machine, before its first step."""
+"""The memory and the plan of a run on the accelerators of this machine, before its first step."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,12 +11,21 @@ from frepo_scale.distill.frepo import FRePo
 from frepo_scale.jobs.run import Run
 from frepo_scale.jobs.subject import varied
 from frepo_scale.parallel.runtime import is_first
-from frepo_scale.plan.chips import Chip
+from frepo_scale.plan.chips import CHIPS, Chip
 from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.memory import estimate, least
-from frepo_scale.plan.plan import make_plan
+from frepo_scale.plan.plan import Plan, make_plan
 from frepo_scale.plan.search import as_flags, smallest_change
 from frepo_scale.plan.work import sizes_of
+
+# What JAX calls the TPUs.
+_TPUS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
 
 
 def check_memory(run: Run) -> None:
@@ -69,3 +80,48 @@ def memory_line(run: Run, device: Any = None) -> str:
         "a run that fits",
         f"use {as_flags(change)}" if change else "use more devices, or devices with more memory",
     )
+
+
+def plan_here(run: Run) -> Plan | None:
+    """The plan of a run on the accelerators that it is on; None on a CPU or an unknown kind.
+
+    Args:
+      run: the run.
+    """
+    devices = list(run.mesh.devices.flat)
+    chip = _chip_of(devices[0])
+    if chip is None:
+        return None
+    hardware = Hardware("this machine", chip, _shape_of(chip, devices))
+    vary = varied(run.recipe.name, run.config, run.dataset.image_shape, run.dataset.num_classes)
+    return make_plan(vary({}), hardware, run.mesh.shape["pool"], run.mesh.shape["data"])
+
+
+def _chip_of(device: Any) -> Chip | None:
+    """The chip with the memory that the device reports; GPUs by maker and model."""
+    kind: str = device.device_kind
+    chip = CHIPS.get(_TPUS.get(kind, ""))
+    if device.platform == "gpu":
+        chip = next((one for one in CHIPS.values() if _model(one.title) == _model(kind)), None)
+    if chip is None:
+        return None
+    room = float((device.memory_stats() or {}).get("bytes_limit", 0))
+    return replace(chip, title=kind, memory=room or chip.memory)
+
+
+def _model(title: str) -> list[str]:
+    """Such as ["NVIDIA", "A100"] of "NVIDIA A100-SXM4-40GB"."""
+    return title.replace("-", " ").split()[:2]
+
+
+def _shape_of(chip: Chip, devices: list[Any]) -> tuple[int, ...]:
+    """Sides of the slice, or (processes, devices of each)."""
+    if chip.platform != "tpu":
+        processes = len({device.process_index for device in devices})
+        return processes, len(devices) // processes
+    dimensions = 2 if chip.shapes else 3
+    along = zip(*(device.coords for device in devices), strict=True)
+    sides = sorted(1 + max(axis) - min(axis) for axis in list(along)[:dimensions])
+    if math.prod(sides) != len(devices):  # not a whole slice
+        sides = [len(devices), *[1] * (dimensions - 1)]
+    return tuple(sides)

@@ -14,7 +14,8 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import default_settings, scientific_settings, settings_sha256
 from frepo_scale.distill.registry import build_algorithm
-from frepo_scale.jobs.machine import memory_line
+from frepo_scale.jobs.ahead import check_workdir, keeper
+from frepo_scale.jobs.machine import memory_line, plan_here
 from frepo_scale.jobs.net_files import with_fingerprints
 from frepo_scale.jobs.plan_options import GivenSizes, PlanOptions, check, device_counts
 from frepo_scale.jobs.run import build_run, problem_of
@@ -22,8 +23,9 @@ from frepo_scale.jobs.series_runs import runs_of
 from frepo_scale.jobs.settings import Recipe, RunConfig, SeriesConfig
 from frepo_scale.jobs.subject import sizes_of_data, varied, with_settings
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.determinism import make_deterministic
 from frepo_scale.parallel.matmul import matmul_precision
-from frepo_scale.parallel.mesh import build_mesh
+from frepo_scale.parallel.mesh import build_mesh, platform_of
 from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan import report
@@ -53,6 +55,10 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     # Plans are made for other devices; those of this machine may be in use.
     jax.config.update("jax_platforms", "cpu")
     config, notes = recipe.config, []
+    if options.compile is not None:
+        check_workdir(options.compile, config)
+        if config.mesh.deterministic:
+            make_deterministic(None)  # as `distill` does; XLA reads its flags once
     if config.series.by is not None:
         runs = runs_of(config)
         notes = [f"a series of {len(runs)} runs: the numbers are those of one of them"]
@@ -222,6 +228,12 @@ class _Planner:
         if self._options.quick:
             return found
         if not find_compiler(platform):
+            if self._options.compile is not None:
+                raise InputError(
+                    f"--compile for {self._hardware.name}: no compiler for {platform.upper()}s",
+                    "the compiler to be installed",
+                    install_command(platform),
+                )
             note = f"no compiler for {platform.upper()}s: estimated; {install_command(platform)}"
             if note not in self._notes:
                 self._notes.append(note)
@@ -229,15 +241,21 @@ class _Planner:
         settings = {**settings, "MESH_POOL": found.pool, "MESH_DATA": found.data}
         config = with_settings(self._config, settings)
         with one_at_a_time(platform, _say):
-            devices = devices_of(self._hardware)
-            problem = problem_of(
-                config, build_mesh(config.mesh, devices), self._classes, self._shape
-            )
+            mesh, root = build_mesh(config.mesh, devices_of(self._hardware)), self._options.compile
+            problem = problem_of(config, mesh, self._classes, self._shape)
             lowered = lower_outer_step(
                 build_algorithm(config.algorithm, problem), self._shape, self._classes
             )
-            self._compiled = compiled_step(
-                lowered, self._hardware.name, found.pool, found.data, _say
+            name, keep = self._hardware.name, None
+            if root is not None:
+                keep = keeper(root, name, lowered, mesh, self._notes.append)
+            self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
+        if self._options.compile is not None and self._compiled.cost is None:
+            raise InputError(
+                f"--compile for {self._hardware.name}: an outer step of"
+                f" {self._vary({}).recipe} does not fit",
+                "a step that fits",
+                "see frepo-scale plan without --compile for a change that does",
             )
         return found._replace(memory=_compiled_memory(found, self._compiled))
 
@@ -290,12 +308,16 @@ def dry_run(recipe: Recipe, root: Path) -> None:
     workdir.check_identity(settings, default_settings(recipe.config))
     with pinned(), matmul_precision(recipe.config.distill.matmul_precision):
         run = build_run(recipe)
-        needs = memory_line(run)
+        needs, here = memory_line(run), plan_here(run)
     if is_first():
         print(recipe.operative)
         print(overview(run.algorithm, run.dataset))
         if needs:
             print(needs)
+        if here is not None:
+            print(f"\n{report.text(here)}\n")
+        elif platform_of(run.mesh) == "cpu":
+            print(f"time and memory of a step: frepo-scale plan {recipe.name} --on cpu")
         print(
             f"config_sha256 {settings_sha256(settings)}; workdir {workdir.root}; dry run: nothing"
             " was trained."

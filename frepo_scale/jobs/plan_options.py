@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from frepo_scale.core.errors import InputError, nearest
+from frepo_scale.core.paths import to_path
 
 # Settings that a search may change where the user names them: they change the algorithm.
 MAY_CHANGE = ("MEMBERS", "POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE")
@@ -43,6 +44,7 @@ class PlanOptions:
       png: file of that figure; None: `<recipe>_<chip>_scaling.png`.
       json: prints JSON.
       price: of one device for one hour.
+      compile: the workdir for the compiled step; None: it is not kept.
       given: sizes of the data set.
       overrides: names of the settings given on the command line.
     """
@@ -56,6 +58,7 @@ class PlanOptions:
     png: Path | None = None
     json: bool = False
     price: float | None = None
+    compile: Path | None = None
     given: GivenSizes = field(default_factory=GivenSizes)
     overrides: tuple[str, ...] = ()
 
@@ -76,7 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help="search the mesh and the chunk")
     parser.add_argument(
         "--may-change",
-        default="",
         metavar="NAMES",
         help="also search MEMBERS,POOL_SIZE,FEATURE_DTYPE,NET_DTYPE: they change the algorithm",
     )
@@ -84,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="A..B", help="draw the time against numbers of devices")
     parser.add_argument("--png", metavar="FILE", help="the figure of --scale")
     parser.add_argument("--price", type=float, metavar="X", help="of one device for one hour")
+    parser.add_argument(
+        "--compile",
+        metavar="WORKDIR",
+        help="keep the compiled step in this workdir, where distill on such hardware loads it",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     for name, what in (("classes", "K"), ("resolution", "R"), ("channels", "C")):
         parser.add_argument(
@@ -92,17 +99,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanOptions:
-    """The arguments as parsed, and the names of the settings given beside them."""
+    """The arguments as parsed, and the names of the settings given beside them.
+
+    Raises:
+      InputError: a text is empty, or the workdir is a URL that no run can use.
+    """
+    for name in ("may_change", "write", "scale", "png", "compile"):
+        text, option = getattr(given, name), f"--{name.replace('_', '-')}"
+        if text is not None and not text.strip(", "):  # a shell variable that is not set
+            raise InputError(f"{option} {text!r}", "a value", f"give one, or leave {option} out")
     return PlanOptions(
         on=tuple(given.on),
         quick=given.quick,
         best=given.best,
-        may_change=tuple(name for name in given.may_change.split(",") if name),
+        may_change=tuple(name for name in (given.may_change or "").split(",") if name),
         write=Path(given.write) if given.write else None,
         scale=given.scale,
         png=Path(given.png) if given.png else None,
         json=given.json,
         price=given.price,
+        compile=None if given.compile is None else to_path(given.compile),
         given=GivenSizes(given.classes, given.resolution, given.channels),
         overrides=tuple(overrides),
     )
@@ -110,6 +126,9 @@ def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanO
 
 def check(options: PlanOptions) -> None:
     """Raises InputError for options that do not go together, before anything is computed."""
+    for number, name in enumerate(options.on):
+        if name in options.on[:number]:
+            raise InputError(f"--on {name} twice", "each hardware once", "leave one out")
     for name in options.may_change:
         if name not in MAY_CHANGE:
             raise InputError(
@@ -127,14 +146,36 @@ def check(options: PlanOptions) -> None:
             raise InputError("--write without --best", "both", "add --best")
         if len(options.on) > 1:
             raise InputError("--write with several --on", "one hardware", "leave the others out")
-        folder = options.write.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)) or options.write.is_dir():
-            raise InputError(
-                f"--write {options.write} cannot be written",
-                "a file name in a folder that exists and that you may write to",
-            )
+        _check_file("--write", options.write)
+    if options.compile is not None:
+        for name, given in (("--quick", options.quick), ("--best", options.best)):
+            if given:
+                raise InputError(
+                    f"--compile with {name}", "one of them", f"leave {name} out of this command"
+                )
+    _check_figure(options)
+
+
+def _check_figure(options: PlanOptions) -> None:
+    if options.png is not None:
+        if options.scale is None:
+            raise InputError("--png without --scale", "both", "add --scale, as in --scale 1..1024")
+        if options.png.suffix != ".png":
+            raise InputError(f"--png {options.png}", "a file name that ends in .png")
+        _check_file("--png", options.png)
     if options.scale is not None:
         device_counts(options.scale)
+        if len(options.on) > 1:
+            raise InputError("--scale with several --on", "one hardware", "leave the others out")
+
+
+def _check_file(option: str, path: Path) -> None:
+    folder = path.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or path.is_dir():
+        raise InputError(
+            f"{option} {path} cannot be written",
+            "a file name in a folder that exists and that you may write to",
+        )
 
 
 def device_counts(text: str) -> list[int]:
@@ -151,4 +192,9 @@ def device_counts(text: str) -> list[int]:
             f"A..B with 1 <= A <= B <= {_MOST_DEVICES}",
             "such as --scale 1..1024",
         )
-    return [2**k for k in range(_MOST_DEVICES.bit_length()) if int(first) <= 2**k <= int(last)]
+    counts = [2**k for k in range(_MOST_DEVICES.bit_length()) if int(first) <= 2**k <= int(last)]
+    if not counts:
+        raise InputError(
+            f"--scale {text}: no power of two is in it", "one", f"such as --scale 1..{last}"
+        )
+    return counts

@@ -25,6 +25,7 @@ from frepo_scale.ops.goodput import read_ledger
 # Folders and files that may exist before the run's first own file:
 KERNELS = "kernels"  # folder of `parallel.determinism`
 LOGS = "logs"  # folder of the launch scripts
+COMPILED = "compiled"  # folder of compiled programs; `plan --compile` writes there before a run
 PART = "part_"  # prefix of the workdirs of the runs of a series
 STUCK = "stuck-"  # prefix of the files with the stacks of a process that hung
 
@@ -60,7 +61,7 @@ class Workdir:
         self.finished_nets = self.root / "evaluation_progress.json"
         self.lock = self.root / "lock.json"
         self.ledger = self.root / "attempts"
-        self.compiled = self.root / "compiled"
+        self.compiled = self.root / COMPILED
 
     @property
     def finished(self) -> bool:
@@ -146,7 +147,7 @@ class Workdir:
         # A run that ended before its first own file leaves only these.
         if all(
             name.startswith((".write-test-", ".partial-", STUCK))
-            or name in (self.lock.name, KERNELS, LOGS)
+            or name in (self.lock.name, KERNELS, LOGS, COMPILED)
             for name in names
         ):
             return

@@ -97,6 +97,11 @@ def environment(mesh: Mesh) -> dict[str, str]:
     return {name: " ".join(text.split())[:_LONGEST] for name, text in found.items()}
 
 
+def effective_flags(text: str) -> str:
+    """The flags of XLA in a text that may change numbers, sorted."""
+    return " ".join(sorted({f for f in text.split() if not _FLAGS_WITHOUT_EFFECT.match(f)}))
+
+
 def _same_everywhere() -> dict[str, str]:
     """The part that all processes of a run must have in common."""
     found = {"code": code_fingerprint(), **versions()}
@@ -108,8 +113,7 @@ def _same_everywhere() -> dict[str, str]:
     for name in VARIABLES:
         text = os.environ.get(name, "")
         if name == "XLA_FLAGS":
-            flags = {flag for flag in text.split() if not _FLAGS_WITHOUT_EFFECT.match(flag)}
-            text = " ".join(sorted(flags))
+            text = effective_flags(text)
         if text:
             found[name] = text
     return found

@@ -18,6 +18,7 @@ import jax
 
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
+from frepo_scale.parallel.loading import compiled_afresh
 from frepo_scale.parallel.mesh import DATA, POOL
 from frepo_scale.plan.collectives import BOTH, Collective, collectives
 from frepo_scale.plan.compile import Cost, cost_of
@@ -52,7 +53,12 @@ def cache_folder() -> Path:
 
 
 def compiled_step(
-    lowered: jax.stages.Lowered, hardware: str, pool: int, data: int, say: Callable[[str], None]
+    lowered: jax.stages.Lowered,
+    hardware: str,
+    pool: int,
+    data: int,
+    say: Callable[[str], None],
+    keep: Callable[[jax.stages.Compiled], None] | None = None,
 ) -> Compiled:
     """Compiles a step, or reads what an earlier compilation said.
 
@@ -62,14 +68,15 @@ def compiled_step(
       pool: size of the mesh axis "pool".
       data: size of the mesh axis "data".
       say: called with one line before a compilation.
+      keep: called with the program; what an earlier compilation said is then not read.
     """
     path = cache_folder() / f"{_key(lowered, hardware)}.json"
-    found = _read(path)
+    found = _read(path) if keep is None else None
     if found is not None:
         return found
     say(f"compiling for {hardware}; this takes minutes, the result is kept")
     try:
-        program = lowered.compile()
+        program = lowered.compile() if keep is None else compiled_afresh(lowered)
     except jax.errors.JaxRuntimeError as error:
         if _TOO_LARGE not in str(error):
             raise
@@ -85,6 +92,8 @@ def compiled_step(
             if sizes.get(one.axis, 2) > 1
         ]
         result = Compiled(cost_of(program), module, 0.0, False)
+        if keep is not None:
+            keep(program)
     _write(path, result)
     return result
 

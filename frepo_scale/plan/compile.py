@@ -45,7 +45,9 @@ def lower_outer_step(
         jax.ShapeDtypeStruct((algorithm.batch_size,), np.int32),
     )
     step: jax.stages.Wrapped = make_train_step(algorithm, state)  # type: ignore[assignment]
-    return step.lower(state, batch)
+    # Without weak types, which a restored state has not: `train.ahead` compares the texts.
+    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch))
+    return step.lower(*strong)
 
 
 def compile_outer_step(

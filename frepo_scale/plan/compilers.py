@@ -67,7 +67,7 @@ def one_at_a_time(platform: str, say: Callable[[str], None]) -> Iterator[None]:
     if platform != "tpu":
         yield
         return
-    with lock_path().open("w") as file:
+    with lock_path().open("a") as file:  # another's file is not emptied
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

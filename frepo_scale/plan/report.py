@@ -130,8 +130,8 @@ def _time(plan: Plan, price: float | None) -> list[str]:
         spread += "; no step of this program was measured on this chip: a real one takes longer"
     lines = [
         f"an outer step: {spread}",
-        f"  {1 / plan.seconds:.2f} steps/s; {plan.hours:.1f} h for {plan.subject.steps} steps;"
-        f" {plan.device_hours:.1f} device-hours, without probes and evaluations",
+        f"  {1 / plan.seconds:.2f} steps/s; {duration(plan.hours)} for {plan.subject.steps} steps;"
+        f" {hours(plan.device_hours)} device-hours, without probes and evaluations",
     ]
     if price is not None:
         lines.append(f"  {price * plan.device_hours:.2f} at {price:g} for one device and one hour")
@@ -141,6 +141,18 @@ def _time(plan: Plan, price: float | None) -> list[str]:
             " by the bound of conjugate gradients at this ridge"
         )
     return lines
+
+
+def duration(number: float) -> str:
+    """A number of hours in the largest unit of which it is at least one, else in seconds."""
+    if number >= 1:
+        return f"{number:.1f} h"
+    return f"{60 * number:.1f} min" if 60 * number >= 1 else f"{3600 * number:.1f} s"
+
+
+def hours(number: float) -> str:
+    """A number of hours with one decimal place, or two digits where that would be 0."""
+    return f"{number:.1f}" if number >= 1 or not number else f"{number:.2g}"
 
 
 def _input(plan: Plan) -> list[str]:
@@ -172,8 +184,8 @@ def table(candidates: Sequence[Candidate], shown: int, colour: bool) -> str:
         plan = one.plan
         line = (
             " ".join(f"{one.settings[name]!s:>13}" for name in names)
-            + f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f} {plan.hours:9.1f}"
-            + f" {plan.device_hours:13.1f}"
+            + f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f} {hours(plan.hours):>9}"
+            + f" {hours(plan.device_hours):>13}"
         )
         if not plan.fits:
             line += f"  {_verdict(plan)}"

@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from frepo_scale import config
 from frepo_scale.core.errors import InputError
-from frepo_scale.jobs.machine import memory_line
+from frepo_scale.jobs.machine import memory_line, plan_here
 from frepo_scale.jobs.subject import subject_of, with_settings
 from frepo_scale.parallel.mesh import single_device_mesh
 
@@ -61,3 +62,46 @@ def test_what_cannot_fit_is_refused_and_the_advice_fits():
     with pytest.raises(InputError) as caught:
         memory_line(large, device(1000))
     assert "more devices" in caught.value.fix
+
+
+def on(devices, **settings):
+    """A run on devices that are not here; a plan needs only their description."""
+    placed = run(**settings)
+    grid = np.array(devices, dtype=object).reshape(1, -1)
+    placed.mesh = SimpleNamespace(devices=grid, shape={"pool": 1, "data": len(devices)})
+    return placed
+
+
+def gpus(kind, hosts, each):
+    return [
+        SimpleNamespace(**vars(device(40 * 10**9, kind=kind)) | {"process_index": host})
+        for host in range(hosts)
+        for _ in range(each)
+    ]
+
+
+def test_the_plan_of_the_gpus_of_a_run():
+    found = plan_here(on(gpus("NVIDIA A100-SXM4-40GB", 2, 4)))
+    assert found.hardware.shape == (2, 4) and found.hardware.chip.name == "a100"
+    assert found.hardware.chip.memory == 40e9  # as the device reports
+    assert found.hardware.chip.title == "NVIDIA A100-SXM4-40GB"
+    assert (found.pool, found.data) == (1, 8) and 0 < found.seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "sides", "name"), [("TPU v5 lite", (4, 2, 1), "v5e"), ("TPU v4", (2, 2, 4), "v4")]
+)
+def test_the_plan_of_a_slice(kind, sides, name):
+    devices = [
+        SimpleNamespace(**vars(device(15 * 10**9, "tpu", kind)) | {"coords": coords})
+        for coords in np.ndindex(*sides)
+    ]
+    found = plan_here(on(devices))
+    assert found.hardware.chip.name == name
+    assert found.hardware.shape == tuple(sorted(sides))[-2 if name == "v5e" else -3 :]
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA L40S", "NVIDIA GeForce RTX 4090", "cpu"])
+def test_no_plan_for_unknown_devices(kind):
+    platform = "cpu" if kind == "cpu" else "gpu"
+    assert plan_here(on([device(10**10, platform, kind)])) is None

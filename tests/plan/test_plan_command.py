@@ -221,8 +221,20 @@ def test_this_cpu_is_measured_and_its_step_compiled(capsys, monkeypatch, cwd):
         (["--on", "h100:8", "--price", "nan"], ["--price"]),
         (["--on", "h100:8", "--scale", "8"], ["--scale 8", "1..1024"]),
         (["--on", "h100:8", "--scale", "9..8"], ["--scale 9..8"]),
+        (["--on", "h100:8", "--scale", "3..3"], ["--scale 3..3", "1..3"]),
         (["--on", "h100:8", "--scale", "0..8"], ["--scale 0..8"]),
         (["--on", "h100:8", "--batch", "8"], ["--batch"]),
+        (["--on", "h100:8", "--compile", "w"], ["--compile", "--quick"]),
+        (["--on", "h100:8", "--best", "--write", ""], ["--write"]),
+        (["--on", "h100:8", "--scale", ""], ["--scale"]),
+        (["--on", "h100:8", "--scale", "1..8", "--png", ""], ["--png"]),
+        (["--on", "h100:8", "--png", "x.png"], ["--png", "--scale"]),
+        (["--on", "h100:8", "--scale", "1..8", "--png", "nowhere/x.png"], ["nowhere/x.png"]),
+        (["--on", "h100:8", "--scale", "1..8", "--png", "x.txt"], ["x.txt", ".png"]),
+        (["--on", "h100:8", "--on", "h100:8"], ["--on h100:8"]),
+        (["--on", "h100:8", "--on", "h100:4", "--scale", "1..8"], ["--scale", "--on"]),
+        (["--on", "cpu:8"], ["--on cpu:8"]),
+        (["--on", "h100:8", "--may-change", ",", "--best"], ["--may-change"]),
         ([], ["--on"]),
     ],
 )
@@ -234,6 +246,34 @@ def test_wrong_input_is_one_line(arguments, named, capsys, cwd):
     for words in named:
         assert words in err
     assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "workdir", "more", "named"),
+    [
+        ("digits_ipc1", "w", ["--best"], ["--compile with --best"]),
+        ("digits_ipc1", "file", [], ["file is a file"]),
+        ("digits_ipc1", "file/w", [], ["file"]),
+        ("digits_ipc1", "full", [], ["full contains files"]),
+        ("digits_ipc1", "", [], ["--compile"]),
+        ("digits_ipc1", "http://host/w", [], ["http://host/w", "gs://"]),
+        ("cifar100_continual_5", "w", [], ["series"]),
+        ("digits_ipc1", "w", [], ["no compiler for GPUs", "jax-cuda13-plugin"]),
+    ],
+)
+def test_where_no_program_can_be_left_is_said_before_compiling(
+    recipe, workdir, more, named, capsys, cwd, monkeypatch
+):
+    monkeypatch.setattr(job, "find_compiler", lambda platform: False)
+    (cwd / "file").write_text("x")
+    (cwd / "full").mkdir()
+    (cwd / "full" / "x").write_text("x")
+    before = sorted(cwd.rglob("*"))
+    assert main(["plan", recipe, "--on", "h100:1", "--compile", workdir, *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("frepo-scale: ") and err.count("\n") == 1
+    assert all(words in err for words in named)
+    assert sorted(cwd.rglob("*")) == before
 
 
 def test_a_write_where_nothing_fits_is_refused(cwd):

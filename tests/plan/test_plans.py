@@ -221,3 +221,16 @@ def test_the_smallest_change_fits_when_it_is_made():
     assert make_plan(vary(change), small, 1, 1).fits
     none = replace(H100, chip=replace(H100.chip, memory=1.0))
     assert smallest_change(vary, make_plan(vary({}), none, 1, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("hours", "text", "device_hours"),
+    [
+        (30.04, "30.0 h", "30.0"),
+        (0.5, "30.0 min", "0.5"),
+        (0.002, "7.2 s", "0.002"),
+        (0, "0.0 s", "0.0"),
+    ],
+)
+def test_short_times_are_not_rounded_to_zero(hours, text, device_hours):
+    assert report.duration(hours) == text and report.hours(hours) == device_hours

@@ -1,0 +1,73 @@
+"""`frepo-scale plan --compile`: the compiled step is left where `distill` loads it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from frepo_scale.core.errors import InputError
+from frepo_scale.core.identity import default_settings, scientific_settings
+from frepo_scale.core.paths import is_local
+from frepo_scale.jobs.settings import RunConfig
+from frepo_scale.ops.programs import store_program
+from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel.loading import CannotLoadError, serialised
+from frepo_scale.parallel.target import target_of
+from frepo_scale.train.ahead import FOLDER, OUTER_STEP, text_sha256
+
+
+def check_workdir(root: Path, config: RunConfig) -> None:
+    """Checks, before anything is compiled, that programs of a recipe can be left in a workdir.
+
+    Raises:
+      InputError: it belongs to another run or cannot be written, or the recipe is a series.
+    """
+    if config.series.by is not None:
+        raise InputError(
+            f"--compile {root} of a series of runs",
+            "a recipe of one run",
+            "leave --compile out: each run of a series has its own workdir",
+        )
+    Workdir(root).check_identity(scientific_settings(config), default_settings(config))
+    if is_local(root):
+        existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise InputError(
+                f"--compile {root}: {existing} cannot be written",
+                "a workdir, or the path of a new one, that you may write to",
+            )
+
+
+def keeper(
+    root: Path, hardware: str, lowered: jax.stages.Lowered, mesh: Mesh, say: Callable[[str], None]
+) -> Callable[[jax.stages.Compiled], None]:
+    """A function that stores the compiled program of a lowered step.
+
+    Args:
+      root: the workdir.
+      hardware: its name.
+      lowered: the step.
+      mesh: the devices that it is compiled for.
+      say: called with one line about the file.
+    """
+
+    def keep(program: jax.stages.Compiled) -> None:
+        try:
+            data = serialised(program)
+        except CannotLoadError as error:
+            raise InputError(
+                f"--compile {root}: the compiler for {hardware} gives no program ({error})",
+                "a compiler that can store its programs",
+                "leave --compile out",
+            ) from error
+        folder = Workdir(root).compiled / FOLDER
+        target = target_of(mesh)
+        path = store_program(folder, OUTER_STEP, hardware, target, text_sha256(lowered), data)
+        say(
+            f"the compiled step ({len(data) / 1e6:.1f} MB) is in {path}; frepo-scale distill"
+            f" --workdir {root} on {hardware} loads it"
+        )
+
+    return keep
