@@ -2,7 +2,8 @@
 
 Arguments: names of options. For each of at most two values that an option can have besides its
 present one (bool and enum options), or for another number: "same" or "changed" bits, or the class
-of an error; for one that a run fixes, a pair: without and with `pinned`.
+of an error; for one that a run fixes, a pair: without and with `pinned`. Names joined by commas
+are toggled together; if the bits are not the same then, each is toggled alone.
 """
 
 import hashlib
@@ -85,26 +86,40 @@ def others(name, value):
 
 
 def main():
-    found = {}
     with pinned():
         usual = numbers()
-    for name in sys.argv[1:]:
-        value = jax.config.values[name]
-        for other in others(name, value):
-            try:
-                jax.config.update(name, other)
-                result = equals(usual)
-                if name in PINNED:
-                    with pinned():
-                        result = [result, equals(usual)]
-            except Exception as error:  # cannot be changed after JAX has started
-                result = type(error).__name__
-            finally:
-                jax.config.update(name, value)
-            found[f"{name}={getattr(other, 'name', other)}"] = result
+    found = {}
+    for argument in sys.argv[1:]:
+        names = argument.split(",")
+        for at in range(2):
+            values = {name: others(name, jax.config.values[name])[at:] for name in names}
+            found |= toggled({name: value[0] for name, value in values.items() if value}, usual)
     with pinned():
         found["at the end"] = equals(usual)
     print("found " + json.dumps(found))
+
+
+def toggled(values, usual):
+    """What options with these values do, by option and value."""
+    before, found, tried = {name: jax.config.values[name] for name in values}, {}, {}
+    for name, value in values.items():
+        text = f"{name}={getattr(value, 'name', value)}"
+        try:
+            jax.config.update(name, value)
+            tried[text] = name
+        except Exception as error:  # cannot be changed after JAX has started
+            found[text] = type(error).__name__
+    result = equals(usual) if tried else None
+    if len(tried) == 1 and set(tried.values()) <= set(PINNED):
+        with pinned():
+            result = [result, equals(usual)]
+    for name, value in before.items():
+        jax.config.update(name, value)
+    if len(tried) > 1 and result != "same":
+        for name in tried.values():
+            found |= toggled({name: values[name]}, usual)
+        return found
+    return found | dict.fromkeys(tried, result)
 
 
 def equals(usual):
