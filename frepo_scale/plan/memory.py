@@ -108,17 +108,18 @@ def least(sizes: Sizes) -> float:
     """Bytes that the regression holds at once in any case: features, matrix and factor, W."""
     s = 8 if sizes.float64 else 4
     rows = sizes.R if sizes.dual else sizes.r
-    matrices = 2 * s * sizes.unknowns**2 / sizes.share
+    matrices = 2 * s * sizes.stored * sizes.unknowns
     return 4.0 * rows * sizes.d + matrices + s * sizes.d * sizes.K
 
 
 def _regression(sizes: Sizes) -> float:
     s, d, K, n = (8 if sizes.float64 else 4), sizes.d, sizes.K, sizes.unknowns
-    matrices = _MATRICES * s * n * n / sizes.share
+    matrices = _MATRICES * s * sizes.stored * n
     labels = sizes.R if sizes.dual else sizes.r
     solutions = s * K * (_SOLUTIONS[sizes.float64] * d + _COLUMNS[sizes.float64] * labels)
     if not sizes.dual:
-        whole = s * n * n if sizes.share > 1 else 0  # the sum before each device has its rows
+        # The sum before each device has its rows.
+        whole = s * sizes.stored * sizes.share * n if sizes.share > 1 else 0
         return _ROWS_PRIMAL * s * sizes.r * d + whole + matrices + solutions
     # Gathered in float32, then widened: one copy, and another of what this device has.
     copies = 4 + 2 * 8 if sizes.float64 else 4 * _COPIES
