@@ -49,12 +49,13 @@ SERIES = {
     "cifar100_continual_10": (10, 10, 20, 200),
     "fashion_mnist_membership": (6, 5, 50, 500),
 }
-# RCIG on each of these data sets, at one and at ten images per class.
-RCIG = [
-    f"{dataset}_ipc{ipc}_rcig"
+# RCIG, and few steps of FRePo, on each of these data sets, at one and at ten images per class.
+CELLS = [
+    f"{dataset}_ipc{ipc}"
     for dataset in ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet", "imagenet1k")
     for ipc in (1, 10)
 ]
+RCIG, FAST = ([f"{cell}_{kind}" for cell in CELLS] for kind in ("rcig", "fast"))
 # Ours, for pods: images per class, outer steps, members, pool, devices on each axis of the mesh.
 PODS = {
     "imagenet1k_ipc2_m4": (2, 500 * K, 4, 16, (4, 4)),
@@ -113,7 +114,7 @@ def made_up(tmp_path_factory):
 
 
 def test_every_recipe_of_the_issue_is_there_and_no_other():
-    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *SERIES, SMOKE]) == RECIPES
+    assert sorted([*PAPER, *DIGITS, *TWINS, *PODS, *RCIG, *FAST, *SERIES, SMOKE]) == RECIPES
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - {*SERIES}))
@@ -123,7 +124,10 @@ def test_a_recipe_builds(name, made_up, capsys, tmp_path, monkeypatch):
     given = [] if dataset == "digits" else [f"--gin.DATA_DIR={made_up(dataset)}", "--gin.BATCH=64"]
     if name in PODS:
         given += ["--gin.MESH_POOL=1", "--gin.MESH_DATA=1", "--gin.IPC=2"]
-    if name == "imagenet1k_ipc10_rcig":  # there are two images of a class
+    if name in (
+        "imagenet1k_ipc10_rcig",
+        "imagenet1k_ipc10_fast",
+    ):  # there are two images of a class
         given += ["--gin.IPC=2"]
     if name == SMOKE:  # these images are not prepared
         given += ["--gin.DATA_PLACEMENT=auto"]
@@ -243,6 +247,31 @@ def test_an_rcig_recipe_has_the_published_settings_and_the_papers_data(name):
     assert (pool.size, pool.ages, pool.max_online) == (30, "zero", 99)
     assert (pool.online_steps, pool.draw_online_steps) == (15, True)
     assert pool.learning_rate == 5e-5
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_fast_recipe_differs_in_length_learning_rate_and_loss_alone(name):
+    found, longer = (
+        config.load_recipe(config.find_recipe(x), {}).config
+        for x in (name, name.removesuffix("_fast"))
+    )
+    assert (found.outer.loss, found.distill.learning_rate) == ("cross_entropy", 1e-2)
+    assert (found.distill.steps, found.loop.probe_every) == (2000, 200)
+    same = replace(
+        found,
+        outer=replace(found.outer, loss="mse"),
+        distill=replace(
+            found.distill,
+            learning_rate=longer.distill.learning_rate,
+            steps=longer.distill.steps,
+            chunk=longer.distill.chunk,
+        ),
+        loop=longer.loop,
+        # imagenet1k_ipc10 is for pods.
+        pool=longer.pool if name == "imagenet1k_ipc10_fast" else found.pool,
+        mesh=longer.mesh if name == "imagenet1k_ipc10_fast" else found.mesh,
+    )
+    assert same == longer
 
 
 @pytest.mark.parametrize("name", TWINS)
