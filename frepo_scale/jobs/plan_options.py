@@ -43,6 +43,7 @@ class PlanOptions:
       png: file of that figure; None: `<recipe>_<chip>_scaling.png`.
       json: prints JSON.
       price: of one device for one hour.
+      measured: folder with results of `benchmarks/gpu_check.py`.
       given: sizes of the data set.
       overrides: names of the settings given on the command line.
     """
@@ -56,6 +57,7 @@ class PlanOptions:
     png: Path | None = None
     json: bool = False
     price: float | None = None
+    measured: Path | None = None
     given: GivenSizes = field(default_factory=GivenSizes)
     overrides: tuple[str, ...] = ()
 
@@ -84,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="A..B", help="draw the time against numbers of devices")
     parser.add_argument("--png", metavar="FILE", help="the figure of --scale")
     parser.add_argument("--price", type=float, metavar="X", help="of one device for one hour")
+    parser.add_argument(
+        "--measured",
+        metavar="FOLDER",
+        help="results of benchmarks/gpu_check.py on this GPU: print the error of predictions",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     for name, what in (("classes", "K"), ("resolution", "R"), ("channels", "C")):
         parser.add_argument(
@@ -103,6 +110,7 @@ def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanO
         png=Path(given.png) if given.png else None,
         json=given.json,
         price=given.price,
+        measured=Path(given.measured) if given.measured else None,
         given=GivenSizes(given.classes, given.resolution, given.channels),
         overrides=tuple(overrides),
     )

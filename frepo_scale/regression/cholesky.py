@@ -88,9 +88,9 @@ class Spread(NamedTuple):
         return (first[:, None] + jnp.arange(self.block)).ravel()
 
 
-def block_without_idle_devices(rows: int, devices: int, block: int) -> int:
-    """`block`, halved to at least `LEAST_BLOCK` while some device would have no block row."""
-    while block * devices > rows and block // 2 >= LEAST_BLOCK:
+def block_of_little_padding(rows: int, devices: int, block: int) -> int:
+    """`block`, halved to at least `LEAST_BLOCK` while more than half of `rows` would be added."""
+    while block // 2 >= LEAST_BLOCK and Spread(None, devices, block).stored(rows) > 1.5 * rows:
         block //= 2
     return block
 

@@ -5,8 +5,8 @@ complete matrix; the blocked one (`regression.cholesky`) on this device's rows o
 devices of the axis share the work of Gram matrix, factorisation, solves and residual.
 
 Legend: n unknowns, s rows of the matrix on this device (s = n where it is complete; whole blocks
-otherwise, zeros behind the last one), R rows of the regression, r of them on this device, d features, K right-hand
-sides.
+otherwise, zeros behind the last row of the matrix), R rows of the regression, r of them on this
+device, d features, K right-hand sides.
 """
 
 from typing import NamedTuple

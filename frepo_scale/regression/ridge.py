@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.regression import direct, iterative
-from frepo_scale.regression.cholesky import BLOCK, Spread, block_without_idle_devices
+from frepo_scale.regression.cholesky import BLOCK, Spread, block_of_little_padding
 from frepo_scale.regression.factorisation import System
 from frepo_scale.regression.precision import has_fast_float64
 from frepo_scale.regression.problem import RidgeProblem, Rows, Solution
@@ -112,8 +112,8 @@ class RidgeConfig:
         """How the blocked factorisation is spread; None for the library's.
 
         In the primal form each device has its part of the sum of all d x d matrices before the sum
-        is scattered, so rows that no device needs would cost memory and transfer: the block is cut
-        for it. In the dual form they cost neither, and a larger block has fewer panels, each with a
+        is scattered, so rows of zeros would cost memory and transfer: the block is cut for it. In
+        the dual form they cost neither, and a larger block has fewer panels, each with a
         collective.
 
         Args:
@@ -128,7 +128,7 @@ class RidgeConfig:
             return Spread(block=self.block)
         block = self.block
         if not dual:
-            block = block_without_idle_devices(unknowns, devices, block)
+            block = block_of_little_padding(unknowns, devices, block)
         return Spread(axis, devices, block)
 
 

@@ -4,15 +4,18 @@ import math
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.rcig import RCIG
+from frepo_scale.distill.state import train_state_shapes
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.plan import memory, plan, report, work
 from frepo_scale.plan.hardware import parse_hardware
@@ -157,8 +160,7 @@ def test_a_spread_regression_by_hand(form, devices, unknowns, stored, block):
         *(unknowns, stored, block, devices, False, 3),
     )
     counted = {
-        name: 0.0
-        for name in ("Gram matrix", "factorisation and solves", "products with features")
+        name: 0.0 for name in ("Gram matrix", "factorisation and solves", "products with features")
     }
     gram, solves, _ = work._regression(sizes, counted)
     rows = 10_000 // devices
@@ -174,15 +176,17 @@ def test_a_spread_regression_by_hand(form, devices, unknowns, stored, block):
     assert memory._regression(sizes) > 3 * 4 * stored * unknowns
 
 
-def test_more_devices_never_have_more_work_in_the_regression():
+def test_more_devices_have_less_work_in_a_spread_regression_and_less_memory():
     given = subject(ipc=2500, form="dual")
-    before = math.inf
+    works, totals = [], []
     for slice_name in ("1x1", "2x2", "2x4"):
         hardware = parse_hardware(f"v5e:{slice_name}")
         plan = make_plan(given, hardware, 1, hardware.devices)
         phases = {phase.name: phase.operations for phase in plan.phases}
-        assert phases["Gram matrix"] + phases["factorisation and solves"] < before
-        before = phases["Gram matrix"] + phases["factorisation and solves"]
+        works.append(phases["Gram matrix"] + phases["factorisation and solves"])
+        totals.append(plan.memory.total)
+    for found in (works, totals):
+        assert found == sorted(found, reverse=True) and found[0] > found[-1]
 
 
 def test_a_precision_that_a_chip_has_not_takes_forever():
@@ -213,6 +217,23 @@ def test_memory_follows_the_chunk_and_the_state_is_exact():
     leaves = jax.tree.leaves(state_of(given, algorithm))
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     assert state_bytes(given, algorithm) == (whole, whole)
+
+
+@pytest.mark.parametrize("cls", [FRePo, RCIG])
+def test_shapes_of_a_state_are_those_of_a_run(cls):
+    """Also where one member stands for the pool."""
+    given = subject(cls, size=3, **({"scale": "absolute"} if cls is RCIG else {}))
+    algorithm = given.build(given.problem.mesh)
+    start = DistilledSet(
+        jax.ShapeDtypeStruct((algorithm.rows, *IMAGE), np.float32),
+        jax.ShapeDtypeStruct((algorithm.rows, CLASSES), np.float32),
+    )
+    found, real = state_of(given, algorithm), train_state_shapes(algorithm, start)
+    assert jax.tree.structure(found) == jax.tree.structure(real)
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(real), strict=True))
+    assert [x.shape for x, _ in pairs] == [x.shape for _, x in pairs]
+    assert [x.dtype for x, _ in pairs] == [x.dtype for _, x in pairs]
+    assert sum(x.shape[:1] == (3,) for x, _ in pairs) > 10
 
 
 def test_meshes_divide_members_and_batch():

@@ -67,6 +67,8 @@ def test_columns_are_padded_to_whole_blocks_and_rows_to_equally_many_for_each_de
         (16_384, 64, False, 256, 16_384),
         (16_384, 256, False, 64, 16_384),  # else a sum of 65 536 rows would be scattered
         (8192, 256, False, 64, 16_384),
+        (10_000, 16, False, 256, 12_288),
+        (10_000, 64, False, 64, 12_288),  # 128 would store as many as 256
     ],
 )
 def test_how_a_system_is_spread(unknowns, devices, dual, block, stored):
