@@ -2,11 +2,16 @@
 
     python benchmarks/cholesky.py
     JAX_NUM_CPU_DEVICES=8 python benchmarks/cholesky.py --sizes 1024,2048
+    JAX_NUM_CPU_DEVICES=64 python benchmarks/cholesky.py --sizes 5000,10000 --count
 
 For n x n systems with 100 right-hand sides in float32 at the highest matrix precision: the
 library's Cholesky, the blocked one on one device, and spread over all devices. Median of the
 rounds, alternating; then the largest error of the solution against float64, relative to the
 library's own.
+
+With `--count` nothing is run: for each n in the dual and in the primal form, how a regression is
+spread over all devices, the MB of its matrix on each device, and the operations of a factorisation
+on each, by the compiler's count for one panel times the panels.
 """
 
 import argparse
@@ -21,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 from frepo_scale.parallel.mesh import DATA, MeshConfig, build_mesh
 from frepo_scale.regression.cholesky import Spread
 from frepo_scale.regression.factorisation import System
+from frepo_scale.regression.ridge import RidgeConfig
 
 ROUNDS, RIGHT = 5, 100
 
@@ -41,17 +47,58 @@ def solver(spread: Spread | None, devices: list[jax.Device], n: int) -> Callable
     )
 
 
+def counted(n: int, form: str, devices: list[jax.Device]) -> str:
+    """One line of the table of `--count`."""
+    config = RidgeConfig(factorisation="blocked", distribute_above=0)
+    spread = config.spread(n, DATA, len(devices), dual=form == "dual")
+    assert spread is not None
+    system = System(n, spread)
+
+    def local(matrix: jax.Array) -> jax.Array:
+        return system.factorise(system.local(matrix))
+
+    mapped = jax.shard_map(
+        local,
+        mesh=build_mesh(MeshConfig(), devices),
+        in_specs=P(),
+        out_specs=P(DATA),
+        check_vma=False,
+    )
+    matrix = jax.ShapeDtypeStruct((n, system.size), jnp.float32)
+    panel = (jax.jit(mapped).lower(matrix).compile().cost_analysis() or {})["flops"]
+    panels = system.size // spread.block
+    rows = spread.count(system.size) * spread.block
+    return (
+        f"{n:6} {form:>7} {len(devices):>8} {spread.block:>6} {panels:>7} {rows:>6}"
+        f" {system.size:>8} {4 * rows * system.size / 1e6:>8.1f} {panels * panel / 1e9:>9.1f}"
+    )
+
+
 def main() -> None:
     """Prints the table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--sizes", default="1024,2048,4096")
+    options.add_argument("--count", action="store_true", help="operations, nothing is run")
+    given = options.parse_args()
+    sizes = list(map(int, given.sizes.split(",")))
+    if given.count:
+        print("     n    form  devices  block  panels   rows  columns       MB    GFLOP")
+        for n in sizes:
+            for form in ("dual", "primal"):
+                print(counted(n, form, jax.devices()), flush=True)
+        return
+    compare(sizes)
+
+
+def compare(sizes: list[int]) -> None:
+    """Prints times and errors relative to the library's."""
     devices = jax.devices()
     count = len(devices)
     print(f"{count} x {devices[0].device_kind}; seconds, then ratios to the library's")
     print(
         f"{'n':>6} {'library':>9} {'blocked':>8} {f'on {count}':>8} {'error':>7} {f'on {count}':>7}"
     )
-    for n in map(int, options.parse_args().sizes.split(",")):
+    for n in sizes:
         rng = np.random.default_rng(0)
         f = rng.normal(size=(n, n)).astype(np.float32)
         matrix = (f @ f.T / n + 0.01 * np.eye(n)).astype(np.float32)

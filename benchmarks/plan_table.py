@@ -3,14 +3,18 @@
     python benchmarks/plan_table.py
 
 Nothing is compiled. A cell has the mesh (pool x data), GB of a device, hours of the run at peak
-rates and device-hours; "no" where it does not fit.
+rates and device-hours; "no" where it does not fit. A line of a series is one of its runs.
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 from frepo_scale import config
 from frepo_scale.core.errors import InputError
 from frepo_scale.jobs.plan_options import GivenSizes
+from frepo_scale.jobs.series_runs import runs_of
+from frepo_scale.jobs.settings import SeriesConfig
 from frepo_scale.jobs.subject import sizes_of_data, subject_of
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan
@@ -20,6 +24,17 @@ MACHINES = (
     *("v5e:4x4", "v5e:16x16", "v4:4x4x4", "v5p:4x4x4"),
     *("h100:8", "h100:4x8", "h100:1", "a100:8"),
 )
+
+
+def read(path: Path) -> tuple[str, Subject]:
+    """The name of a recipe for the table, and its subject; of a series that of its first run."""
+    recipe = config.load_recipe(path, {})
+    name, settings = recipe.name, recipe.config
+    if settings.series.by is not None:
+        runs = runs_of(settings)
+        name = f"{name} (each of {len(runs)})"
+        settings = replace(settings, data=runs[0].data, series=SeriesConfig())
+    return name, subject_of(recipe.name, settings, *sizes_of_data(settings, GivenSizes()))
 
 
 def planned(subject: Subject, machine: str) -> Plan:
@@ -56,11 +71,9 @@ def main() -> None:
     print(f"| recipe | {' | '.join(MACHINES)} |")
     print("|---" * (1 + len(MACHINES)) + "|")
     for path in sorted(config.RECIPES.glob("*.gin")):
-        recipe = config.load_recipe(path, {})
-        sizes = sizes_of_data(recipe.config, GivenSizes())
-        subject = subject_of(recipe.name, recipe.config, *sizes)
+        name, subject = read(path)
         cells = (cell(subject, machine) for machine in MACHINES)
-        print(f"| {recipe.name} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def cholesky(unknowns: int) -> None:
         mesh = build_mesh(MeshConfig(), devices[:count])
         spread = Spread(DATA, count)
         n = spread.padded(unknowns)
-        shape = (n // BLOCK, BLOCK, n)
+        shape = (spread.stored(n) // BLOCK, BLOCK, n)
         matrix = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=over(mesh, DATA))
         right = jax.ShapeDtypeStruct((n, 1000), jnp.float32, sharding=over(mesh))
 

@@ -30,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
                 f"--gin.{name} with {options.command}",
                 "--gin. with distill, plan, evaluate or pretrain only",
             )
+        if options.command == "plan" and not options.quick:
+            from frepo_scale.plan.compilers import find_compiler
+
+            find_compiler("gpu")  # JAX looks for the libraries of GPUs when it is imported
         if options.command != "status":  # which launchers ask often
             import_jax()
         with explaining():

@@ -12,6 +12,7 @@ save memory is not rewarded. "memory" is what the compiler reserves (arguments, 
 temporaries); "process_peak" is the device's own count, of everything this process has done so far.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -59,6 +60,8 @@ def run(report: Report) -> None:
         device=device,
         bfloat16_rate=facts.get("rates", {}).get("bfloat16"),
         predicted_with=rates[1] if rates else None,
+        # `frepo-scale plan --measured` predicts the same steps from these.
+        shapes={shape.name: dataclasses.asdict(shape) for shape in shapes},
         steps={},
         phases={},
     )

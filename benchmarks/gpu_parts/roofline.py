@@ -16,8 +16,9 @@ after pooling) and s bytes per element:
   target features     B F operations, B A bytes
   synthetic forward   R F operations, R A bytes
   synthetic backward  2 R F operations and R (A + G) bytes: activations are computed again
-  regression          n = min(R, d): 4 R d n (both products with features) + n^3 / 3 + 6 n^2 K at
-                      the float64 rate, 8 (4 R d + 4 n^2) bytes
+  regression          n = min(R, d): 2 R d n (Gram matrix) + n^3 / 3 + 4 n^2 K (factorisation and
+                      two solves) + 10 R d K (five products with features) at the float64 rate,
+                      8 (4 R d + 4 n^2) bytes
   optimiser           28 bytes for each element of the distilled set: value, gradient and two
                       moments read, value and moments written
   online step         3 b (F + 2 d K) operations, b (2 A + 2 G) bytes (BatchNorm's passes among
@@ -85,8 +86,8 @@ def work(shape: Shape, dtype: str) -> dict[str, Work]:
     parameters += dim(shape) * shape.classes
     size, rate = (2, "bfloat16") if dtype == "bfloat16" else (4, "float32_default")
     unknowns = min(shape.rows, dim(shape))
-    products = 4.0 * shape.rows * dim(shape) * unknowns
-    solves = unknowns**3 / 3 + 6.0 * unknowns**2 * shape.classes
+    products = shape.rows * dim(shape) * (2.0 * unknowns + 10.0 * shape.classes)
+    solves = unknowns**3 / 3 + 4.0 * unknowns**2 * shape.classes
     elements = shape.size * (shape.side**2 * shape.channels + shape.classes)
     return {
         "target features": Work(shape.batch * operations, rate, size * shape.batch * forward),

@@ -1,7 +1,8 @@
 """Operations of an outer step of FRePo and RCIG, from the shapes alone.
 
-Counted are the operations of the algorithm: not the second computation of features that saves
-memory, not padding, not superfluous blocks of a factorisation.
+Counted are the operations of the algorithm with the regression solved directly, as in float64
+(`regression.direct`): not the second computation of features that saves memory, not padding, not
+superfluous blocks of a factorisation, not the residual that the guard checks, not iterations.
 
 Legend: as in `distill.step`; F operations of one image through the net.
 """
@@ -47,22 +48,23 @@ def outer_step_phases(
     """Operations of one outer step over all members and devices, by phase.
 
     For each member: target images forward; synthetic images (twice with flip) forward and back to
-    the images; the Gram matrix; one factorisation and three solves; the products with features in
-    both passes; the online minibatch forward, back to its activations and to the parameters.
+    the images; the Gram matrix; one factorisation and two solves, one for the value and one for the
+    gradient; seven products of features (R or B, d) with or into (d, K): W, predictions, dW, and
+    four of `regression.direct.adjoint`; the online minibatch forward, back to its activations and
+    to the parameters.
     """
     flops = forward_flops(problem, image_shape)
     rows = problem.size * (2 if problem.config.flip else 1)
     dim = dimension(problem.module, tuple(image_shape))
     online = min(problem.size, problem.pool.batch)
     unknowns = min(rows, dim)
-    products = 2.0 * dim * num_classes * (2 * problem.batch + 3 * rows)
     of_member = {
         "target features": flops * problem.batch,
         "synthetic forward": flops * rows,
         "synthetic backward": flops * gradient_rows(problem),
         "Gram matrix": 2.0 * rows * dim * unknowns,
-        "factorisation and solves": unknowns**3 / 3 + 6.0 * unknowns**2 * num_classes,
-        "products with features": products + 2.0 * rows * dim * unknowns,
+        "factorisation and solves": unknowns**3 / 3 + 4.0 * unknowns**2 * num_classes,
+        "products with features": 2.0 * dim * num_classes * (2 * problem.batch + 5 * rows),
         "online step": 3 * flops * online * mean_online_steps(problem),
     }
     return {name: problem.pool.members * value for name, value in of_member.items()}

@@ -59,7 +59,7 @@ def memory_line(run: Run, device: Any = None) -> str:
     vary = varied(run.recipe.name, run.config, run.dataset.image_shape, run.dataset.num_classes)
     subject, algorithm = vary({}), run.algorithm
     sizes = sizes_of(subject, algorithm, device) if isinstance(algorithm, FRePo) else None
-    found = estimate(subject, algorithm, sizes)
+    found = estimate(subject, algorithm, sizes, device.platform)
     needed = found.state + found.batch + (0.0 if sizes is None else least(sizes))
     if needed <= room:
         return (

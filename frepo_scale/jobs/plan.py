@@ -30,6 +30,7 @@ from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan import report
 from frepo_scale.plan.cache import Compiled, compiled_step
+from frepo_scale.plan.check import Check, factors, line, read_check
 from frepo_scale.plan.compile import compile_outer_step, lower_outer_step
 from frepo_scale.plan.compilers import find_compiler, install_command, one_at_a_time
 from frepo_scale.plan.hardware import Hardware, parse_hardware
@@ -71,6 +72,10 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
         planners = [
             _Planner(config, options, vary, machine, shape, classes, notes) for machine in hardware
         ]
+        if options.measured is not None:
+            check_results = read_check(options.measured)
+            for planner in planners:
+                planner.compare(check_results)
         figure = None
         if options.scale is not None:
             figure = _scale(recipe.name, vary, hardware[0], options)
@@ -116,12 +121,18 @@ class _Planner:
         self._notes = list(notes)
         self._compiled: Compiled | None = None
         self._candidates: list[Candidate] = []
+        self._factors: dict[str, float] = {}
         self._measured = self._rates()
         if options.best:
             self.plan = self._best()
         else:
             self.plan = self._with_compiler(self._of_recipe(), {})
         self._change = None if self.plan.fits else smallest_change(vary, self.plan)
+
+    def compare(self, measured: Check) -> None:
+        """Adds how far predictions are off where they were measured."""
+        self._factors = factors(measured, self._hardware.chip)
+        self._notes.append(line(measured, self._factors, self.plan))
 
     def result(self) -> dict[str, Any]:
         """The plan, and the candidates of a search, for programs."""
@@ -135,7 +146,8 @@ class _Planner:
                 | {"fits": one.plan.fits}
                 for one in self._candidates
             ]
-        return found | {"change": self._change, "notes": self._notes}
+        notes = {"change": self._change, "notes": self._notes}
+        return found | notes | {"measured_by_predicted": self._factors}
 
     def text(self) -> str:
         """The plan for people."""

@@ -45,6 +45,7 @@ class PlanOptions:
       json: prints JSON.
       price: of one device for one hour.
       compile: the workdir for the compiled step; None: it is not kept.
+      measured: folder with results of `benchmarks/gpu_check.py`.
       given: sizes of the data set.
       overrides: names of the settings given on the command line.
     """
@@ -59,6 +60,7 @@ class PlanOptions:
     json: bool = False
     price: float | None = None
     compile: Path | None = None
+    measured: Path | None = None
     given: GivenSizes = field(default_factory=GivenSizes)
     overrides: tuple[str, ...] = ()
 
@@ -91,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORKDIR",
         help="keep the compiled step in this workdir, where distill on such hardware loads it",
     )
+    parser.add_argument(
+        "--measured",
+        metavar="FOLDER",
+        help="results of benchmarks/gpu_check.py on this GPU: print the error of predictions",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     for name, what in (("classes", "K"), ("resolution", "R"), ("channels", "C")):
         parser.add_argument(
@@ -119,6 +126,7 @@ def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanO
         json=given.json,
         price=given.price,
         compile=None if given.compile is None else to_path(given.compile),
+        measured=Path(given.measured) if given.measured else None,
         given=GivenSizes(given.classes, given.resolution, given.channels),
         overrides=tuple(overrides),
     )

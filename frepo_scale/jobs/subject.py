@@ -88,10 +88,12 @@ def varied(
 ) -> Callable[[Mapping[str, Any]], Subject]:
     """A function from changed settings, by macro, to the subject with them.
 
-    Subjects that differ in chunk or mesh only share the shapes of their states.
+    Subjects share the shapes of their states where the settings do not change the state but by the
+    pool.
     """
     plain = subject_of(recipe, config, shape, classes)
     same_state = {"CHUNK", "MESH_POOL", "MESH_DATA", "FEATURE_DTYPE", "NET_DTYPE"}
+    same_state |= {"MEMBERS", "POOL_SIZE"}  # `state_of` tells them apart
 
     def vary(settings: Mapping[str, Any]) -> Subject:
         changed = subject_of(recipe, with_settings(config, settings), shape, classes)

@@ -7,9 +7,14 @@ Sources:
   TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "System architecture", for compute, memory and
     its bandwidth. "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2, "TPU specs")
     for one direction of one ICI link, the network per chip, and the devices of a host.
-  A100, H100, H200, L4: NVIDIA's data sheets of the SXM cards (L4: PCIe); values with sparsity are
-    halved. NVLink is one direction, half of the bidirectional value of the data sheet.
+  A100, H100, H200, L4: NVIDIA's data sheets ("A100 Tensor Core GPU", "H100 Tensor Core GPU", "H200
+    Tensor Core GPU", "L4 Tensor Core GPU"), the SXM cards unless the name says PCIe; values with
+    sparsity are halved; float64 is that of the tensor cores. The decimals of the H100 are those of
+    the "H100 Tensor Core GPU architecture" white paper. NVLink is one direction, half of the
+    bidirectional value of the data sheet; H100 PCIe: one direction of PCIe 5.0 x16, as NVLink
+    bridges connect pairs only.
   B200: "NVIDIA Blackwell architecture technical brief", HGX B200 at 1000 W.
+  Not here: V100 and older cards, which CUDA 13 does not support.
   Network between hosts: DGX A100 8 x 200 Gbit/s, DGX H100, H200 and B200 8 x 400 Gbit/s (their data
     sheets); L4: 100 Gbit/s for eight cards (Google Cloud's g2-standard-96).
   Float32 products on TPUs: one bfloat16 pass at precision "default", three at "high", six at
@@ -125,6 +130,7 @@ def _gpu(
 
 
 _A100, _HOPPER = (312.0, 156.0, 19.5, 19.5), (989.4, 494.7, 66.9, 66.9)
+_H100_PCIE = (756.5, 378.0, 51.2, 51.2)
 _B200, _L4 = (2250.0, 1100.0, 80.0, 40.0), (121.0, 60.0, 30.3, 0.47)
 CHIPS: dict[str, Chip] = {
     chip.name: chip
@@ -135,7 +141,9 @@ CHIPS: dict[str, Chip] = {
         _tpu("v5p", 459, 95, 2.765e12, 9e10, 6.25e9, 4, largest=6144),
         _tpu("v6e", 918, 31.25, 1.638e12, 9e10, 1.25e10, 8, shapes=_FLAT),
         _gpu("a100", "NVIDIA A100-SXM4-80GB", _A100, 80e9, 2.039e12, 3e11, 2.5e10, "8.0"),
+        _gpu("a100-40gb", "NVIDIA A100-SXM4-40GB", _A100, 40e9, 1.555e12, 3e11, 2.5e10, "8.0"),
         _gpu("h100", "NVIDIA H100 80GB HBM3", _HOPPER, 80e9, 3.35e12, 4.5e11, 5e10, "9.0"),
+        _gpu("h100-pcie", "NVIDIA H100 PCIe", _H100_PCIE, 80e9, 2.0e12, 6.4e10, 5e10, "9.0"),
         _gpu("h200", "NVIDIA H200", _HOPPER, 141e9, 4.8e12, 4.5e11, 5e10, "9.0"),
         _gpu("b200", "NVIDIA B200", _B200, 180e9, 8e12, 9e11, 5e10, "10.0"),
         _gpu("l4", "NVIDIA L4", _L4, 24e9, 3e11, 3.2e10, 1.5625e9, "8.9"),

@@ -17,6 +17,10 @@ from frepo_scale.plan.net_facts import net_facts
 from frepo_scale.plan.subject import Subject, state_bytes
 from frepo_scale.plan.work import Sizes
 
+# Arrays of the size of a net's parameters in an online step. Compilers for TPUs keep apart the
+# member, its trained and its fresh successor and the one that is chosen, each with two moments.
+_MEMBERS, _MEMBERS_TPU = 2, 16
+_MINIBATCHES = 2  # copies of an online minibatch that is sent to the devices
 BACKWARD = 1.6  # activations of a backward pass / outputs of convolutions and matrix products
 _COPIES = 4.8  # of the features of all rows in the dual form, in float32, with their bfloat16 parts
 _SOLUTIONS = {True: 5, False: 8}  # arrays of the size of W, in float64 and in float32 (iterative)
@@ -63,7 +67,7 @@ class Beside(NamedTuple):
     images: float
 
 
-def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Memory:
+def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None, platform: str) -> Memory:
     """The memory of an outer step.
 
     Args:
@@ -71,6 +75,7 @@ def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Mem
       algorithm: built for the mesh.
       sizes: of the step; None for algorithms that are not FRePo, whose temporaries are not known:
         then those of a backward pass over one chunk.
+      platform: "tpu", "gpu" or "cpu": compilers for TPUs keep more of an online step.
     """
     state, _ = state_bytes(subject, algorithm)
     problem = algorithm.problem
@@ -89,7 +94,10 @@ def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None) -> Mem
     chunk = even_chunk(sizes.r, problem.config.chunk)
     of_batch = even_chunk(sizes.b, problem.config.chunk)
     # BatchNorm computes in float32, also in nets of bfloat16.
-    online = BACKWARD * 4 * sizes.o * net.products + 2 * 4.0 * net.parameters
+    copies = _MEMBERS_TPU if platform == "tpu" else _MEMBERS
+    online = BACKWARD * 4 * sizes.o * net.products + copies * 4.0 * net.parameters
+    if problem.size > problem.pool.batch:
+        online += _MINIBATCHES * 4.0 * problem.pool.batch * (subject.pixels + sizes.K)
     parts = {
         "target features": size * of_batch * net.widest + targets + features,
         "synthetic backward": BACKWARD * size * chunk * net.products + features + gradient,
@@ -110,17 +118,18 @@ def least(sizes: Sizes) -> float:
     """Bytes that the regression holds at once in any case: features, matrix and factor, W."""
     s = 8 if sizes.float64 else 4
     rows = sizes.R if sizes.dual else sizes.r
-    matrices = 2 * s * sizes.unknowns**2 / sizes.share
+    matrices = 2 * s * sizes.stored * sizes.unknowns
     return 4.0 * rows * sizes.d + matrices + s * sizes.d * sizes.K
 
 
 def _regression(sizes: Sizes) -> float:
     s, d, K, n = (8 if sizes.float64 else 4), sizes.d, sizes.K, sizes.unknowns
-    matrices = _MATRICES * s * n * n / sizes.share
+    matrices = _MATRICES * s * sizes.stored * n
     labels = sizes.R if sizes.dual else sizes.r
     solutions = s * K * (_SOLUTIONS[sizes.float64] * d + _COLUMNS[sizes.float64] * labels)
     if not sizes.dual:
-        whole = s * n * n if sizes.share > 1 else 0  # the sum before each device has its rows
+        # The sum before each device has its rows.
+        whole = s * sizes.stored * sizes.share * n if sizes.share > 1 else 0
         return _ROWS_PRIMAL * s * sizes.r * d + whole + matrices + solutions
     # Gathered in float32, then widened: one copy, and another of what this device has.
     copies = 4 + 2 * 8 if sizes.float64 else 4 * _COPIES

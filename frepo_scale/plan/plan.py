@@ -143,7 +143,7 @@ def make_plan(
         pool_size=problem.pool.size,
         phases=work,
         times=times,
-        memory=estimate(subject, algorithm, sizes),
+        memory=estimate(subject, algorithm, sizes, hardware.chip.platform),
         beside=beside(subject, algorithm, placement),
         input=_input(subject, algorithm, hardware, placement, seconds),
         iterations=None if sizes is None or sizes.float64 else sizes.iterations,

@@ -127,7 +127,7 @@ def _time(plan: Plan, price: float | None) -> list[str]:
     if plan.seconds != plan.ideal_seconds:
         spread += f", {1e3 * plan.seconds:.2f} ms at the rates measured here"
     else:
-        spread += "; no step of this program was measured on this chip: a real one takes longer"
+        spread += "; a real one takes longer"
     lines = [
         f"an outer step: {spread}",
         f"  {1 / plan.seconds:.2f} steps/s; {duration(plan.hours)} for {plan.subject.steps} steps;"

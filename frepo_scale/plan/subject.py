@@ -1,7 +1,8 @@
 """What is planned: an algorithm of a recipe that can be built for any mesh, and its data."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.algorithm import Algorithm, Problem
+from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.state import TrainState, train_state_shapes, train_state_shardings
 from frepo_scale.parallel.mesh import DATA, POOL
 
@@ -30,7 +32,7 @@ class Subject:
       prepared: whether it is read from a prepared set.
       placement: `DATA_PLACEMENT` of the recipe.
       evaluation_batch: images of a step of an evaluation.
-      states: shapes of states by number of rows, filled by `state_of`.
+      states: shapes of states by rows, size of the pool and members, filled by `state_of`.
     """
 
     recipe: str
@@ -44,7 +46,7 @@ class Subject:
     prepared: bool
     placement: str
     evaluation_batch: int
-    states: dict[int, TrainState] = field(default_factory=dict, compare=False)
+    states: dict[tuple[int, int, int], TrainState] = field(default_factory=dict, compare=False)
 
     @property
     def pixels(self) -> int:
@@ -64,14 +66,31 @@ def abstract_mesh(pool: int, data: int) -> Mesh:
 
 def state_of(subject: Subject, algorithm: Algorithm) -> TrainState:
     """Shapes and dtypes of the state of the training loop."""
-    if algorithm.rows not in subject.states:
+    pool = algorithm.problem.pool
+    key = (algorithm.rows, pool.size, pool.members)
+    if key not in subject.states:
         rows, shape = algorithm.rows, subject.image_shape
         start = DistilledSet(
             jax.ShapeDtypeStruct((rows, *shape), np.float32),
             jax.ShapeDtypeStruct((rows, subject.num_classes), np.float32),
         )
-        subject.states[rows] = train_state_shapes(algorithm, start)
-    return subject.states[algorithm.rows]
+        subject.states[key] = _shapes(algorithm, start)
+    return subject.states[key]
+
+
+def _shapes(algorithm: Algorithm, start: DistilledSet) -> TrainState:
+    """As `train_state_shapes`. A pool of hundreds of members takes seconds to trace: of FRePo one
+    member is traced, and its arrays get the axis of the whole pool."""
+    if not isinstance(algorithm, FRePo):
+        return train_state_shapes(algorithm, start)
+    one = copy.copy(algorithm)
+    pool = algorithm.problem.pool
+    one.problem = algorithm.problem._replace(pool=replace(pool, size=1, members=1))
+    found = train_state_shapes(one, start)
+    members = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((pool.size, *x.shape[1:]), x.dtype), found.algorithm.pool
+    )
+    return found._replace(algorithm=found.algorithm._replace(pool=members))
 
 
 def state_bytes(subject: Subject, algorithm: Algorithm) -> tuple[int, int]:

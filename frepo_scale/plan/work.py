@@ -13,15 +13,17 @@ products (`plan.net_facts`); a backward pass to the images moves A + S. s bytes 
   synthetic forward    r F, s r A
   recomputation        r F, s r A
   synthetic backward   r F, s r (A + S)
-  Gram matrix          2 R d R (dual) or 2 r d d (primal)
-  factorisation        n^3 / 3 (library) or 2 n^3 (blocked: it also multiplies zeros)
-  solves               2 n^2 K each (library) or 4 n^2 K (blocked)
+  Gram matrix          2 h d n (dual) or 2 r H n (primal)
+  factorisation        n^3 / 3 (library) or 2 h n^2 + 2 n^2 c (blocked: it also multiplies zeros)
+  solves               2 n^2 K each (library) or 4 h n K (blocked)
   products             2 r d K each
   optimiser            28 bytes an element of the distilled set
   online step          3 o F, s o (4 A + 2 S) bytes, and 28 bytes a parameter
 
 Legend: b target images of this device, r rows of the regression here and R in all, o images of an
-online step here, d features, K classes, n unknowns, D pixels of an image, E of one of its grids.
+online step here, d features, K classes, n unknowns (padded to blocks of c rows), h rows of their
+matrix on this device and H on all that share it (h = H = n where nothing is shared), D pixels of an
+image, E of one of its grids.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +41,6 @@ from frepo_scale.distill.frepo import FRePo
 from frepo_scale.parallel.mesh import DATA, POOL
 from frepo_scale.plan.net_facts import net_facts
 from frepo_scale.plan.subject import Subject
-from frepo_scale.regression.cholesky import Spread
 from frepo_scale.regression.iterative import LONGEST, SHIFT
 
 GATHER, REDUCE, SCATTER = "all-gather", "all-reduce", "reduce-scatter"
@@ -102,9 +103,10 @@ class Sizes(NamedTuple):
     d: int
     K: int
     dual: bool
-    unknowns: int
-    blocked: bool
-    share: int  # devices that share the matrix of the regression
+    unknowns: int  # columns of the matrix of the regression
+    stored: int  # its rows on this device
+    block: int  # rows of a block; 0 for the library's factorisation
+    share: int  # devices that share the matrix
     float64: bool
     iterations: int  # of each of the two solves in float32
 
@@ -125,10 +127,12 @@ def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
     ridge = problem.ridge.resolved(chip)
     dual = ridge.is_dual(problem.size * flip, dim)
     unknowns = algorithm.rows * flip if dual else dim
-    blocked = ridge.factorisation == "blocked"
-    share = data if blocked and unknowns > ridge.distribute_above else 1
-    if blocked:
-        unknowns = Spread(block=ridge.block, devices=share).padded(unknowns)
+    stored, block, share = unknowns, 0, 1
+    spread = ridge.spread(unknowns, DATA, data, dual)
+    if spread is not None:
+        block, share = spread.block, spread.devices
+        unknowns = spread.padded(unknowns)
+        stored = spread.count(unknowns) * block
     most = problem.pool.batch
     return Sizes(
         data=data,
@@ -143,7 +147,8 @@ def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
         K=subject.num_classes,
         dual=dual,
         unknowns=unknowns,
-        blocked=blocked,
+        stored=stored,
+        block=block,
         share=share,
         float64=ridge.precision == "float64",
         iterations=_iterations(ridge.ridge, problem.size * flip, ridge.scale == "relative"),
@@ -240,16 +245,18 @@ def _nets(
 
 def _regression(sizes: Sizes, counted: dict[str, float]) -> list[Phase]:
     n, share, m = float(sizes.unknowns), sizes.share, sizes.members
+    stored, block = float(sizes.stored), sizes.block
     r, R, d, K = float(sizes.r), float(sizes.R), float(sizes.d), float(sizes.K)
     s, precision = (8, "float64") if sizes.float64 else (4, "highest")
     solves = 2 if sizes.float64 else 2 * sizes.iterations
     # Products with the features of this device: W and its gradient, then two outer products.
     products = 5 if sizes.float64 else 2 * 2 * sizes.iterations + 2
-    gram = 2 * R * d * R / share if sizes.dual else 2 * r * d * d
-    factorisation = 2 * n**3 / share if sizes.blocked else n**3 / 3
-    of_solve = (4 if sizes.blocked else 2) * n**2 * K / share
-    passes = n / 256 if sizes.blocked else 3  # over the matrix; blocked: once for each panel
-    gathered = 4 * R * d if sizes.dual else s * n * n
+    gram = 2 * stored * d * n if sizes.dual else 2 * r * (stored * share) * n
+    # Blocked: each device also corrects every diagonal block.
+    factorisation = 2 * stored * n**2 + 2 * n**2 * block if block else n**3 / 3
+    of_solve = (4 if block else 2) * stored * n * K
+    passes = n / block if block else 3  # over the matrix; blocked: once for each panel
+    gathered = 4 * R * d if sizes.dual else s * (stored * share) * n
     kind = GATHER if sizes.dual else (SCATTER if share > 1 else REDUCE)
     both = (Exchange(GATHER, DATA, s * R * K),) if sizes.dual else ()
     each = (*both, Exchange(REDUCE, DATA, s * d * K))
@@ -260,7 +267,7 @@ def _regression(sizes: Sizes, counted: dict[str, float]) -> list[Phase]:
             counted["Gram matrix"],
             m * gram,
             precision,
-            m * s * ((R if sizes.dual else r) * d + n * n / share),
+            m * s * ((R if sizes.dual else r) * d + stored * n),
             (Exchange(kind, DATA, gathered),) * m,
         ),
         Phase(
@@ -268,7 +275,7 @@ def _regression(sizes: Sizes, counted: dict[str, float]) -> list[Phase]:
             counted["factorisation and solves"],
             m * (factorisation + solves * of_solve),
             precision,
-            m * s * (passes * n * n + 2 * solves * n * n) / share,
+            m * s * (passes + 2 * solves) * stored * n,
             spread * m if share > 1 else (),
         ),
         Phase(

@@ -7,15 +7,17 @@ panel k is corrected by all panels before it in one matrix product, so each entr
 Spread over a mesh axis of D devices, block row i (`BLOCK` rows) is on device i mod D
 (block-cyclic, so that all devices have work until the end). One block row is broadcast per panel,
 and every device factorises its diagonal block itself. Source: the distribution of ScaLAPACK,
-reduced to one dimension.
+reduced to one dimension. Columns are padded to whole blocks only, and there is one panel for each
+of them. Every device stores equally many block rows; those behind the last one are zeros that no
+panel reads.
 
 A loop of fixed shapes also multiplies zeros: it takes six times the operations of an ideal one,
 which is still less than the Gram matrix takes. Loops of growing width would save half of them and
 take that many times longer to compile.
 
-Legend: n rows (a multiple of BLOCK D, see `padded`), m block rows on this device (n / BLOCK / D),
-b BLOCK, K right-hand sides. Functions with `axis` are called inside `shard_map`, or with
-axis = None and D = 1 anywhere.
+Legend: n columns (a multiple of b, see `padded`), b rows of a block, m block rows on this device
+(n / b / D, rounded up), K right-hand sides. Functions with `axis` are called inside `shard_map`, or
+with axis = None and D = 1 anywhere.
 """
 
 from typing import NamedTuple
@@ -24,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 BLOCK = 256
+LEAST_BLOCK = 64  # smaller products leave most of a matrix unit idle
 
 
 class Spread(NamedTuple):
@@ -40,9 +43,16 @@ class Spread(NamedTuple):
     block: int = BLOCK
 
     def padded(self, rows: int) -> int:
-        """The least n >= rows that gives every device the same number of block rows."""
-        unit = self.block * self.devices
-        return -(-rows // unit) * unit
+        """n: the least multiple of the block that is at least `rows`."""
+        return -(-rows // self.block) * self.block
+
+    def count(self, columns: int) -> int:
+        """m: block rows that each device stores, for n columns."""
+        return -(-columns // (self.block * self.devices))
+
+    def stored(self, columns: int) -> int:
+        """Rows that all devices store together, for n columns: n or more."""
+        return self.count(columns) * self.block * self.devices
 
     def position(self) -> jax.Array:
         """This device's index on the axis."""
@@ -54,6 +64,9 @@ class Spread(NamedTuple):
 
     def local(self, x_n: jax.Array) -> jax.Array:
         """This device's block rows (m, b, ...) of an array (n, ...) that all devices hold."""
+        missing = self.stored(len(x_n)) - len(x_n)
+        if missing:
+            x_n = jnp.pad(x_n, [(0, missing)] + [(0, 0)] * (x_n.ndim - 1))
         blocks = x_n.reshape(-1, self.devices, self.block, *x_n.shape[1:])
         return jax.lax.dynamic_index_in_dim(blocks, self.position(), 1, keepdims=False)
 
@@ -69,6 +82,18 @@ class Spread(NamedTuple):
         """The indices, in the whole matrix, of this device's `count` block rows."""
         return jnp.arange(count) * self.devices + self.position()
 
+    def row_indices(self, columns: int) -> jax.Array:
+        """The indices of this device's rows (m b,); those behind the last row are n or more."""
+        first = self.block * self.block_indices(self.count(columns))
+        return (first[:, None] + jnp.arange(self.block)).ravel()
+
+
+def block_of_little_padding(rows: int, devices: int, block: int) -> int:
+    """`block`, halved to at least `LEAST_BLOCK` while more than half of `rows` would be added."""
+    while block // 2 >= LEAST_BLOCK and Spread(None, devices, block).stored(rows) > 1.5 * rows:
+        block //= 2
+    return block
+
 
 def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
     """The lower Cholesky factor of a symmetric matrix, spread as the matrix is.
@@ -82,7 +107,6 @@ def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
       positive definite.
     """
     count, block, n = a_mbn.shape
-    devices = spread.devices
     indices = spread.block_indices(count)[:, None, None]
 
     def panel(k: jax.Array, rows_mbn: jax.Array) -> jax.Array:
@@ -97,7 +121,7 @@ def factorise(a_mbn: jax.Array, spread: Spread) -> jax.Array:
         column = jnp.where(indices == k, l_bb, jnp.where(indices > k, below, 0.0))
         return jax.lax.dynamic_update_slice_in_dim(rows_mbn, column, k * block, 2)
 
-    return jax.lax.fori_loop(0, count * devices, panel, a_mbn)
+    return jax.lax.fori_loop(0, n // block, panel, a_mbn)
 
 
 def substitute(l_mbn: jax.Array, y_nK: jax.Array, spread: Spread) -> jax.Array:
@@ -106,8 +130,8 @@ def substitute(l_mbn: jax.Array, y_nK: jax.Array, spread: Spread) -> jax.Array:
     Forward, a block of the solution is broadcast and every device subtracts its part from its own
     rows. Backward, the devices' sums over their own rows are added. Both share the work.
     """
-    count, block, _ = l_mbn.shape
-    panels = count * spread.devices
+    count, block, n = l_mbn.shape
+    panels = n // block
     indices = spread.block_indices(count)[:, None, None]
 
     def forward(k: jax.Array, left_mbK: jax.Array) -> jax.Array:
@@ -133,7 +157,9 @@ def substitute(l_mbn: jax.Array, y_nK: jax.Array, spread: Spread) -> jax.Array:
         )
         return jax.lax.dynamic_update_slice_in_dim(x_nK, x_bK, k * block, 0)
 
-    return jax.lax.fori_loop(0, panels, backward, jnp.zeros_like(y_nK))
+    # As many rows as are stored, so that no panel has to pad them.
+    start = jnp.zeros((spread.stored(n), y_nK.shape[1]), y_nK.dtype)
+    return jax.lax.fori_loop(0, panels, backward, start)[:n]
 
 
 def _block_row(x_mbX: jax.Array, k: jax.Array, spread: Spread) -> jax.Array:

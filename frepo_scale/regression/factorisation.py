@@ -4,9 +4,9 @@
 complete matrix; the blocked one (`regression.cholesky`) on this device's rows of it, so that the
 devices of the axis share the work of Gram matrix, factorisation, solves and residual.
 
-Legend: n unknowns, s rows of the matrix on this device (s = n where it is complete; padded to whole
-blocks otherwise), R rows of the regression, r of them on this device, d features, K right-hand
-sides.
+Legend: n unknowns, s rows of the matrix on this device (s = n where it is complete; whole blocks
+otherwise, zeros behind the last row of the matrix), R rows of the regression, r of them on this
+device, d features, K right-hand sides.
 """
 
 from typing import NamedTuple
@@ -46,20 +46,22 @@ class System(NamedTuple):
 
     def gram_of_columns(self, f_rd: jax.Array, axis: str | None) -> jax.Array:
         """This device's rows of `FᵀF`, for F with its rows spread over `axis`."""
-        wide = self._padded(f_rd.T)
-        if self.spread is None or self.spread.axis is None:
+        wide, spread = self._padded(f_rd.T), self.spread
+        if spread is None or spread.axis is None:
             product = wide @ wide.T
             return product if axis is None else jax.lax.psum(product, axis)
         # Rows ordered by the device that stores them: the sum is scattered in that order.
-        order = jnp.arange(self.size).reshape(-1, self.spread.devices, self.spread.block)
-        product = wide[order.swapaxes(0, 1).reshape(-1)] @ wide.T
-        return jax.lax.psum_scatter(product, self.spread.axis, scatter_dimension=0, tiled=True)
+        stored = spread.stored(self.size)
+        order = jnp.arange(stored).reshape(-1, spread.devices, spread.block)
+        rows = jnp.pad(wide, ((0, stored - self.size), (0, 0)))
+        product = rows[order.swapaxes(0, 1).reshape(-1)] @ wide.T
+        return jax.lax.psum_scatter(product, spread.axis, scatter_dimension=0, tiled=True)
 
     def shifted(self, matrix: jax.Array, rho: jax.Array) -> jax.Array:
         """`matrix + rho I`, with 1 on the diagonal of the padding."""
         indices = jnp.arange(self.size)
         if self.spread is not None:
-            indices = self.spread.local(indices).ravel()
+            indices = self.spread.row_indices(self.size)
         padding = indices >= self.unknowns
         added = jnp.where(padding, 1.0, rho).astype(matrix.dtype)
         return matrix + jnp.where(jnp.arange(self.size) == indices[:, None], added[:, None], 0.0)

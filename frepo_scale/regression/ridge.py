@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.regression import direct, iterative
-from frepo_scale.regression.cholesky import BLOCK, Spread
+from frepo_scale.regression.cholesky import BLOCK, Spread, block_of_little_padding
 from frepo_scale.regression.factorisation import System
 from frepo_scale.regression.precision import has_fast_float64
 from frepo_scale.regression.problem import RidgeProblem, Rows, Solution
@@ -66,7 +66,7 @@ class RidgeConfig:
         operational=True,
     )
     block: int = setting(
-        BLOCK, "", "rows of a block of the blocked factorisation", low=1, operational=True
+        BLOCK, "", "most rows of a block of the blocked factorisation", low=1, operational=True
     )
     distribute_above: int = setting(
         4096,
@@ -108,13 +108,28 @@ class RidgeConfig:
         """Whether `rows` x `rows` is factorised, for features of dimension `dim`."""
         return self.form == "dual" or (self.form == "auto" and rows <= dim)
 
-    def system(self, unknowns: int, axis: str | None) -> System:
-        """How a system of that many unknowns is solved; to be called inside `shard_map`."""
+    def spread(self, unknowns: int, axis: str | None, devices: int, dual: bool) -> Spread | None:
+        """How the blocked factorisation is spread; None for the library's.
+
+        In the primal form each device has its part of the sum of all d x d matrices before the sum
+        is scattered, so rows of zeros would cost memory and transfer: the block is cut for it. In
+        the dual form they cost neither, and a larger block has fewer panels, each with a
+        collective.
+
+        Args:
+          unknowns: of the system.
+          axis: the mesh axis that rows are spread over; None if all are here.
+          devices: of the axis.
+          dual: whether the matrix is that of the rows.
+        """
         if self.factorisation == "library":
-            return System(unknowns, None)
-        if axis is not None and unknowns > self.distribute_above:
-            return System(unknowns, Spread(axis, jax.lax.axis_size(axis), self.block))
-        return System(unknowns, Spread(block=self.block))
+            return None
+        if axis is None or unknowns <= self.distribute_above:
+            return Spread(block=self.block)
+        block = self.block
+        if not dual:
+            block = block_of_little_padding(unknowns, devices, block)
+        return Spread(axis, devices, block)
 
 
 class Guard(NamedTuple):
@@ -267,8 +282,9 @@ def adjoint(
 
 def _problem(f_rd: jax.Array, rows: int, config: RidgeConfig, axis: str | None) -> RidgeProblem:
     dual = config.is_dual(rows, f_rd.shape[1])
-    padded = len(f_rd) * (1 if axis is None else jax.lax.axis_size(axis))
-    system = config.system(padded if dual else f_rd.shape[1], axis)
+    devices = 1 if axis is None else jax.lax.axis_size(axis)
+    unknowns = len(f_rd) * devices if dual else f_rd.shape[1]
+    system = System(unknowns, config.spread(unknowns, axis, devices, dual))
     return RidgeProblem(f_rd, rows, dual, system, Rows(axis))
 
 

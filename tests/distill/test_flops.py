@@ -4,7 +4,7 @@ import pytest
 
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
-from frepo_scale.distill.flops import forward_flops, outer_step_flops
+from frepo_scale.distill.flops import forward_flops, outer_step_flops, outer_step_phases
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import single_device_mesh
@@ -33,9 +33,21 @@ def test_one_image_through_the_net():
 def test_a_step_by_hand():
     image, flops = (16, 16, 3), forward_flops(parts(), (16, 16, 3))
     nets = flops * (16 + 2 * 20 + 3 * 20)
-    gram = 2 * 20 * 256 * 20 + 20**3 / 3
-    rest = 3 * 2 * 20**2 * 10 + 2 * 256 * 10 * (2 * 16 + 3 * 20) + 2 * 20 * 256 * 20
+    # R = 20 rows, d = 256 features, K = 10 classes, B = 16 targets: the dual form, n = 20.
+    gram = 2 * 20 * 256 * 20
+    solves = 20**3 / 3 + 2 * (2 * 20**2 * 10)
+    # W = FᵀA; predictions F_t W; dW = F_tᵀ E; F dW, FᵀB, A (dW - FᵀB)ᵀ, B Wᵀ.
+    one = 2 * 256 * 10
+    products = 20 * one + 16 * one + 16 * one + 4 * 20 * one
     found = outer_step_flops(parts(), image, 10)
-    assert found == pytest.approx(nets + gram + rest)
+    assert found == pytest.approx(nets + gram + solves + products)
     assert outer_step_flops(parts(members=2), image, 10) == pytest.approx(2 * found)
     assert outer_step_flops(parts(flip=True), image, 10) > found + 2 * 20 * flops
+
+
+def test_the_primal_form_by_hand():
+    # R = 300 rows of d = 256 features: n = 256. One product for FᵀY, then F V, F W, E Vᵀ, dY Wᵀ.
+    found = outer_step_phases(parts(size=300), (16, 16, 3), 10)
+    assert found["Gram matrix"] == 2 * 300 * 256 * 256
+    assert found["factorisation and solves"] == pytest.approx(256**3 / 3 + 4 * 256**2 * 10)
+    assert found["products with features"] == 2 * 256 * 10 * (2 * 16 + 5 * 300)

@@ -135,14 +135,15 @@ def test_primal_minibatch_and_chunks():
 def test_spread_factorisation():
     """The blocked factorisation, whole and spread over the axis, in both forms; then two processes.
 
-    N = 45, d = 64, blocks of 4: the last block is partly padding and devices hold several.
+    N = 45, d = 64, blocks of 4 and 6: the last block is partly padding, devices hold several, and
+    some of them one that is only zeros.
     """
     found = on_eight_devices(
         [
             *on_meshes(FACTORED, [1, 1]),
             *on_meshes(BLOCKED, [1, 2]),
             *on_meshes(SPREAD, [1, 8], [2, 4]),
-            *on_meshes(SPREAD | {"form": "primal"}, [1, 4]),
+            *on_meshes(SPREAD | {"form": "primal", "block": 6}, [1, 4]),
         ]
     )
     found = [*found, *run_in_two_processes(on_meshes(SPREAD, [2, 4]))]

@@ -91,6 +91,32 @@ def test_rates_are_ordered_and_sources_are_complete():
         assert chip.platform == "gpu" or rates["float64"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "tf32", "float64", "memory", "bandwidth", "link"),
+    [  # the data sheets: TFLOP/s without sparsity, float64 of tensor cores, GB, GB/s
+        ("a100", 312, 156, 19.5, 80, 2039, 300),
+        ("a100-40gb", 312, 156, 19.5, 40, 1555, 300),
+        ("h100", 1979 / 2, 989 / 2, 67, 80, 3350, 450),
+        ("h100-pcie", 1513 / 2, 756 / 2, 51, 80, 2000, 64),
+        ("h200", 1979 / 2, 989 / 2, 67, 141, 4800, 450),
+        ("b200", 2250, 1100, 40, 180, 8000, 900),
+        ("l4", 242 / 2, 120 / 2, 0.47, 24, 300, 32),
+    ],
+)
+def test_gpus_as_in_their_data_sheets(name, bfloat16, tf32, float64, memory, bandwidth, link):
+    chip = CHIPS[name]
+    found = [chip.rates[x] / 1e12 for x in ("bfloat16", "default", "float64")]
+    found += [chip.memory / 1e9, chip.bandwidth / 1e9, chip.link / 1e9]
+    assert found == pytest.approx([bfloat16, tf32, float64, memory, bandwidth, link], rel=5e-3)
+
+
+def test_every_gpu_can_be_described_to_the_compiler():
+    for chip in CHIPS.values():
+        if chip.platform == "gpu":
+            major, minor = chip.capability.split(".")
+            assert f"major: {major} minor: {minor}" in target_text(chip)
+
+
 def test_the_description_of_an_h100():
     text = target_text(CHIPS["h100"])
     for words in ("major: 9 minor: 0", "core_count: 132", "device_memory_size: 84942979072"):

@@ -10,6 +10,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.jobs import plan as job
 from frepo_scale.jobs.plan_options import PlanOptions, device_counts
 from frepo_scale.main import main
+from frepo_scale.parallel import failures
 from frepo_scale.plan import compilers, cpu
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
@@ -178,6 +179,17 @@ def test_without_a_compiler_the_command_that_installs_it_is_named(capsys, monkey
     assert "libtpu" in out and "tpu_compiler" in out
     assert "jax-cuda13-plugin[with-cuda]==" in out and "gpu_compiler" in out
     assert out.count("estimated from shapes") == 2
+
+
+def test_the_compiler_for_gpus_is_found_before_jax_is_imported(monkeypatch, capsys):
+    """JAX registers the libraries of GPUs when it is imported: later there is no Cholesky."""
+    order = []
+    monkeypatch.setattr(compilers, "find_compiler", order.append)
+    monkeypatch.setattr(failures, "import_jax", lambda: order.append("jax"))
+    assert main(["plan", "digits_ipc1", "--on", "h100:9"]) == 2
+    assert order == ["gpu", "jax"]
+    assert main(["plan", "digits_ipc1", "--on", "h100:9", "--quick"]) == 2
+    assert order == ["gpu", "jax", "jax"]
 
 
 @pytest.mark.slow

@@ -4,15 +4,18 @@ import math
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.outer import OuterConfig
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.rcig import RCIG
+from frepo_scale.distill.state import train_state_shapes
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.plan import memory, plan, report, work
 from frepo_scale.plan.hardware import parse_hardware
@@ -133,10 +136,57 @@ def test_float32_regressions_iterate_and_blocked_ones_cost_more():
     phases = {phase.name: phase for phase in on_tpu.phases}
     assert on_tpu.iterations >= 3
     assert phases["Gram matrix"].precision == "highest"
-    # One block of 256 unknowns, six times the operations, and solves in every iteration.
+    # One block of 256 unknowns, zeros multiplied too, and solves in every iteration.
     solves = 2 * on_tpu.iterations * 4 * 256**2 * CLASSES
-    assert phases["factorisation and solves"].operations == pytest.approx(2 * 256**3 + solves)
+    assert phases["factorisation and solves"].operations == pytest.approx(4 * 256**3 + solves)
     assert make_plan(subject(), H100, 1, 1).iterations is None
+
+
+@pytest.mark.parametrize(
+    ("form", "devices", "unknowns", "stored", "block"),
+    [
+        ("dual", 1, 10_240, 10_240, 256),
+        ("dual", 4, 10_240, 2560, 256),
+        ("dual", 64, 10_240, 256, 256),  # 40 block rows: 24 devices have none
+        ("dual", 256, 10_240, 256, 256),
+        ("primal", 64, 16_384, 256, 256),
+        ("primal", 256, 16_384, 64, 64),
+    ],
+)
+def test_a_spread_regression_by_hand(form, devices, unknowns, stored, block):
+    """10 000 rows of 16 384 features, 2 classes."""
+    sizes = work.Sizes(
+        *(devices, 1, 1, 4, 1, 10_000 // devices, 10_000, 1, 16_384, 2, form == "dual"),
+        *(unknowns, stored, block, devices, False, 3),
+    )
+    counted = {
+        name: 0.0 for name in ("Gram matrix", "factorisation and solves", "products with features")
+    }
+    gram, solves, _ = work._regression(sizes, counted)
+    rows = 10_000 // devices
+    every = stored * devices
+    if form == "dual":
+        assert gram.operations == 2 * stored * 16_384 * unknowns
+    else:
+        assert gram.operations == 2 * rows * every * 16_384
+        assert every == 16_384  # nothing is padded
+        assert gram.exchanges[0].bytes == 4 * 16_384**2
+    factor = 2 * stored * unknowns**2 + 2 * unknowns**2 * block
+    assert solves.operations == factor + 6 * 4 * stored * unknowns * 2
+    assert memory._regression(sizes) > 3 * 4 * stored * unknowns
+
+
+def test_more_devices_have_less_work_in_a_spread_regression_and_less_memory():
+    given = subject(ipc=2500, form="dual")
+    works, totals = [], []
+    for slice_name in ("1x1", "2x2", "2x4"):
+        hardware = parse_hardware(f"v5e:{slice_name}")
+        plan = make_plan(given, hardware, 1, hardware.devices)
+        phases = {phase.name: phase.operations for phase in plan.phases}
+        works.append(phases["Gram matrix"] + phases["factorisation and solves"])
+        totals.append(plan.memory.total)
+    for found in (works, totals):
+        assert found == sorted(found, reverse=True) and found[0] > found[-1]
 
 
 def test_a_precision_that_a_chip_has_not_takes_forever():
@@ -167,6 +217,23 @@ def test_memory_follows_the_chunk_and_the_state_is_exact():
     leaves = jax.tree.leaves(state_of(given, algorithm))
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     assert state_bytes(given, algorithm) == (whole, whole)
+
+
+@pytest.mark.parametrize("cls", [FRePo, RCIG])
+def test_shapes_of_a_state_are_those_of_a_run(cls):
+    """Also where one member stands for the pool."""
+    given = subject(cls, size=3, **({"scale": "absolute"} if cls is RCIG else {}))
+    algorithm = given.build(given.problem.mesh)
+    start = DistilledSet(
+        jax.ShapeDtypeStruct((algorithm.rows, *IMAGE), np.float32),
+        jax.ShapeDtypeStruct((algorithm.rows, CLASSES), np.float32),
+    )
+    found, real = state_of(given, algorithm), train_state_shapes(algorithm, start)
+    assert jax.tree.structure(found) == jax.tree.structure(real)
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(real), strict=True))
+    assert [x.shape for x, _ in pairs] == [x.shape for _, x in pairs]
+    assert [x.dtype for x, _ in pairs] == [x.dtype for _, x in pairs]
+    assert sum(x.shape[:1] == (3,) for x, _ in pairs) > 10
 
 
 def test_meshes_divide_members_and_batch():

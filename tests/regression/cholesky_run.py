@@ -27,8 +27,8 @@ def solved(matrix, right, devices, block):
 
     def local(matrix, right):
         factor = factorise(spread.local(matrix), spread)
-        whole = jax.lax.all_gather(factor, DATA).swapaxes(0, 1).reshape(matrix.shape)
-        return whole, substitute(factor, right, spread)
+        whole = jax.lax.all_gather(factor, DATA).swapaxes(0, 1).reshape(-1, len(matrix))
+        return whole[: len(matrix)], substitute(factor, right, spread)
 
     mapped = jax.shard_map(
         local, mesh=mesh, in_specs=(P(), P()), out_specs=(P(), P()), check_vma=False

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from frepo_scale.regression.cholesky import Spread
 from frepo_scale.regression.factorisation import System
+from frepo_scale.regression.ridge import RidgeConfig
 
 SPREADS = (None, Spread(block=4))
 
@@ -47,7 +48,34 @@ def test_both_kinds_solve_both_gram_matrices(rows, dim, classes, seed):
             )
 
 
-def test_the_size_is_padded_to_whole_blocks_for_every_device():
+def test_columns_are_padded_to_whole_blocks_and_rows_to_equally_many_for_each_device():
     assert System(10, None).size == 10
     assert System(10, Spread(block=4)).size == 12
-    assert System(10, Spread("data", 4, 4)).size == 16
+    spread = Spread("data", 4, 4)
+    assert System(10, spread).size == 12
+    assert (spread.count(12), spread.stored(12)) == (1, 16)
+    assert (spread.count(20), spread.stored(20)) == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("unknowns", "devices", "dual", "block", "stored"),
+    [
+        (4096, 16, True, 256, 4096),  # on every device, whole
+        (10_000, 4, True, 256, 10_240),
+        (10_000, 64, True, 256, 16_384),
+        (16_384, 256, True, 256, 65_536),
+        (16_384, 64, False, 256, 16_384),
+        (16_384, 256, False, 64, 16_384),  # else a sum of 65 536 rows would be scattered
+        (8192, 256, False, 64, 16_384),
+        (10_000, 16, False, 256, 12_288),
+        (10_000, 64, False, 64, 12_288),  # 128 would store as many as 256
+    ],
+)
+def test_how_a_system_is_spread(unknowns, devices, dual, block, stored):
+    config = RidgeConfig(factorisation="blocked")
+    spread = config.spread(unknowns, "data", devices, dual)
+    assert spread.devices == (devices if unknowns > 4096 else 1)
+    assert spread.block == block
+    assert spread.stored(spread.padded(unknowns)) == stored
+    assert config.spread(unknowns, None, 1, dual) == Spread(block=256)
+    assert RidgeConfig(factorisation="library").spread(unknowns, "data", devices, dual) is None
