@@ -60,7 +60,7 @@ def test_validation_images_without_classes(prepare, cwd):
         tar(cwd / "i.tar", {"1.png": (cwd / "p" / "train" / name / "1.png").read_bytes()})
         inner[f"{name}.tar"] = (cwd / "i.tar").read_bytes()
     (cwd / "s").mkdir()
-    tar(cwd / "s" / "ILSVRC2012", inner)
+    tar(cwd / "s" / "ILSVRC2012_img_train.tar", inner)
     tar(cwd / "s" / "ILSVRC2012_img_val.tar", {"v_1.JPEG": b"x"})
     prepare("s", mentions=["ILSVRC2012_img_val.tar has no classes: no ground truth beside it"])
 
