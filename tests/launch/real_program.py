@@ -26,9 +26,9 @@ workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
 if pace and not list(workdir.glob("checkpoints/*")):
     train = distill.train
 
-    def slowly(state, step, batches, hooks, **named):
+    def slowly(state, step, batches, hooks, calls, **named):
         actions = (lambda _: time.sleep(pace), *hooks.after_step)
-        return train(state, step, batches, replace(hooks, after_step=actions), **named)
+        return train(state, step, batches, replace(hooks, after_step=actions), calls, **named)
 
     distill.train = slowly
 
