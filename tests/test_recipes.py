@@ -278,7 +278,7 @@ def test_a_fast_recipe_differs_in_length_learning_rate_and_loss_alone(name):
         for x in (name, name.removesuffix("_fast"))
     )
     assert (found.outer.loss, found.distill.learning_rate) == ("cross_entropy", 1e-2)
-    assert (found.distill.steps, found.loop.probe_every) == (600, 100)
+    assert (found.distill.steps, found.loop.probe_every) == (600, 200)
     same = replace(
         found,
         outer=replace(found.outer, loss="mse"),
