@@ -193,23 +193,27 @@ def draw(
     columns = 2 if len(cells) > 1 else 1
     rows = -(-len(cells) // columns)
     figure, grid = pyplot.subplots(
-        rows, columns, figsize=(6 * columns, 4.2 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(7 * columns, 4.2 * rows), squeeze=False, layout="constrained"
     )
     for axes in grid.flat[len(cells) :]:
         axes.remove()
     for axes, (cell, curves) in zip(grid.flat, cells.items(), strict=False):
         points: list[tuple[float, float]] = []
-        for name, found in curves.items():
+        for number, (name, found) in enumerate(curves.items()):
             steps = sorted(set.intersection(*[set(one) for one in found]) - {0})
             seconds = [step * cost[cell][name] for step in steps]
             means = [float(np.mean([one[step] for one in found])) for step in steps]
-            axes.plot(seconds, means, marker="o", markersize=3, linewidth=1, label=name)
+            line = "-" if number < 10 else "--"  # there are ten colours
+            axes.plot(seconds, means, line, marker="o", markersize=3, linewidth=1, label=name)
             points += zip(seconds, means, strict=True)
         front = pareto(points)
         axes.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=4, zorder=0)
         axes.set(xscale="log", title=cell, xlabel="seconds of outer steps")
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=7)
         axes.set_ylabel("held-out accuracy, %")
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
 
 
