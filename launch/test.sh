@@ -8,8 +8,8 @@ usage: launch/test.sh [pytest arguments...]
 
 Runs the linter, the formatter, the type checker and the check of shell scripts, then the tests. Without
 arguments it runs all tests; with arguments, those that pytest selects. Paths are relative to the repository:
-  launch/test.sh                  36 minutes of processor time, shared by two processes
-  launch/test.sh -m 'not slow'    7 minutes of processor time
+  launch/test.sh                  34 minutes of processor time, shared by two processes
+  launch/test.sh -m 'not slow'    6 minutes of processor time
   launch/test.sh tests/core
 Tests run in two processes (pytest -n 2). Other choices: -n 4, or -n 0 for one process; --pdb, --trace, -s and
 --collect-only imply -n 0. Compiled programs are discarded at the end; with JAX_COMPILATION_CACHE_DIR set to a
