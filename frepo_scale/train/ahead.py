@@ -33,7 +33,7 @@ def shapes_of(arguments: Any) -> Any:
 
 
 def with_program(
-    step: Callable[..., Any], folder: Path, mesh: Mesh, *, calls: int = 0, name: str = OUTER_STEP
+    step: Callable[..., Any], folder: Path, mesh: Mesh, *, calls: int = 0
 ) -> Callable[..., Any]:
     """A jitted function that uses a stored program from its first call on, if there is one for it.
 
@@ -45,9 +45,8 @@ def with_program(
       folder: of the programs.
       mesh: the devices of the run.
       calls: as `calls.most_steps` gives it; other than 0: the function is not the stored one.
-      name: of the program.
     """
-    found, refused = stored_programs(folder, name)
+    found, refused = stored_programs(folder, OUTER_STEP)
     if not agree(len(found) + len(refused)):
         return step
     if calls:

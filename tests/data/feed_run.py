@@ -77,7 +77,7 @@ class Recorder(Algorithm):
         return Recorded(state.step + 1, images, labels), {"loss": jnp.mean(batch.images)}
 
     def distilled(self, state):
-        raise NotImplementedError
+        raise NotImplementedError  # abstract; no feed asks for the set
 
 
 def together(feed, case):
