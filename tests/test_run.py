@@ -1,5 +1,6 @@
 """Whole runs on real digits: their files, and that a stop does not change them."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from fake_run import RATES
 from frepo_scale.evaluate.fit import Fitter
 from frepo_scale.export.formats import read_npz
 from frepo_scale.main import main
+from frepo_scale.ops import checkpoint
+from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.plan import cpu
 
 pytestmark = pytest.mark.slow
@@ -238,6 +241,22 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(whole, tmp_path, c
     assert "is damaged" in said.out + said.err
     assert "using checkpoint 50" in said.out + said.err
     assert_equal_runs(whole, workdir)
+
+
+def test_a_save_that_failed_is_not_recorded_as_committed(tmp_path, capsys, monkeypatch):
+    failed = []
+    wait = checkpoint._Manager.wait_until_finished
+
+    def wait_until_finished(manager):
+        wait(manager)
+        if manager.latest_step() == 20 and not failed:  # Orbax raises a failure once
+            failed.append(20)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint._Manager, "wait_until_finished", wait_until_finished)
+    assert main(command(tmp_path)) == 1
+    assert "could not save" in capsys.readouterr().err.splitlines()[-1]
+    assert failed and read_ledger(tmp_path / "attempts").attempts[-1].last_step == 10
 
 
 def test_a_finished_run_is_left_alone(whole, capsys):

@@ -173,7 +173,8 @@ class _Attempt:
 
     def __exit__(self, *error: object) -> None:
         self._checkpointer.close()
-        self.work.supervisor.ledger.committed()
+        if not self._checkpointer.failed:
+            self.work.supervisor.ledger.committed()
 
     def is_trained(self, step: int) -> bool:
         """Whether the state at `step` is the last one, and was probed."""

@@ -62,6 +62,9 @@ class Checkpointer:
     """Saves asynchronously, keeps the newest two and milestones, restores the newest intact one.
 
     Orbax does not accept arrays without elements; a state must not contain any.
+
+    Attributes:
+      failed: whether a save failed. The failure is raised once only, by the call that finds it.
     """
 
     def __init__(self, directory: Path, keep_every: int = 0) -> None:
@@ -74,7 +77,7 @@ class Checkpointer:
         Raises:
           RunError: the folder cannot be created or read.
         """
-        self._directory = directory
+        self._directory, self.failed = directory, False
         _quieten_failures()
         try:
             # Handlers are given here so that items can be read before anything was saved.
@@ -131,7 +134,7 @@ class Checkpointer:
                 force=True,
             )
         except Exception as error:
-            raise _save_error(step, self._directory, error) from error
+            raise self._save_error(step, error) from error
 
     def compile(self, state: Any) -> None:
         """Compiles what a save needs: after a signal to stop there may be seconds for it.
@@ -153,7 +156,7 @@ class Checkpointer:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise _save_error(None, self._directory, error) from error
+            raise self._save_error(None, error) from error
 
     def restore(self, like: Any) -> Restored | None:
         """Restores the newest intact checkpoint; None if none was ever committed.
@@ -212,9 +215,22 @@ class Checkpointer:
             return None, _brief(error)
 
     def close(self) -> None:
-        """Waits for all saves and releases the manager's threads."""
-        self.wait()
-        self._manager.close()
+        """Waits for all saves and releases the manager's threads; raises RunError if one failed."""
+        try:
+            self._manager.close()
+        # A save has several parts in the background: one may have failed before, another only now.
+        except Exception as error:
+            raise self._save_error(None, error) from error
+
+    def _save_error(self, step: int | None, error: Exception) -> RunError:
+        self.failed = True
+        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+        hint = "free some disk space" if full else "remove the cause"
+        return RunError(
+            f"could not save {what} in {self._directory}: {_brief(error)}; {hint} and give the same"
+            " command again: the run resumes from its last checkpoint"
+        )
 
 
 def _not_an_orbax_traceback(record: logging.LogRecord) -> bool:
@@ -244,16 +260,6 @@ def _quieten_failures() -> None:
             default(unraisable)
 
     sys.unraisablehook = show
-
-
-def _save_error(step: int | None, directory: Path, error: Exception) -> RunError:
-    what = "a checkpoint" if step is None else f"checkpoint {step}"
-    full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-    hint = "free some disk space" if full else "remove the cause"
-    return RunError(
-        f"could not save {what} in {directory}: {_brief(error)}; {hint} and give the same command"
-        " again: the run resumes from its last checkpoint"
-    )
 
 
 def _brief(error: Exception) -> str:

@@ -396,8 +396,26 @@ def test_a_save_that_fails_behind_the_run_is_seen_at_once_or_at_the_next(
             checkpointer.close()
         else:
             checkpointer.is_saving()
-    assert checkpointer.latest() == 20
+    assert checkpointer.failed and checkpointer.latest() == 20
     assert sorted(path.name for path in two.iterdir() if path.name.isdigit()) == ["10", "20"]
+
+
+def test_another_part_of_a_failed_save_is_one_line_too(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen on a full disk: first the metadata could not be written, at the close the arrays."""
+    checkpointer = Checkpointer(two)
+    checkpointer.save(30, _state(30), {})
+    checkpointer.wait()
+    assert not checkpointer.failed
+
+    def close() -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(checkpointer._manager._checkpointer, "close", close)
+    with pytest.raises(RunError, match=r"No space left on device.*; free some disk space"):
+        checkpointer.close()
+    assert checkpointer.failed
 
 
 def test_whether_a_save_is_under_way(tmp_path: Path) -> None:
