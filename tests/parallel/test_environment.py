@@ -25,6 +25,7 @@ def test_what_is_recorded(monkeypatch):
     assert not found.keys() & (set(module.RECORDED) | set(module.VARIABLES))
     assert json.loads(json.dumps(found)) == found
     assert changes(found, environment(single_device_mesh())) == []
+    assert changes(found, found | {"commit": "0123456789ab-dirty"}) == []  # the code is compared
 
 
 def test_flags_that_change_numbers_are_recorded_in_any_order(monkeypatch):
