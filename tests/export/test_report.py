@@ -126,6 +126,13 @@ def test_table_has_the_labels_and_order_of_the_evaluation_and_percent() -> None:
     ]
 
 
+def test_what_the_guards_did_is_among_the_facts() -> None:
+    shares = {"ridge_raised_share": 0.25, "implicit_dropped_share": 0.031}
+    text = result_sections(RESULT | shares)[0][1]
+    assert "in 25 %" in text and "in 3.1 % of the steps" in text
+    assert "dropped" not in result_sections(RESULT | {"implicit_dropped_share": 0.0})[0][1]
+
+
 def test_table_leaves_out_what_was_not_measured() -> None:
     assert result_tables({}) == []
     assert result_tables({"evaluations": [], "steps": 3}) == []
