@@ -40,9 +40,9 @@ def test_devices_and_hosts(name, devices, hosts):
         ("v5e:4x4x4", "4x4"),
         ("v4:2x2", "2x2x1"),
         ("v4:3x3x3", "4x4x4"),
-        ("v4:8x4x4", "4x4x4"),  # sides ascend
+        ("v4:8x4x4", "4x4x8"),  # sides ascend
         ("v4:16x16x32", "4096"),
-        ("h100:16", "h100:8"),
+        ("h100:16", "h100:2x8"),
         ("h100:0", "h100:8"),
         ("h100:2x2x2", "h100:8"),
         ("h100:1e3", "h100:8"),
