@@ -62,7 +62,9 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
         f"  total     {_gb(memory.total)}  {_verdict(plan)}",
     ]
     if not plan.fits:
-        advice = as_flags(change) if change else "none that was tried; use more devices"
+        if not memory.compiled:
+            lines.append("  an estimate keeps a tenth of the memory free")
+        advice = as_flags(change) if change else "none was found; use more devices"
         lines.append(f"  a change that would fit, by the estimate: {advice}")
     images = ""
     if beside.images:
@@ -78,10 +80,7 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
 def _verdict(plan: Plan) -> str:
     """Whether it fits, or by how much not."""
     room = f"{plan.hardware.chip.memory / 1e9:.1f} GB"
-    if plan.fits:
-        return f"of {room}: fits"
-    kept = "" if plan.memory.compiled else " (a tenth is kept free)"
-    return f"of {room}{kept}: {_excess(plan)}"
+    return f"of {room}: {'fits' if plan.fits else _excess(plan)}"
 
 
 def _excess(plan: Plan) -> str:

@@ -142,11 +142,13 @@ def smallest_change(
 ) -> dict[str, Any] | None:
     """The first change that makes a plan fit, by macro; None if none of them does.
 
-    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool.
+    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool, the largest first.
     """
     chunks = [x for x in reversed(CHUNKS) if x < plan.chunk]
     half = {"FEATURE_DTYPE": "bfloat16", "NET_DTYPE": "bfloat16"}
-    factors = [f for f in (5, 4, 3, 2, 1) if f * plan.members < plan.pool_size]
+    strata = plan.pool_size // plan.members
+    halves = {strata >> times for times in range(1, strata.bit_length())}
+    factors = sorted((f for f in halves | {1, 2, 3, 4, 5} if f < strata), reverse=True)
     tried: list[dict[str, Any]] = [
         *({"CHUNK": chunk} for chunk in chunks),
         *(
@@ -156,7 +158,11 @@ def smallest_change(
         ),
         half,
         half | {"CHUNK": CHUNKS[0]},
-        *({"POOL_SIZE": factor * plan.members, "CHUNK": CHUNKS[0]} for factor in factors),
+        *(
+            {"POOL_SIZE": factor * plan.members, **more}
+            for factor in factors
+            for more in ({}, {"CHUNK": CHUNKS[0]})
+        ),
     ]
     for settings in tried:
         pool, data = (settings.get(name) for name in _MESH)
