@@ -19,7 +19,7 @@ from frepo_scale.jobs.planner import Planner, machines
 from frepo_scale.jobs.run import build_run, problem_of
 from frepo_scale.jobs.series_runs import runs_of
 from frepo_scale.jobs.settings import Recipe, RunConfig, SeriesConfig
-from frepo_scale.jobs.subject import macros_of, sizes_of_data, varied
+from frepo_scale.jobs.subject import check_batch, macros_of, sizes_of_data, varied
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.determinism import make_deterministic
 from frepo_scale.parallel.matmul import matmul_precision
@@ -54,6 +54,7 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
         notes = [f"a series of {len(runs)} runs: the numbers are those of one of them"]
         config = replace(config, data=runs[0].data, series=SeriesConfig())
     shape, classes = sizes_of_data(config, options.given)
+    check_batch(config)
     hardware = machines(options)
     vary = varied(recipe.name, config, shape, classes)
     measured = None if options.measured is None else read_check(options.measured)

@@ -18,7 +18,12 @@ MAY_CHANGE = ("MEMBERS", "POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE")
 MACHINE = ("MESH_POOL", "MESH_DATA", "CHUNK")
 WRITTEN = ", planned for "  # in the first line of a file that `--write` wrote
 _MOST_DEVICES = 2**16
-_LARGEST = {"classes": 10**6, "resolution": 2**14, "channels": 2**10}
+# What a data set may have: a run needs two classes, and reads grey and colour images.
+_SIZES = {
+    "classes": range(2, 10**6 + 1),
+    "resolution": range(1, 2**14 + 1),
+    "channels": range(1, 4, 2),
+}
 
 
 class GivenSizes(NamedTuple):
@@ -167,10 +172,10 @@ def check(options: PlanOptions) -> None:
     if options.price is not None and not (0 <= options.price < math.inf):
         raise InputError(f"--price {options.price}", "a price of at least 0")
     for name, value in options.given._asdict().items():
-        if value is not None and not 1 <= value <= _LARGEST[name]:
-            raise InputError(
-                f"--{name} {value}", f"a number of at least 1 and at most {_LARGEST[name]}"
-            )
+        sizes = _SIZES[name]
+        if value is not None and value not in sizes:
+            expected = f"a number of at least {sizes[0]} and at most {sizes[-1]}"
+            raise InputError(f"--{name} {value}", "1 or 3" if name == "channels" else expected)
     if options.may_change and not options.best:
         raise InputError("--may-change without --best", "both", "add --best")
     if options.write is not None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.distill.registry import build_algorithm
 from frepo_scale.jobs.ahead import keeper
+from frepo_scale.jobs.host_memory import available
 from frepo_scale.jobs.plan_options import MACHINE, WRITTEN, PlanOptions
 from frepo_scale.jobs.run import problem_of
 from frepo_scale.jobs.settings import RunConfig
@@ -43,7 +45,10 @@ def machines(options: PlanOptions) -> list[Hardware]:
     if "cpu" in options.on:
         from frepo_scale.plan.cpu import this_cpu
 
-        known["cpu"] = this_cpu()
+        here = this_cpu()
+        # As `distill` counts: without what others use, and with the limit of a container.
+        room = available() or here.chip.memory
+        known["cpu"] = replace(here, chip=replace(here.chip, memory=min(room, here.chip.memory)))
     return [known[name] for name in options.on]
 
 

@@ -60,6 +60,21 @@ def sizes_of_data(config: RunConfig, given: GivenSizes) -> tuple[tuple[int, int,
     return (side, side, channels), classes
 
 
+def check_batch(config: RunConfig) -> None:
+    """Raises InputError for a target batch that is larger than a published data set.
+
+    Its training images are fewer than all its images; `distill` counts them.
+    """
+    name, batch = spec_for(config.data.name).name, config.data.batch
+    images = _IMAGES.get(name, batch)
+    if batch > images:
+        raise InputError(
+            f"BATCH = {batch}: {name} has {images} images in all",
+            "at most the number of its training images",
+            "lower --gin.BATCH, and use fewer devices if it does not divide over them",
+        )
+
+
 def subject_of(
     recipe: str, config: RunConfig, shape: tuple[int, int, int], classes: int
 ) -> Subject:

@@ -64,6 +64,9 @@ def planned(capsys, *arguments):
         ((*FOLDER, "--classes", "9" * 20, "--resolution", "96", "--channels", "3"), "--classes"),
         ((*FOLDER, "--classes", "5", "--resolution", "9" * 15, "--channels", "3"), "--resolution"),
         ((*FOLDER, "--classes", "5", "--resolution", "96", "--channels", "9999"), "--channels"),
+        ((*FOLDER, "--classes", "5", "--resolution", "8", "--channels", "2"), "1 or 3"),
+        ((*FOLDER, "--classes", "1", "--resolution", "8", "--channels", "3"), "at least 2"),
+        ((*H100, "--gin.BATCH=8192"), "BATCH = 8192"),
         ((*FOLDER, "--classes", "5", "--resolution", "95", "--channels", "3"), "95x95"),
         ((*FOLDER, "--classes", "5", "--resolution", "1", "--channels", "3"), "1 px"),
         ((*FOLDER, "--classes", "5e1"), "--classes"),
@@ -207,9 +210,7 @@ def test_a_change_that_is_printed_fits(recipe, given, capsys):
 @pytest.mark.parametrize("recipe", ["cifar10_ipc10", "imagenet1k_ipc1_rcig"])
 def test_larger_settings_never_need_less(name, recipe, capsys):
     on = ("--on", "h100:1", "--on", "v5e:1x1", "--gin.MESH_POOL=1", "--gin.MESH_DATA=1")
-    rows = [
-        planned(capsys, recipe, *on, f"--gin.{name}={value}") for value in (16, 32, 64, 256, 1024)
-    ]
+    rows = [planned(capsys, recipe, *on, f"--gin.{name}={value}") for value in (16, 64, 1024)]
     for plans in zip(*rows, strict=True):
         memory = [one["memory"]["total"] for one in plans]
         assert memory == sorted(memory)
