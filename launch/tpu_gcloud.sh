@@ -214,6 +214,11 @@ ship() {
   if [[ -n $dry ]]; then
     show "${pack[@]}"
   else
+    # A worker has no repository to ask; the report of the run names the commit.
+    if [[ -e $root/.git ]] &&
+      git -C "$root" describe --always --dirty --exclude='*' --abbrev=12 >"$scratch/COMMIT" 2>/dev/null; then
+      pack+=(-C "$scratch" COMMIT)
+    fi
     COPYFILE_DISABLE=1 "${pack[@]}" || return 1 # without the ._ files of macOS
   fi
   reach scp "$archive" "$tpu_name:frepo_scale.tar.gz" --worker=all || {

@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import importlib.metadata
+import json
 import platform
+import subprocess
 from pathlib import Path
 
 PACKAGE = "frepo-scale"
@@ -23,6 +25,32 @@ def code_fingerprint() -> str:
         found.update(f"{path.relative_to(root).as_posix()}\0".encode())
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:12]
+
+
+@functools.cache
+def commit() -> str:
+    """The git commit of the code, 12 digits, with "-dirty" after a change; "" if it is not known.
+
+    From the repository that the package lies in, the file COMMIT that a launcher has put beside the
+    package, or what pip has noted of an installation from git.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():
+        described = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+        try:
+            done = subprocess.run(
+                [*described, "--abbrev=12"], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip()
+    try:
+        if (root / "pyproject.toml").exists():
+            return " ".join((root / "COMMIT").read_text().split())[:60]
+        noted = importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
+        return str(json.loads(noted or "{}")["vcs_info"]["commit_id"])[:12]
+    except (OSError, ValueError, LookupError, importlib.metadata.PackageNotFoundError):
+        return ""
 
 
 def versions() -> dict[str, str]:

@@ -25,10 +25,11 @@ from jax.sharding import PartitionSpec as P
 
 from frepo_scale.core.keys import Purpose, key_for
 from frepo_scale.core.types import Batch, DistilledSet
-from frepo_scale.distill.algorithm import Metrics, Problem
+from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.augmented import augmented
 from frepo_scale.distill.chosen import Chosen, choose
 from frepo_scale.distill.member_gradient import Gradient, MemberGradient, frepo_gradient
+from frepo_scale.distill.members import chosen_member, over_members, sum_over_members
 from frepo_scale.distill.pool import (
     Member,
     Minibatch,
@@ -78,21 +79,6 @@ def make_pool_update(
     )
 
 
-def chosen_members(problem: Problem, step: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    """For each stratum of this mesh row: the index of the chosen member here and in the pool."""
-    here = problem.pool.members // problem.mesh.shape[POOL]
-    first = jax.lax.axis_index(POOL) * here
-    chosen = []
-    for local in range(here):
-        stratum = first + local
-        key = key_for(problem.config.seed, Purpose.MEMBER_CHOICE, step, stratum)
-        within = jax.random.randint(key, (), 0, problem.pool.stratum)
-        chosen.append(
-            (local * problem.pool.stratum + within, stratum * problem.pool.stratum + within)
-        )
-    return chosen
-
-
 def _meta_gradient(
     problem: Problem,
     member_gradient: MemberGradient,
@@ -106,19 +92,18 @@ def _meta_gradient(
     images, labels = distilled
     here = jax.lax.axis_index(DATA) * len(images) + jnp.arange(len(images))
     real = (here < problem.size).astype(images.dtype)
-    grads = jax.tree.map(jnp.zeros_like, distilled)
-    slope = None if sharpness is None else jnp.zeros_like(sharpness)
-    sums: Metrics = {}
-    for number, (local, index) in enumerate(chosen_members(problem, step)):
+
+    def of_member(number: int | jax.Array) -> Gradient:
+        local, index = chosen_member(problem, step, number)
         own = Batch(batch.images[number], batch.labels[number])
         chosen = gradient_rows(problem, step, index)
         own, seen, to_set = augmented(problem, step, index, own, distilled)
         found = member_gradient(
             problem, take_member(pool, local), seen, real, own, sharpness, chosen
         )
-        gradient = to_set(found.distilled), found.sharpness
-        grads, slope = jax.tree.map(jnp.add, (grads, slope), gradient)
-        sums = {name: sums.get(name, 0.0) + value for name, value in found.metrics.items()}
+        return found._replace(distilled=to_set(found.distilled))
+
+    grads, slope, sums = sum_over_members(problem, of_member)
     members = problem.pool.members
     grads, slope = jax.lax.psum(jax.tree.map(lambda x: x / members, (grads, slope)), POOL)
     metrics = {name: jax.lax.psum(value, POOL) / members for name, value in sums.items()}
@@ -148,9 +133,13 @@ def _advance_pool(
     """Section 4, step 6, for each chosen member: replaced if too old, else trained once."""
     image = jax.ShapeDtypeStruct(distilled.images.shape[1:], distilled.images.dtype)
     config, seed = problem.pool, problem.config.seed
-    losses = jnp.zeros((), distilled.labels.dtype)
     count = online_count(problem, step)
-    for local, index in chosen_members(problem, step):
+
+    def advance(
+        number: int | jax.Array, carry: tuple[PoolState, jax.Array]
+    ) -> tuple[PoolState, jax.Array]:
+        pool, losses = carry
+        local, index = chosen_member(problem, step, number)
         member = take_member(pool, local)
         trained, loss = _train_online(problem, step, index, count, member, distilled)
         key = key_for(seed, Purpose.MEMBER_RESET, step, index)
@@ -158,11 +147,13 @@ def _advance_pool(
         # many times slower inside XLA's control flow. One update in T + 1 is discarded.
         member = jax.lax.cond(
             member.age > config.max_online,
-            lambda key=key: fresh_member(problem.module, config, key, image, 0),
-            lambda trained=trained: trained,
+            lambda: fresh_member(problem.module, config, key, image, 0),
+            lambda: trained,
         )
-        pool = put_member(pool, local, member)
-        losses = losses + loss
+        return put_member(pool, local, member), losses + loss
+
+    start = pool, jnp.zeros((), distilled.labels.dtype)
+    pool, losses = over_members(problem, advance, start)
     return pool, jax.lax.psum(losses, POOL) / config.members
 
 

@@ -62,7 +62,7 @@ def _about(workdir: Workdir, history: History) -> dict[str, str]:
             if setting in settings:
                 found[name] = str(settings[setting])
     for attempt in history.attempts[-1:]:
-        for name in ("frepo-scale", "code", "jax", "devices"):
+        for name in ("frepo-scale", "code", "commit", "jax", "devices"):
             if name in attempt.environment:
                 found[name] = attempt.environment[name]
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from frepo_scale.core.identity import scientific_settings, settings_sha256
 from frepo_scale.core.types import DistilledSet
-from frepo_scale.core.versions import code_fingerprint, versions
+from frepo_scale.core.versions import code_fingerprint, commit, versions
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.state import NEVER, TrainState, unpadded
 from frepo_scale.distill.synthetic import hard_labels
@@ -120,6 +120,7 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
             "versions": versions(),
             "code": code_fingerprint(),
         }
+        | ({"commit": commit()} if commit() else {})
         | ({"pool_weights_sha256": config.pool.weights_sha256} if config.pool.frozen else {}),
     )
 

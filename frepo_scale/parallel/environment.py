@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from frepo_scale.core.errors import FailedElsewhere, InputError
 from frepo_scale.core.identity import differences
-from frepo_scale.core.versions import code_fingerprint, versions
+from frepo_scale.core.versions import code_fingerprint, commit, versions
 from frepo_scale.parallel import runtime
 from frepo_scale.parallel.mesh import DATA, POOL
 from frepo_scale.parallel.share import gathered
@@ -79,6 +79,7 @@ _FLAGS_WITHOUT_EFFECT = re.compile(
     r"--xla_(dump_|force_host_platform_device_count=|gpu_per_fusion_autotune_cache_dir="
     r"|gpu_kernel_cache_file=|hlo_profile)"
 )
+COMMIT = "commit"  # the entry with the git commit, where it is known
 _LONGEST = 2000  # characters of one text
 
 
@@ -93,6 +94,8 @@ def environment(mesh: Mesh) -> dict[str, str]:
         "devices": f"{mesh.size} x {device.device_kind} in {jax.process_count()} process(es)",
         "mesh": f"pool {mesh.shape[POOL]} x data {mesh.shape[DATA]}",
     }
+    if commit():
+        found[COMMIT] = commit()
     found |= _host() if device.platform == "cpu" else _accelerator(device)
     return {name: " ".join(text.split())[:_LONGEST] for name, text in found.items()}
 
@@ -148,8 +151,12 @@ def _text(path: str) -> str:
 
 
 def changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One phrase for each entry that differs, such as "jax was '0.10.1' and is now '0.10.2'"."""
-    return differences(dict(recorded), dict(now))
+    """One phrase for each entry that differs, such as "jax was '0.10.1' and is now '0.10.2'".
+
+    Another commit is no difference: a change of the code is one of its fingerprint.
+    """
+    one, other = ({**entries, COMMIT: ""} for entries in (recorded, now))
+    return differences(one, other)
 
 
 def check_same_environment() -> None:

@@ -37,6 +37,33 @@ def test_the_fingerprint_is_of_the_code_alone(tmp_path):
     assert fingerprint_of(tmp_path) not in (before, changed)
 
 
+def program_in(folder, *words):
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_of_a_repository_and_of_code_without_one(tmp_path):
+    program = (
+        sys.executable,
+        "-c",
+        "from frepo_scale.core.versions import commit as f; print(f())",
+    )
+    shutil.copytree(PACKAGE / "core", tmp_path / "frepo_scale/core")
+    (tmp_path / "frepo_scale/__init__.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text("")
+    assert program_in(tmp_path, *program) == ""
+    (tmp_path / "COMMIT").write_text("0123456789ab\n")  # of a launcher
+    assert program_in(tmp_path, *program) == "0123456789ab"
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "a")):
+        program_in(tmp_path, *git, *words)
+    head = program_in(tmp_path, "git", "rev-parse", "--short=12", "HEAD")
+    assert len(head) == 12 and program_in(tmp_path, *program) == head
+    (tmp_path / "pyproject.toml").write_text("# changed")
+    assert program_in(tmp_path, *program) == f"{head}-dirty"
+
+
 def test_the_line_names_what_computes():
     line = version_line()
     assert line.startswith(f"frepo-scale {version()}, code {code_fingerprint()}, python 3.")

@@ -18,6 +18,7 @@ import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.augment import AugmentConfig
+from frepo_scale.distill import members
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
@@ -32,7 +33,7 @@ from frepo_scale.distill.state import (
 )
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.ops.checkpoint import Checkpointer
-from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over
+from frepo_scale.parallel.mesh import DATA, POOL, MeshConfig, build_mesh, over, platform_of
 from frepo_scale.regression.ridge import RidgeConfig
 
 CLASSES, BATCH, SIDE, STEPS = 5, 16, 16, 30
@@ -50,11 +51,12 @@ def random_net(module, number):
 def prepared(text):
     """The start, the step and the mesh of a case, which is compiled once."""
     case = json.loads(text)
+    members.platform_of = lambda mesh: case.get("platform", platform_of(mesh))
     pool_axis, data_axis = case["mesh"]
     devices = jax.devices()[: pool_axis * data_axis]
     mesh = build_mesh(MeshConfig(pool_axis, data_axis), devices)
     dtype = np.dtype(case.get("dtype", "float64"))
-    size, members = case.get("size", 10), case["members"]
+    size = case.get("size", 10)
     module = ConvNet(CLASSES, case.get("width", 8), depth=2, norm=case.get("norm", "batch"))
     config = DistillConfig(
         ipc=size // CLASSES,
@@ -67,7 +69,7 @@ def prepared(text):
     # Ages start at up to T: with T = 3 every stratum sees resets within the run.
     pool = PoolConfig(
         size=case.get("pool", 8),
-        members=members,
+        members=case["members"],
         max_online=3,
         batch=case.get("online", 1000),
         online_steps=case.get("online_steps", 1),
@@ -75,7 +77,7 @@ def prepared(text):
     )
     if "frozen" in case:
         paths = tuple(map(str, range(case["frozen"])))
-        pool = PoolConfig(case["pool"], members, 0, weights=paths)
+        pool = PoolConfig(case["pool"], case["members"], 0, weights=paths)
     rng = np.random.default_rng(0)
     start = DistilledSet(
         rng.normal(size=(size, SIDE, SIDE, 3)).astype(dtype),
@@ -111,7 +113,7 @@ def losses(case):
     """
     how = {name: value for name, value in case.items() if name not in ("checkpoints", "steps")}
     frepo, start, step = prepared(json.dumps(how))
-    mesh, members, dtype = frepo.problem.mesh, case["members"], case.get("dtype", "float64")
+    mesh, count, dtype = frepo.problem.mesh, case["members"], case.get("dtype", "float64")
     state, first = start(), 0
     checkpointer = None
     if "checkpoints" in case:
@@ -126,8 +128,8 @@ def losses(case):
     for number in range(first, case.get("steps", STEPS)):
         rng = np.random.default_rng(100 + number)
         host = Batch(
-            rng.normal(size=(members * BATCH, SIDE, SIDE, 3)).astype(dtype),
-            rng.integers(0, CLASSES, members * BATCH).astype(np.int32),
+            rng.normal(size=(count * BATCH, SIDE, SIDE, 3)).astype(dtype),
+            rng.integers(0, CLASSES, count * BATCH).astype(np.int32),
         )
         batch = jax.tree.map(
             lambda x: jax.make_array_from_callback(x.shape, rows, lambda index: x[index]), host

@@ -109,7 +109,9 @@ def test_data_axis_two_processes_and_a_run_that_moves(tmp_path):
 
 
 def test_pool_axis():
-    found = on_eight_devices(on_meshes(FOUR, [1, 1], [2, 2], [4, 2]))
+    """Members of a row one after another in the program, and in a loop as on accelerators."""
+    in_a_loop = on_meshes(FOUR | {"platform": "tpu"}, [2, 2])
+    found = on_eight_devices([*on_meshes(FOUR, [1, 1], [2, 2], [4, 2]), *in_a_loop])
     assert found[0]["resets"] >= 6
     assert max(differences(found)) <= 1e-12, differences(found)
 

@@ -1,7 +1,9 @@
-"""Full and read-only disks, a clock that jumps, a second launch."""
+"""Full and read-only disks, a clock that jumps, a second launch, two versions of the code."""
 
+import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from drills.setting import (
@@ -16,6 +18,8 @@ from drills.setting import (
     unlike,
 )
 
+import frepo_scale
+from frepo_scale.core.versions import code_fingerprint
 from frepo_scale.ops.goodput import read_ledger
 
 pytestmark = pytest.mark.slow
@@ -121,3 +125,19 @@ def test_two_launches_at_once(start, undisturbed, tmp_path):
     assert log(both[0]).count(f"frepo-scale: workdir {workdir} is in use by process") == 1
     assert unlike(undisturbed, workdir) == []
     assert len(attempts(workdir)) == 1
+
+
+# Process 1 imports the package of another folder, as if one machine had missed an update.
+UPDATED = ["bash", "-c", '((FREPO_PROCESS)) && cd "$0"; exec "$@"']
+
+
+def test_two_processes_with_different_code(start, tmp_path):
+    package = Path(frepo_scale.__file__).parent
+    shutil.copytree(package, tmp_path / "other" / package.name)
+    with (tmp_path / "other" / package.name / "core" / "types.py").open("a") as file:
+        file.write("# changed\n")
+    attempt = start(tmp_path / "run", 2, through=[*UPDATED, str(tmp_path / "other")])
+    assert attempt.codes(120) == [2, 2], log(attempt)
+    line = said(attempt)[-1]
+    assert "process 1 on " in line and f"and {code_fingerprint()!r} in process 0" in line
+    assert not (tmp_path / "run").exists() and "Traceback" not in log(attempt)

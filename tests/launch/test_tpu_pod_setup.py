@@ -48,9 +48,13 @@ def test_setup_runs_on_every_worker_before_the_program_and_on_new_machines_again
 @pytest.mark.slow
 def test_setup_runs_in_every_attempt_on_machines_that_stay_and_only_if_asked_for(cloud, setup):
     cloud.make()
+    (cloud.bench.repo / ".git").mkdir()
+    cloud.bench.fake("git", "#!/bin/sh\necho 0123456789ab\n")
     result = cloud.run(*quick(*setup(), "digits_ipc1", "--gin.DIE=0:7:42", "--gin.STEPS=10"))
     assert result.code == 0 and "attempt 2: code 0" in result.err, result
     assert ran(cloud) == [["0::", "1::"]] * 2
+    commits = [(cloud.pod / f"{n}/frepo_scale/code/COMMIT").read_text() for n in (0, 1)]
+    assert commits == ["0123456789ab\n"] * 2
     without = cloud.run(*quick("digits_ipc1"))
     assert without.code == 0 and without.out == "already done\n", without
     assert ran(cloud) == [["0::", "1::"]] * 2
