@@ -18,8 +18,8 @@ run     copies the code of this repository to every worker, installs missing pac
         failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
 create  requests the machines (a queued resource) and waits for them
 status  prints the state of the request, machines and workers, exit codes (200: its --setup script
-        failed; 201: another program registered as a process of the run) and, with --workdir, the
-        saved step
+        failed; 201: another program registered as a process of the run; 202: lack of memory) and,
+        with --workdir, the saved step
 logs    prints worker 0's log (--worker N: another worker's) and follows it
 stop    sends SIGTERM to the program on every worker and waits until it has saved and ended
 delete  deletes the request and the machines

@@ -167,6 +167,18 @@ def test_an_end_by_a_stranger_is_not_an_attempt_without_progress(slurm, bench):
     assert (notes / "progress").read_text() == "-1/0/0 2 1\n"
 
 
+def test_a_task_that_lacked_memory_is_not_requeued(slurm, bench, helpers):
+    counts, real = bench.top / "counts", bench.program.with_name("real")
+    bench.program.rename(real)
+    kill = f'echo oom_kill 1 >"{counts}"; kill -9 $$'
+    helpers.write_program(
+        bench.program, f'#!/bin/sh\n[ $1 = status ] && exec "{real}" "$@"\n{kill}\n'
+    )
+    result = bench.end(slurm.start(*slurm.arguments(), FREPO_OOM_COUNTS=str(counts)))
+    assert result.code == 1 and slurm.requeued == 0, result
+    assert "giving up" in result.err and "DATA_PLACEMENT=stream" in result.err
+
+
 def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):
     later = str(int(time.time()) + 3600)
     process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=later)
