@@ -193,8 +193,8 @@ read_options "$@"
 check
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
+check_login # before check_here, which may install for minutes
 if [[ $command == run ]]; then check_here; fi
-check_login
 case $command in
   run) run_pod ;;
   create)
