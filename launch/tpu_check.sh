@@ -2,19 +2,20 @@
 # The checks of tpu_pod.sh before anything is requested or started; sourced, not run.
 # shellcheck disable=SC2034,SC2154  # the settings of tpu_pod.sh
 
-# Sets `runtime` to the runtime version of accelerator type $1, and `devices` to what the program is told of
-# its devices: the type, or of types that it does not know their number; both are empty if the type is not
-# known here. The number in a type counts cores, except for v5litepod and v6e.
+# Sets `runtime` to the runtime version of accelerator type $1, `devices` to the number of JAX's devices on
+# it, and `hardware` to what the program is told of them: the type, where `frepo-scale plan` knows it. All
+# are empty if the type is not known here. The number in a type counts cores, except for v5litepod and v6e;
+# the two cores of a chip of v4 and v5p are one device.
 describe_type() {
   local size=${1##*-}
-  runtime='' devices=''
+  runtime='' devices='' hardware=''
   if [[ ! $size =~ ^[1-9][0-9]{0,4}$ ]]; then return 0; fi
   case $1 in
-    v2-* | v3-*) runtime=tpu-ubuntu2204-base devices=$size ;;
-    v4-*) runtime=tpu-ubuntu2204-base devices=$1 ;;
-    v5litepod-*) runtime=v2-alpha-tpuv5-lite devices=$1 ;;
-    v5p-*) runtime=v2-alpha-tpuv5 devices=$1 ;;
-    v6e-*) runtime=v2-alpha-tpuv6e devices=$1 ;;
+    v2-* | v3-*) runtime=tpu-ubuntu2204-base devices=$size hardware=$size ;;
+    v4-*) runtime=tpu-ubuntu2204-base devices=$((size / 2)) hardware=$1 ;;
+    v5litepod-*) runtime=v2-alpha-tpuv5-lite devices=$size hardware=$1 ;;
+    v5p-*) runtime=v2-alpha-tpuv5 devices=$((size / 2)) hardware=$1 ;;
+    v6e-*) runtime=v2-alpha-tpuv6e devices=$size hardware=$1 ;;
   esac
 }
 
@@ -28,7 +29,7 @@ check_type() {
       ;;
   esac
   describe_type "$accelerator_type"
-  if [[ $devices == v[45]*-1 && $devices != v5litepod-1 ]]; then
+  if [[ $devices == 0 ]]; then
     refuse "ACCELERATOR_TYPE is '$accelerator_type': the number counts cores, two for a chip: expected" \
       "for example ${accelerator_type%%-*}-8"
   fi
@@ -96,7 +97,8 @@ check_options() {
   for option in ${given[@]+"${given[@]}"}; do
     only=$command
     case $option in
-      --create | --recreate | --delete-when-done | --latest | --setup | --env | --attempts) only=run ;;
+      --create | --recreate | --delete-when-done | --latest | --no-plan) only=run ;;
+      --setup | --env | --attempts) only=run ;;
       --worker) only=logs ;;
     esac
     if [[ $only != "$command" ]]; then refuse "$command does not take $option: it is for $only"; fi
@@ -137,7 +139,7 @@ check_run() {
 # Checks what only programs of this machine can say: the SSH key, and whether the recipe with all its
 # settings suits the devices of the pod. All of this would otherwise fail after hours in the queue.
 check_here() {
-  local stale=''
+  local stale='' told
   if [[ -z $dry ]]; then check_ssh_key; fi
   if [[ -z $devices ]]; then
     say "the recipe is not checked before the start: the devices of $accelerator_type are not known here"
@@ -151,7 +153,10 @@ check_here() {
       stale=yes
     fi
   fi
-  run_check distill "$recipe_here" --dry-run "--devices=$devices"
+  # Of hardware, the program also checks that the recipe fits into its memory.
+  told=$hardware
+  if [[ -n $no_plan ]]; then told=$devices; fi
+  run_check distill "$recipe_here" --dry-run "--devices=$told"
 }
 
 # Runs frepo-scale with "$@" and the recipe's settings, and ends with its code if it refuses them. If .venv is

@@ -21,11 +21,15 @@ from frepo_scale.jobs.run import problem_of, task_of
 from frepo_scale.jobs.series_runs import runs_of
 from frepo_scale.jobs.series_scores import of_a_series
 from frepo_scale.jobs.settings import Recipe, RunConfig, SeriesConfig
-from frepo_scale.jobs.subject import subject_of
+from frepo_scale.jobs.subject import subject_of, varied
 from frepo_scale.parallel.matmul import matmul_precision
-from frepo_scale.parallel.mesh import build_mesh, check_sizes
+from frepo_scale.parallel.mesh import DATA, POOL, build_mesh, check_sizes
+from frepo_scale.parallel.pinned import pinned
+from frepo_scale.plan import report
 from frepo_scale.plan.accelerator_types import slice_of
 from frepo_scale.plan.hardware import Hardware, parse_hardware
+from frepo_scale.plan.plan import make_plan
+from frepo_scale.plan.search import as_flags, smallest_change
 from frepo_scale.train.calls import most_steps
 
 
@@ -36,7 +40,8 @@ def check_elsewhere(recipe: Recipe, devices: str) -> None:
     before any device is used. Evaluations check themselves as in a run, with the number and the
     placement of the images as far as they are known before the data are read. Where the shape of
     the images is not known from the recipe, nets, algorithm and these checks are left out. Files of
-    `POOL_WEIGHTS` are read if they are here.
+    `POOL_WEIGHTS` are read if they are here. Of a named hardware the plan is printed, the first
+    run's of a series, and a step must fit into its devices by the estimate of `plan --quick`.
 
     Args:
       recipe: what would run.
@@ -75,12 +80,14 @@ def check_recipe(recipe: Recipe, mesh: Mesh, hardware: Hardware | None = None) -
         print(f"POOL_WEIGHTS: {missing[0]} is not on this machine: these files are not checked")
     else:
         with_fingerprints(recipe)
-    with matmul_precision(config.distill.matmul_precision):
+    with pinned(), matmul_precision(config.distill.matmul_precision):
         parts = _parts(config)
         for part in parts:
             _check_run(part, mesh, hardware, not missing)
         if config.series.by is not None:
             _check_evaluations(config, parts[0], hardware, not missing)
+        if hardware is not None:
+            _check_fits(recipe.name, parts[0], mesh, hardware)
 
 
 def _devices(text: str) -> tuple[Hardware | None, int]:
@@ -155,6 +162,27 @@ def _check_evaluations(
     found = load_evaluations(config.evaluation.evaluations, task)
     if config.series.by is not None:
         of_a_series(config, found)
+
+
+def _check_fits(name: str, config: RunConfig, mesh: Mesh, hardware: Hardware) -> None:
+    """Prints the plan of a run, which must fit."""
+    sizes = _sizes(config)
+    if sizes is None:
+        print(
+            f"{name}: the sizes of its data are not known: frepo-scale plan takes them as options"
+        )
+        return
+    vary = varied(name, config, *sizes)
+    plan = make_plan(vary({}), hardware, mesh.shape[POOL], mesh.shape[DATA])
+    if not plan.fits:
+        change = smallest_change(vary, plan)
+        raise InputError(
+            f"an outer step of {name} needs {plan.memory.total / 1e9:.1f} GB of each device of"
+            f" {hardware.name}, by the estimate of frepo-scale plan --quick",
+            f"at most {plan.room / 1e9:.1f} of its {hardware.chip.memory / 1e9:.1f} GB",
+            f"use {as_flags(change)}" if change else "use more devices, or with more memory",
+        )
+    print(f"{report.text(plan)}\n")
 
 
 def _sizes(config: RunConfig) -> tuple[tuple[int, int, int], int] | None:

@@ -1,15 +1,13 @@
 """The accelerator types of Google Cloud, such as v5litepod-16, as names of TPU slices."""
 
 import re
-from collections.abc import Iterator
 from math import prod
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.plan.chips import CHIPS, Chip
+from frepo_scale.plan.chips import CHIPS
+from frepo_scale.plan.hardware import shapes_of
 
 _TYPE = re.compile(r"(v4|v5litepod|v5p|v6e)-([1-9][0-9]{0,4})")
-_CUBE = 4
-_BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
 
 def slice_of(text: str) -> str:
@@ -29,25 +27,15 @@ def slice_of(text: str) -> str:
         return text
     family, size = found[1], int(found[2])
     chip = CHIPS["v5e" if family == "v5litepod" else family]
-    cores = 1 if chip.shapes else 2
-    shapes = [shape for shape in _shapes(chip) if cores * prod(map(int, shape.split("x"))) == size]
-    if not shapes:
-        sizes = sorted({cores * prod(map(int, shape.split("x"))) for shape in _shapes(chip)})
-        near = [n for n in sizes if n < size][-2:] + [n for n in sizes if n > size][:2]
+    of_size = {prod(map(int, shape.split("x"))): shape for shape in chip.shapes}
+    cores = 1 if of_size else 2
+    shape = of_size.get(size)
+    if not of_size and size % cores == 0 and size <= cores * chip.largest:
+        shape = next(iter(shapes_of(size // cores)), None)
+    if shape is None:
+        sizes = [cores * chips for chips in of_size or (4, 8, 16, 32, 64, 128)]
         raise InputError(
             f"{text}: there is no TPU slice of this size",
-            f"one that exists, such as {', '.join(f'{family}-{n}' for n in near)}",
+            f"one that exists, such as {', '.join(f'{family}-{n}' for n in sizes)}",
         )
-    return f"{chip.name}:{min(shapes, key=lambda shape: max(map(int, shape.split('x'))))}"
-
-
-def _shapes(chip: Chip) -> Iterator[str]:
-    if chip.shapes:
-        yield from chip.shapes
-        return
-    yield from _BELOW_A_CUBE
-    most = chip.largest // _CUBE**2
-    for a in range(_CUBE, most + 1, _CUBE):
-        for b in range(a, most + 1, _CUBE):
-            for c in range(b, chip.largest // (a * b) + 1, _CUBE):
-                yield f"{a}x{b}x{c}"
+    return f"{chip.name}:{shape}"

@@ -70,12 +70,23 @@ def test_what_a_pod_would_refuse_after_opening_the_data_is_refused_here(settings
 
 
 def test_what_a_pod_can_do_is_not_refused():
-    check_here("imagenet1k_ipc2_m4", "v5e:4x4", IPC="722")
+    check_here("imagenet1k_ipc2_m4", IPC="722")
     # The devices of this slice hold the whole set.
     check_here("imagenet1k_ipc2_m4", "v5p:2x2x4", FULL_DATA="True", STEPS_PER_CALL="8")
     check_here("imagenet1k_ipc2_m4", FULL_DATA="True", DATA_PLACEMENT="'memory'")
     check_here("cifar100_continual_5", "v5e:1x1", (1, 1))
     check_here("cifar10_ipc1", "v5e:1x1", (1, 1), FULL_DATA="True")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [({"IPC": "500"}, "more devices"), ({"POOL_SIZE": "1600"}, "--gin.POOL_SIZE=")],
+)
+def test_what_does_not_fit_is_refused_with_the_advice_of_the_plan(settings, fix):
+    with pytest.raises(InputError) as refused:
+        check_here("imagenet1k_ipc2_m4", "v5e:4x4", **settings)
+    assert "GB of each device of v5e:4x4" in refused.value.what and fix in refused.value.fix
+    check_here("imagenet1k_ipc2_m4", **settings)  # of a number of devices nobody knows it
 
 
 def test_files_of_nets_that_are_on_the_pod_only_are_not_looked_for(capsys):

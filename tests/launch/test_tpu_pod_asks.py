@@ -158,6 +158,13 @@ def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
     assert "NOT CHECKED" not in result.err
 
 
+def test_what_does_not_fit_is_refused_unless_it_is_not_planned(cloud):
+    """Only of the accelerator type the program knows the memory."""
+    recipe = ["digits_ipc1", "--dry-run", "--accelerator-type=v4-32"]
+    assert "--devices=v4-32" in cloud.run(*recipe, "--gin.WRONG=1").err
+    assert "--devices=16" in cloud.run(*recipe, "--gin.WRONG=1", "--no-plan").err
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_dry_run_without_an_installation_says_what_it_could_not_check(cloud, there):
     """The program of an older installation still checks the recipe."""
