@@ -48,14 +48,11 @@ says() { # whether the file $2 has the extended regular expression $1, from byte
   (($(tail -c "+$3" -- "$2" 2>/dev/null | grep -cE "$1" || true) > 0))
 }
 
-# Prints the exit code $1 of a process, or OUT_OF_MEMORY if the kernel killed it; $2 is what oom_kills printed
-# before the process was started.
-memory_code() {
-  if (($1 == 137)) && (($(oom_kills) > $2)); then
-    printf '%s\n' "$OUT_OF_MEMORY"
-  else
-    printf '%s\n' "$1"
-  fi
+# Whether a process that ended with $1 was killed for lack of memory; $2 is the `oom_kills` from before it.
+lacked_memory() {
+  if (($1 != 137)); then return 1; fi
+  count_oom_kills
+  ((oom_kills > $2))
 }
 
 # Prints the exit code of a launcher whose run ended with $1; $2: yes if it was given up.
@@ -95,7 +92,7 @@ group_code() {
 # cannot be read now.
 ask_progress() {
   # shellcheck disable=SC2154  # of python_env.sh
-  local program=$venv/bin/frepo-scale
+  local program=${FREPO_PROGRAM:-$venv/bin/frepo-scale}
   if [[ ! -x $program ]]; then program=frepo-scale; fi # of an image that has no .venv
   "$program" status "$1" "--since=$2" </dev/null
 }
@@ -149,13 +146,20 @@ given_up() {
   fi
 }
 
-# How many processes the kernel has killed for lack of memory in this container, or on this machine.
-oom_kills() {
-  local file group=/sys/fs/cgroup
+# Sets `oom_kills` to how many processes the kernel has killed for lack of memory in this container, or on
+# this machine. Without a subshell, in which bash could lose a Ctrl-C.
+count_oom_kills() {
+  local file name number group=/sys/fs/cgroup
+  oom_kills=0
   for file in ${FREPO_OOM_COUNTS:-"$group/memory.events" "$group/memory/memory.oom_control" /proc/vmstat}; do
-    if grep -s '^oom_kill ' "$file" | cut -d ' ' -f 2 | grep .; then return 0; fi
+    if [[ ! -r $file ]]; then continue; fi
+    while read -r name number; do
+      if [[ $name == oom_kill ]]; then
+        oom_kills=$number
+        return 0
+      fi
+    done <"$file"
   done
-  printf '0\n'
 }
 
 # Sleeps $1 seconds. Unlike a sleep in the foreground, a signal with a trap ends it at once.

@@ -141,7 +141,8 @@ if [[ -n $logs ]]; then
   exec 4> >(trap '' INT TERM HUP && exec tee -a -- "$logs/process-0.log")
   tee=$!
 fi
-kills=$(oom_kills)
+count_oom_kills
+kills=$oom_kills
 # Job control gives each process its own process group, which can be killed as a whole, and does not
 # ignore SIGINT in it.
 set -m
@@ -174,8 +175,10 @@ while ((left)); do
     kill -s KILL -- "-${pids[p]}" 2>/dev/null || true # what it left in its group
     if ((codes[p] == 0)); then continue; fi
     say "process $p ended with ${codes[p]}"
-    codes[p]=$(memory_code "${codes[p]}" "$kills")
-    if ((codes[p] == OUT_OF_MEMORY)); then say "the kernel killed it for lack of memory"; fi
+    if lacked_memory "${codes[p]}" "$kills"; then
+      say "the kernel killed it for lack of memory"
+      codes[p]=$OUT_OF_MEMORY
+    fi
     if [[ -n $logs && $p != 0 ]]; then tail -n 20 -- "$logs/process-$p.log" | sed "s/^/[$p] /" >&2; fi
     if [[ -z $deadline && $left -gt 0 ]]; then
       # They would wait for the ended process until their heartbeat detects its end.

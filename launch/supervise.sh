@@ -126,7 +126,8 @@ stalls=0 cuts=0
 attempt=0
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
-  kills=$(oom_kills)
+  count_oom_kills
+  kills=$oom_kills
   begin=1
   if [[ -f $log ]]; then begin=$(($(wc -c <"$log") + 1)); fi
   # Job control gives the command its own process group and does not ignore SIGINT in it. Ctrl-C in a
@@ -143,7 +144,7 @@ while [[ -z $stopping ]]; do
   if wait "$child" 2>/dev/null; then code=0; else code=$?; fi # the code of the command, not of the wait
   clear_group "$child"
   child=''
-  code=$(memory_code "$code" "$kills")
+  if lacked_memory "$code" "$kills"; then code=$OUT_OF_MEMORY; fi
   if [[ -f $log ]]; then code=$(code_of "$code" "$log" "$begin"); fi
   read_progress
   say "attempt $attempt: $(code_words "$code"), $progress_words"

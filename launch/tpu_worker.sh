@@ -153,7 +153,8 @@ upload() {
 # Runs "$@" until it ends, and uploads the log every 300 seconds; sets `code`.
 run_child() {
   local child kills
-  kills=$(oom_kills)
+  count_oom_kills
+  kills=$oom_kills
   "$@" &
   child=$!
   # A stop just before the start did not reach it with its group.
@@ -163,7 +164,7 @@ run_child() {
     if ((++seconds % 300 == 0)); then upload || true; fi
   done
   if wait "$child"; then code=0; else code=$?; fi
-  code=$(memory_code "$code" "$kills")
+  if lacked_memory "$code" "$kills"; then code=$OUT_OF_MEMORY; fi
 }
 
 # Runs the --setup script, if it was copied; sets `code` to 0 if the program may start.
