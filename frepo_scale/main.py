@@ -81,7 +81,7 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     if options.devices is not None:
         if not options.dry_run:
             raise InputError(f"--devices {options.devices} without --dry-run", "both")
-        check_elsewhere(recipe, options.devices)
+        check_elsewhere(recipe, options.devices, options.workdir)
         return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:

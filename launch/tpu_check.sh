@@ -139,7 +139,7 @@ check_run() {
 # Checks what only programs of this machine can say: the SSH key, and whether the recipe with all its
 # settings suits the devices of the pod. All of this would otherwise fail after hours in the queue.
 check_here() {
-  local stale='' told
+  local stale='' told known
   if [[ -z $dry ]]; then check_ssh_key; fi
   if [[ -z $devices ]]; then
     say "the recipe is not checked before the start: the devices of $accelerator_type are not known here"
@@ -156,25 +156,44 @@ check_here() {
   # Of hardware, the program also checks that the recipe fits into its memory.
   told=$hardware
   if [[ -n $no_plan ]]; then told=$devices; fi
-  run_check distill "$recipe_here" --dry-run "--devices=$told"
+  find_workdir
+  run_check distill "$recipe_here" --dry-run "--devices=$told" ${known:+--workdir "$known"}
+}
+
+# Sets `known` to a folder with the settings that WORKDIR was started with, if this machine can read them: the
+# workers would refuse other settings.
+find_workdir() {
+  known=''
+  case $workdir in
+    gs://*)
+      mkdir -p -- "$scratch/workdir"
+      if [[ -z $dry ]] && call out storage cp --quiet "${workdir%/}/identity.json" "$scratch/workdir/"; then
+        known=$scratch/workdir
+      fi
+      ;;
+    *) if [[ -f $workdir/identity.json ]]; then known=$workdir; fi ;;
+  esac
 }
 
 # Runs frepo-scale with "$@" and the recipe's settings, and ends with its code if it refuses them. If .venv is
 # not what pyproject.toml asks for (`stale`), its program may still be able to say.
 run_check() {
-  local code=127 check
+  local code=127 check problem
   check=("$venv/bin/frepo-scale" "$@" ${data_dir:+"--gin.DATA_DIR=$data_dir"}
     ${arguments[@]+"${arguments[@]}"})
   if [[ -n $stale && -n $dry ]]; then show "${check[@]}"; fi
   if [[ -x ${check[0]} ]]; then
     code=0
     # Its own output would be in the way of the commands that --dry-run prints.
-    "${check[@]}" </dev/null >"$scratch/check" || code=$?
+    "${check[@]}" </dev/null >"$scratch/check" 2>"$scratch/problem" || code=$?
+    problem=$(<"$scratch/problem")
+    if [[ -n $problem ]]; then printf '%s\n' "${problem//"$scratch/workdir"/"$workdir"}" >&2; fi
   fi
   if ((code == 0)); then return 0; fi
   if [[ -z $stale ]] || ((code == 2)); then exit "$code"; fi
+  problem=$(show "${check[@]}")
   say "THE RECIPE WAS NOT CHECKED: there is no program in .venv that runs (code $code). To check it:" \
-    "launch/python_env.sh --install-only && $(show "${check[@]}")"
+    "launch/python_env.sh --install-only && ${problem//"$scratch/workdir"/"$workdir"}"
 }
 
 # gcloud without an account fails in every call, as it does without a network.

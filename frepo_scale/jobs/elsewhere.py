@@ -7,6 +7,8 @@ import jax
 from jax.sharding import Mesh
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.identity import default_settings, scientific_settings
+from frepo_scale.core.paths import to_path
 from frepo_scale.data.loading import data_path
 from frepo_scale.data.placement import Room, choose_placement
 from frepo_scale.data.settings import IMAGES
@@ -22,6 +24,7 @@ from frepo_scale.jobs.series_runs import runs_of
 from frepo_scale.jobs.series_scores import of_a_series
 from frepo_scale.jobs.settings import Recipe, RunConfig, SeriesConfig
 from frepo_scale.jobs.subject import subject_of, varied
+from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import DATA, POOL, build_mesh, check_sizes
 from frepo_scale.parallel.pinned import pinned
@@ -33,7 +36,7 @@ from frepo_scale.plan.search import as_flags, smallest_change
 from frepo_scale.train.calls import most_steps
 
 
-def check_elsewhere(recipe: Recipe, devices: str) -> None:
+def check_elsewhere(recipe: Recipe, devices: str, workdir: str | None = None) -> None:
     """Checks everything in a recipe that can be checked without its devices; reads no data.
 
     Nets and algorithm are built on virtual devices of this machine's CPU, so it must be called
@@ -48,14 +51,18 @@ def check_elsewhere(recipe: Recipe, devices: str) -> None:
       devices: of all machines: their number, or the hardware, such as "v5e:4x4" or "v5litepod-16".
         Of a number the memory of the devices is not known: a large prepared set then counts as one
         that the devices do not hold.
+      workdir: of the run; None: it is not checked.
 
     Raises:
-      InputError: the recipe or a setting is wrong, or does not suit these devices.
+      InputError: the recipe or a setting is wrong, or does not suit these devices, or the workdir
+        is one of another run.
     """
     hardware, count = _devices(devices)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     check_recipe(recipe, build_mesh(recipe.config.mesh), hardware)
+    if workdir is not None:
+        _check_workdir(recipe, workdir)
     print(f"{recipe.name} suits {count} devices; its data were not read and nothing was trained.")
 
 
@@ -103,6 +110,18 @@ def _devices(text: str) -> tuple[Hardware | None, int]:
         fix = error.fix.replace("--on ", "--devices ")
         raise InputError(what, f"a number of devices, or {error.expected}", fix) from error
     return hardware, hardware.devices
+
+
+def _check_workdir(recipe: Recipe, text: str) -> None:
+    """A run with other settings in the workdir is refused, where this machine can read it."""
+    try:
+        root, recipe = to_path(text), with_fingerprints(recipe)
+    except InputError as error:  # of a bucket, or of files of nets, that only the pod may read
+        print(f"{error.what}: the workdir is not checked")
+        return
+    Workdir(root).check_identity(
+        scientific_settings(recipe.config), default_settings(recipe.config)
+    )
 
 
 def _check_source(config: RunConfig) -> None:

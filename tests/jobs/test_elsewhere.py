@@ -121,6 +121,14 @@ def test_devices_that_do_not_exist_are_one_line(capsys, devices, what):
     assert what in error and "--on" not in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_a_workdir_of_a_run_with_other_settings_is_refused(tmp_path):
+    (tmp_path / "identity.json").write_text('{"distill.ipc": 1}')
+    result = check("--devices", "16", "--workdir", str(tmp_path))
+    assert result.returncode == 2 and str(tmp_path) in result.stderr, result
+    assert list(tmp_path.iterdir()) == [tmp_path / "identity.json"]
+
+
 def test_devices_without_a_dry_run_are_refused(capsys):
     assert main(["distill", "digits_ipc1", "--devices", "4"]) == 2
     assert "--devices 4" in capsys.readouterr().err

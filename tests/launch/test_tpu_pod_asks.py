@@ -158,6 +158,17 @@ def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
     assert "NOT CHECKED" not in result.err
 
 
+@pytest.mark.parametrize("workdir", [WORKDIR, "shared"])
+def test_a_workdir_of_another_run_is_found_before_the_queue(cloud, workdir):
+    folder = cloud.workdir if workdir == WORKDIR else cloud.bench.top / workdir
+    folder.mkdir(parents=True)
+    (folder / "identity.json").write_text("another run")
+    workdir = WORKDIR if workdir == WORKDIR else str(folder)
+    result = cloud.run("digits_ipc1", "--create", "--poll", "0", WORKDIR=workdir)
+    assert result.code == 2 and not cloud.calls("compute"), result
+    assert result.err == f"frepo-scale: workdir {workdir} belongs to another run\n"
+
+
 def test_what_does_not_fit_is_refused_unless_it_is_not_planned(cloud):
     """Only of the accelerator type the program knows the memory."""
     recipe = ["digits_ipc1", "--dry-run", "--accelerator-type=v4-32"]
