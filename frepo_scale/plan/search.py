@@ -125,7 +125,9 @@ def _allowed(subject: Subject, hardware: Hardware, fixed: Sequence[str]) -> list
 def _sizes(subject: Subject, may_change: Sequence[str]) -> list[dict[str, int]]:
     """Members and pools; without leave to change them those of the recipe."""
     pool = subject.problem.pool
-    members = _MEMBERS if "MEMBERS" in may_change else (pool.members,)
+    members = [pool.members]
+    if "MEMBERS" in may_change:
+        members = sorted({*_MEMBERS, *members})
     found = []
     for count in members:
         sizes = [pool.size] if pool.size % count == 0 else []
