@@ -128,7 +128,7 @@ def test_without_pytorch(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError) as caught:
         fs.load(file).to_torch()
-    assert caught.value.fix == "pip install torch"
+    assert "-m pip install 'frepo-scale[torch]'" in caught.value.fix
 
 
 def test_repr(file):

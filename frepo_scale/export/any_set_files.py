@@ -5,7 +5,6 @@ Legend: n images, H W height and width, C channels, K classes.
 
 import csv
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.extras import not_installed
 from frepo_scale.core.paths import is_file, is_folder, is_local
 from frepo_scale.data.decode import eight_bit
 from frepo_scale.export.folder import DATASET, LABELS, PIXELS, folder_names
@@ -142,11 +142,8 @@ def _load_torch(path: Path) -> Any:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{path} is a file of PyTorch, which is not installed",
-            "the package torch",
-            f"{sys.executable} -m pip install torch, or save the arrays with numpy.savez",
-        ) from error
+        what = f"{path} is a file of PyTorch, which is not installed"
+        raise not_installed(what, "torch", ", or save the arrays with numpy.savez") from error
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
