@@ -224,10 +224,11 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
-        usage="%(prog)s PATH [--dataset NAME] [--labels FILE] ... [--gin.NAME=VALUE ...]",
+        usage="%(prog)s PATH [--dataset NAME] [--out DIR] ... [--gin.NAME=VALUE ...]",
         help="train fresh nets on a distilled set and test them",
         description="Trains fresh nets on a distilled set and tests them: on that of a finished"
-        " run, on an export, or on a set of another program.",
+        " run, on an export, or on a set of another program. The same command again resumes an"
+        " interrupted evaluation.",
         epilog="Another net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
     )
     evaluate.add_argument(
@@ -249,6 +250,12 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
         nargs=2,
         metavar=("MEAN", "STD"),
         help="how its images were normalised: numbers, or one per channel separated by commas",
+    )
+    evaluate.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result and the finished nets (default: the workdir, or"
+        " PATH.evaluation beside the set)",
     )
 
 
