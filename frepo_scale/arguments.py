@@ -283,12 +283,17 @@ def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale compare`."""
     compare = commands.add_parser(
         "compare",
-        help="show several runs or exports side by side",
-        description="Prints the accuracies of several finished runs or exports, and writes one HTML"
-        " page with a table, the curves and the images.",
+        help="show several runs, exports or judged sets side by side",
+        description="Prints the accuracies of several finished runs, exports, or sets of other"
+        " programs that `frepo-scale evaluate` has judged, and writes one HTML page with a table,"
+        " the curves and the images.",
     )
     compare.add_argument(
-        "paths", nargs="+", metavar="PATH", help="workdir of a finished run, or an export"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="workdir of a finished run, an export (npz, folder or safetensors), or a set that"
+        " evaluate has judged, or the folder that it named with --out",
     )
     compare.add_argument(
         "--out",
