@@ -29,7 +29,7 @@ from frepo_scale.jobs.preprocessing import check_same_data, other_data, shared_p
 from frepo_scale.jobs.results import Work, write_results
 from frepo_scale.jobs.run import Run, build_evaluator, build_run
 from frepo_scale.jobs.settings import Recipe
-from frepo_scale.jobs.surroundings import ends_recorded, open_workdir
+from frepo_scale.jobs.surroundings import ends_recorded, first_step, nothing_to_save, open_workdir
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.ops.metrics import JsonlWriter, MetricWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
@@ -92,9 +92,8 @@ def distill(recipe: Recipe, root: Path) -> None:
     with (
         pinned(),
         matmul_precision(recipe.config.distill.matmul_precision),
-        contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor,
+        Supervisor(workdir, recipe.config.loop.watchdog_minutes) as supervisor,
     ):
-        supervisor.watch()
         # A workdir in use is refused before data are read; an unused one is made after all checks.
         on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
         run = build_run(recipe)
@@ -130,7 +129,8 @@ def distill(recipe: Recipe, root: Path) -> None:
                     )
                 if stopped:
                     raise Preempted
-            write_results(attempt.work, state, attempt.seconds())
+            with nothing_to_save(workdir, supervisor, preemption):
+                write_results(attempt.work, state, attempt.seconds())
 
 
 def _say(action: Callable[[], None]) -> None:
@@ -167,6 +167,7 @@ class _Attempt:
         self._checkpointer = Checkpointer(workdir.checkpoints, run.config.loop.keep_every)
         self._writer: MetricWriter = MultiWriter([])
         self._before, self._started = _Progress(), time.monotonic()
+        self._preemption = preemption
 
     def __enter__(self) -> "_Attempt":
         return self
@@ -266,7 +267,7 @@ class _Attempt:
                 met=stragglers.compare,
             ),
             after_step,
-            self.work.supervisor.compiling,
+            partial(first_step, self.work.workdir, self.work.supervisor, self._preemption),
             stragglers,
         )
 

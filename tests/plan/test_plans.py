@@ -246,10 +246,12 @@ def test_meshes_divide_members_and_batch():
 
 def varying(**fixed):
     names = {"CHUNK": "chunk", "MEMBERS": "members", "POOL_SIZE": "size", "FEATURE_DTYPE": "dtype"}
+    plain = subject(**fixed)  # none of these changes the state but by the pool, as in `varied`
 
     def vary(settings):
         known = {names[name]: value for name, value in settings.items() if name in names}
-        return subject(**(fixed | known))
+        found = subject(**(fixed | known))
+        return replace(found, states=plain.states, sizes=plain.sizes)
 
     return vary
 
@@ -267,6 +269,8 @@ def test_a_search_puts_what_fits_first_and_sorts_by_time():
     assert all("MEMBERS" not in one.settings for one in found)
     more = search(varying(ipc=500), parse_hardware("h100:4"), ("MEMBERS", "POOL_SIZE"))
     assert {one.plan.members for one in more} > {1, 2}
+    own = search(varying(members=3, size=6), H100, ("MEMBERS",))
+    assert {one.plan.members for one in own} == {1, 2, 3}
 
 
 def test_a_search_with_nothing_to_search_is_refused():
