@@ -13,7 +13,7 @@ import optax
 
 data, test = (dict(np.load(path)) for path in sys.argv[1:])
 recipe = json.loads(data["meta"].item())["evaluation"]
-layers = recipe["architecture"].get("layers", [{"op": "description of its layers"}])
+layers = recipe["architecture"].get("layers", [{"op": "layers it does not describe"}])
 KNOWN = {  # flax's default initialisation is that of the recipe
     "convolution": lambda a: nn.Conv(a["channels"], [a["kernel"]] * 2, a["stride"], a["padding"]),
     "linear": lambda a: nn.Dense(a["outputs"]),
@@ -21,8 +21,8 @@ KNOWN = {  # flax's default initialisation is that of the recipe
     "average pool": lambda a: lambda x: nn.avg_pool(x, (a["side"],) * 2, (a["stride"],) * 2),
     "flatten": lambda a: lambda x: x.reshape(len(x), -1),
 }
-lacking = lambda a: sys.exit(f"{recipe['net']}: this example has no {a['op']}")
-net = nn.Sequential([KNOWN.get(layer["op"], lacking)(layer) for layer in layers])
+other = lambda a: sys.exit(f"{recipe['net']}: this example does not build: {a['op']}")
+net = nn.Sequential([KNOWN.get(layer["op"], other)(layer) for layer in layers])
 
 
 def net_inputs(pixels):

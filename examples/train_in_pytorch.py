@@ -44,9 +44,9 @@ def build(architecture):
         "relu": lambda a: nn.ReLU(),
         "flatten": lambda a: nn.Flatten(),
     }
-    layers = architecture.get("layers", [{"op": "description of the layers of this net"}])
-    if lacking := [layer["op"] for layer in layers if layer["op"] not in known]:
-        raise SystemExit(f"this example has no {lacking[0]}: add it here")
+    layers = architecture.get("layers", [{"op": "layers that the file does not describe"}])
+    if others := {layer["op"] for layer in layers} - known.keys():
+        raise SystemExit(f"this example does not build: {', '.join(sorted(others))}")
     net = nn.Sequential(*(known[layer["op"]](layer) for layer in layers))
     for layer in (layer for layer in net if hasattr(layer, "weight")):
         std = math.sqrt(1 / layer.weight[0].numel()) / 0.87962566103423978

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_input.made import make_run
 from exported_digits import digits_export
 
 import frepo_scale as fs
 from frepo_scale.core.errors import Preempted
+from frepo_scale.core.paths import to_path
 from frepo_scale.export.formats import read_npz
 from frepo_scale.jobs import evaluate as evaluate_job
-from frepo_scale.jobs.evaluation_folder import folder_of, open_evaluation, set_sha256
+from frepo_scale.jobs.evaluation_folder import JUDGED, folder_of, open_evaluation, set_sha256
 from frepo_scale.main import main
 
 GIVEN = ["evaluate", "set.npz", "--dataset", "digits", "--gin.FULL_DATA=False"]
@@ -116,6 +118,23 @@ def test_the_python_function_takes_the_folder(measured):
     folder, _, _ = measured
     scores = fs.evaluate("set.npz", "digits", out=folder / "kept", EVAL_NETS=2)
     assert json.loads((folder / "kept" / "evaluation.json").read_text()) == scores
+
+
+def test_a_series_keeps_its_evaluation(measured, capsys):
+    make_run("w", SERIES="'classes'")
+    refused(capsys, "evaluate", "w", "--out", "x", mentions=["--out x", "SERIES"])
+
+
+def test_a_set_on_a_store_is_evaluated_beside_it(tmp_path, store):
+    digits_export(tmp_path / "e.npz")
+    export, folder = read_npz(tmp_path / "e.npz"), folder_of(to_path("gs://bucket/sets/e.npz"))
+    for _ in range(2):
+        workdir = open_evaluation(folder, "f" * 64, {"a": 1}, {}, export)
+        assert str(workdir.evaluation) == "gs://bucket/sets/e.npz.evaluation/evaluation.json"
+    with pytest.raises(fs.InputError) as caught:
+        open_evaluation(folder, "e" * 64, {"a": 1}, {}, export)
+    assert "gs://bucket/sets/e.npz.evaluation" in caught.value.what
+    np.testing.assert_array_equal(read_npz(folder / JUDGED).labels, export.labels)
 
 
 def test_the_default_folder_is_beside_the_set(tmp_path, monkeypatch):
