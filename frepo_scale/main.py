@@ -112,10 +112,11 @@ def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> 
     from frepo_scale.parallel.connect import connect
 
     target = to_path(options.target)
+    out = None if options.out is None else to_path(options.out)
     told = told_about(target, options.labels, options.normalised)
     recipe = config.recipe_of_set(target, options.dataset, overrides)
     connect()
-    evaluate(recipe.config, target, told)
+    evaluate(recipe.config, target, told, out)
 
 
 def _run_pretrain(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:

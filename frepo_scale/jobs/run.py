@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -176,6 +177,20 @@ def task_of(
     )
 
 
+# Settings that add measurements and change none.
+_ADDED = ("evaluations", "full_data", "soft_random", "cross_nets", "cross_runs")
+
+
+def measurement_settings(config: RunConfig) -> dict[str, Any]:
+    """Dotted name to value of every setting on which a measurement of one net may depend."""
+    settings = scientific_settings(config)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in [f"evaluation.{added}" for added in _ADDED]
+    }
+
+
 def evaluation_context(
     config: RunConfig,
     evaluator: Evaluator,
@@ -185,6 +200,7 @@ def evaluation_context(
     finished: Path | None,
     fingerprint: str,
     selected_by: str,
+    selected_step: int | None = None,
 ) -> EvaluationContext:
     """The input of the evaluations of a recipe.
 
@@ -197,9 +213,9 @@ def evaluation_context(
       finished: a file for the scores of nets that are done, for a restart; None: no file.
       fingerprint: of the data.
       selected_by: how "distilled" was selected: "held-out", "last step", or "" if unknown.
+      selected_step: the outer step of "distilled"; None: unknown.
     """
-    settings = scientific_settings(config)
-    del settings["evaluation.evaluations"]  # another evaluation does not change these nets
+    settings = measurement_settings(config)
     return EvaluationContext(
         sets=sets,
         real=real,
@@ -211,6 +227,7 @@ def evaluation_context(
         net=config.net.for_evaluation(),
         preprocessing=preprocessing,
         selected_by=selected_by,
+        selected_step=selected_step,
         encoders=encoders_of(config, real.num_classes, sets["distilled"].images.shape[1:]),
     )
 
