@@ -30,7 +30,11 @@ def check_workdir(root: Path, config: RunConfig) -> None:
             "a recipe of one run",
             "leave --compile out: each run of a series has its own workdir",
         )
-    Workdir(root).check_identity(scientific_settings(config), default_settings(config))
+    try:
+        Workdir(root).check_identity(scientific_settings(config), default_settings(config))
+    except InputError as error:
+        fix = error.fix.replace("with --workdir", "with --compile")  # this command's option
+        raise InputError(error.what, error.expected, fix) from error
     if is_local(root):
         existing = next(path for path in (root, *root.absolute().parents) if path.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):

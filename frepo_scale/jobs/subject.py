@@ -1,6 +1,6 @@
 """A recipe as plans see it, without reading its data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -60,6 +60,21 @@ def sizes_of_data(config: RunConfig, given: GivenSizes) -> tuple[tuple[int, int,
     return (side, side, channels), classes
 
 
+def check_batch(config: RunConfig) -> None:
+    """Raises InputError for a target batch that is larger than a published data set.
+
+    Its training images are fewer than all its images; `distill` counts them.
+    """
+    name, batch = spec_for(config.data.name).name, config.data.batch
+    images = _IMAGES.get(name, batch)
+    if batch > images:
+        raise InputError(
+            f"BATCH = {batch}: {name} has {images} images in all",
+            "at most the number of its training images",
+            "lower --gin.BATCH, and use fewer devices if it does not divide over them",
+        )
+
+
 def subject_of(
     recipe: str, config: RunConfig, shape: tuple[int, int, int], classes: int
 ) -> Subject:
@@ -88,8 +103,8 @@ def varied(
 ) -> Callable[[Mapping[str, Any]], Subject]:
     """A function from changed settings, by macro, to the subject with them.
 
-    Subjects share the shapes of their states where the settings do not change the state but by the
-    pool.
+    Subjects share the shapes and sizes of their states where the settings do not change the state
+    but by the pool.
     """
     plain = subject_of(recipe, config, shape, classes)
     same_state = {"CHUNK", "MESH_POOL", "MESH_DATA", "FEATURE_DTYPE", "NET_DTYPE"}
@@ -98,10 +113,21 @@ def varied(
     def vary(settings: Mapping[str, Any]) -> Subject:
         changed = subject_of(recipe, with_settings(config, settings), shape, classes)
         if set(settings) <= same_state:
-            return replace(changed, states=plain.states)
+            return replace(changed, states=plain.states, sizes=plain.sizes)
         return changed
 
     return vary
+
+
+def macros_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of settings as macros, where they are bindings such as "Mesh.pool"."""
+    known = {
+        declared.binding: declared.setting.macro
+        for part in fields(RunConfig)
+        if isinstance(part.type, type)
+        for declared in declared_settings(part.type)
+    }
+    return tuple(known.get(name) or name for name in names)
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -8,6 +8,7 @@ change of any of them compiles again.
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -46,10 +47,18 @@ class Compiled(NamedTuple):
     cached: bool
 
 
-def cache_folder() -> Path:
-    """The folder of the files."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "frepo-scale" / "plan"
+def cache_folder() -> Path | None:
+    """The folder of the files; None where the user has no home, and nothing is kept.
+
+    The XDG specification ignores a relative `XDG_CACHE_HOME`.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # neither HOME nor an entry of the user in the password database
+            return None
+    return base / "frepo-scale" / "plan"
 
 
 def compiled_step(
@@ -70,8 +79,9 @@ def compiled_step(
       say: called with one line before a compilation.
       keep: called with the program; what an earlier compilation said is then not read.
     """
-    path = cache_folder() / f"{_key(lowered, hardware)}.json"
-    found = _read(path) if keep is None else None
+    folder = cache_folder()
+    path = None if folder is None else folder / f"{_key(lowered, hardware)}.json"
+    found = _read(path) if keep is None and path is not None else None
     if found is not None:
         return found
     say(f"compiling for {hardware}; this takes minutes, the result is kept")
@@ -94,7 +104,8 @@ def compiled_step(
         result = Compiled(cost_of(program), module, 0.0, False)
         if keep is not None:
             keep(program)
-    _write(path, result)
+    if path is not None:
+        _write(path, result)
     return result
 
 
@@ -112,11 +123,28 @@ def _key(lowered: jax.stages.Lowered, hardware: str) -> str:
 def _read(path: Path) -> Compiled | None:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        cost = None if content["cost"] is None else Cost(**content["cost"])
-        found = [Collective(**one) for one in content["collectives"]]
-        return Compiled(cost, found, float(content["needed"]), True)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one that cannot be used
-        return None
+        cost = None if content["cost"] is None else _cost(**content["cost"])
+        found = [_collective(**one) for one in content["collectives"]]
+        return Compiled(cost, found, _size(content["needed"]), True)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # no file, or one that cannot be used
+
+
+def _cost(arguments: Any, temporary: Any, operations: Any) -> Cost:
+    # Operations are NaN where a compiler does not report them.
+    return Cost(int(_size(arguments)), int(_size(temporary)), float(operations))
+
+
+def _collective(kind: Any, axis: Any, bytes: Any) -> Collective:
+    if not (isinstance(kind, str) and isinstance(axis, str)):
+        raise TypeError(f"not the name of a collective and of its axis: {kind!r}, {axis!r}")
+    return Collective(kind, axis, int(_size(bytes)))
+
+
+def _size(number: Any) -> float:
+    if isinstance(number, bool | str) or not 0 <= number < math.inf:
+        raise ValueError(f"not a number of bytes: {number!r}")
+    return number
 
 
 def _write(path: Path, result: Compiled) -> None:

@@ -31,9 +31,9 @@ def text(
     if hardware.hosts > 1:
         where += f" in {hardware.hosts} hosts"
     lines = [
-        f"{plan.subject.recipe} on {hardware.name}: {where}, mesh pool {plan.pool} x data"
-        f" {plan.data}, MEMBERS = {plan.members}, POOL_SIZE = {plan.pool_size},"
-        f" CHUNK = {plan.chunk}, {plan.dtype}",
+        f"{plan.subject.recipe} on {hardware.name}: {where}",
+        f"  mesh pool {plan.pool} x data {plan.data}, MEMBERS = {plan.members},"
+        f" POOL_SIZE = {plan.pool_size}, CHUNK = {plan.chunk}, {plan.dtype}",
         "",
         *_memory(plan, change),
         "",
@@ -62,27 +62,29 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
         f"  total     {_gb(memory.total)}  {_verdict(plan)}",
     ]
     if not plan.fits:
-        advice = as_flags(change) if change else "none that was tried; use more devices"
+        if not memory.compiled:
+            lines.append("  an estimate keeps a tenth of the memory free")
+        advice = as_flags(change) if change else "none was found; use more devices"
         lines.append(f"  a change that would fit, by the estimate: {advice}")
     images = ""
     if beside.images:
         where = "device" if plan.input.placement == "device" else "host"
         images = f"; real images {beside.images / 1e9:.2f} GB of a {where}"
-    lines.append(
-        f"beside it: an evaluation step {beside.evaluation / 1e9:.2f} GB of a device; a checkpoint"
-        f" {beside.checkpoint / 1e9:.2f} GB{images}"
-    )
+    lines += [
+        f"beside it: an evaluation step {beside.evaluation / 1e9:.2f} GB of a device;",
+        f"  a checkpoint {beside.checkpoint / 1e9:.2f} GB{images}",
+    ]
     return lines
 
 
 def _verdict(plan: Plan) -> str:
     """Whether it fits, or by how much not."""
     room = f"{plan.hardware.chip.memory / 1e9:.1f} GB"
-    if plan.fits:
-        return f"of {room}: fits"
-    excess = (plan.memory.total - plan.room) / 1e9
-    kept = "" if plan.memory.compiled else ", of which an estimate keeps a tenth free"
-    return f"of {room}{kept}: does not fit, by {excess:.2f} GB"
+    return f"of {room}: {'fits' if plan.fits else _excess(plan)}"
+
+
+def _excess(plan: Plan) -> str:
+    return f"does not fit, by {(plan.memory.total - plan.room) / 1e9:.2f} GB"
 
 
 def _phases(plan: Plan) -> list[str]:
@@ -131,15 +133,16 @@ def _time(plan: Plan, price: float | None) -> list[str]:
     lines = [
         f"an outer step: {spread}",
         f"  {1 / plan.seconds:.2f} steps/s; {duration(plan.hours)} for {plan.subject.steps} steps;"
-        f" {hours(plan.device_hours)} device-hours, without probes and evaluations",
+        f" {hours(plan.device_hours)} device-hours",
+        "  without probes and evaluations",
     ]
     if price is not None:
         lines.append(f"  {price * plan.device_hours:.2f} at {price:g} for one device and one hour")
     if plan.iterations is not None:
-        lines.append(
-            f"  assumed: {plan.iterations} iterations in each solve of the regression in float32,"
-            " by the bound of conjugate gradients at this ridge"
-        )
+        lines += [
+            f"  assumed: {plan.iterations} iterations in each solve of the regression in float32,",
+            "  by the bound of conjugate gradients at this ridge",
+        ]
     return lines
 
 
@@ -162,10 +165,10 @@ def _input(plan: Plan) -> list[str]:
     size = "" if found.set_bytes is None else f"; {found.set_bytes / 1e9:.2f} GB of uint8 images"
     lines = [f"input: {found.records:.0f} images/s for each process, from {found.placement}{size}"]
     if found.cores is not None:
-        lines.append(
-            f"  reading them takes {found.cores:.2f} cores of each host"
-            f" (measured: {CORE_RECORDS} records of 64 px per second and core)"
-        )
+        lines += [
+            f"  reading them takes {found.cores:.2f} cores of each host",
+            f"  (measured: {CORE_RECORDS} records of 64 px per second and core)",
+        ]
     return lines
 
 
@@ -178,22 +181,31 @@ def table(candidates: Sequence[Candidate], shown: int, colour: bool) -> str:
       colour: whether the terminal shows colours: what does not fit is grey.
     """
     names = list(candidates[0].settings)
-    head = " ".join(f"{name:>13}" for name in names)
-    lines = [f"{head} {'GB':>8} {'ms/step':>9} {'hours':>9} {'device-hours':>13}"]
+    columns = "GB".rjust(8) + "ms/step".rjust(10) + "hours".rjust(10) + "device-hours".rjust(13)
+    lines = [f"{' '.join(names)} {columns}"]
     for one in candidates[:shown]:
         plan = one.plan
-        line = (
-            " ".join(f"{one.settings[name]!s:>13}" for name in names)
-            + f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f} {hours(plan.hours):>9}"
-            + f" {hours(plan.device_hours):>13}"
-        )
-        if not plan.fits:
-            line += f"  {_verdict(plan)}"
+        line = " ".join(str(one.settings[name]).rjust(len(name)) for name in names)
+        line += f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f}"
+        if plan.fits:
+            line += f" {hours(plan.hours):>9} {hours(plan.device_hours):>12}"
+        else:  # in the place of the hours, so that lines stay within a terminal
+            line += f" {_excess(plan):>22}"
             line = f"{_GREY}{line}{_PLAIN}" if colour else line
         lines.append(line)
     if len(candidates) > shown:
         lines.append(f"... and {len(candidates) - shown} more")
     return "\n".join(lines)
+
+
+def candidates_as_json(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """The candidates of a search for programs: settings, bytes and seconds of a step."""
+    return [
+        one.settings
+        | {"bytes": one.plan.memory.total, "seconds": _number(one.plan.seconds)}
+        | {"fits": one.plan.fits}
+        for one in candidates
+    ]
 
 
 def as_json(plan: Plan, price: float | None = None) -> dict[str, Any]:

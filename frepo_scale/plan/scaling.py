@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.errors import InputError
 from frepo_scale.plan.hardware import Hardware, with_devices
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan, meshes
 from frepo_scale.plan.subject import Subject
@@ -58,7 +59,8 @@ def strong(subject: Subject, hardware: Hardware, counts: Sequence[int]) -> list[
 def weak(
     vary: Callable[[Mapping[str, Any]], Subject], hardware: Hardware, counts: Sequence[int]
 ) -> list[Plan]:
-    """The recipe with as many members as rows of a mesh whose axis "data" stays the same."""
+    """The recipe with as many members as rows of a mesh whose axis "data" stays the same, up to the
+    largest pool."""
     subject = vary({})
     pool, data = subject.problem.pool, max(1, subject.mesh[1])
     strata = max(1, pool.size // pool.members)
@@ -66,7 +68,10 @@ def weak(
     for count in counts:
         if count % data == 0:
             rows = count // data
-            larger = vary({"MEMBERS": rows, "POOL_SIZE": rows * strata})
+            try:
+                larger = vary({"MEMBERS": rows, "POOL_SIZE": rows * strata})
+            except InputError:  # a larger pool than there may be
+                break
             found.append(make_plan(larger, with_devices(hardware, count), rows, data))
     return found
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.plan import Plan, make_plan, meshes
-from frepo_scale.plan.subject import Subject
+from frepo_scale.plan.plan import Plan, best_mesh, make_plan, meshes
+from frepo_scale.plan.subject import Subject, abstract_mesh
 
 CHUNKS = (64, 128, 256, 512, 1024, 2048)
+_MESH = ("MESH_POOL", "MESH_DATA")
 _DTYPES = ("float32", "bfloat16")
 _MEMBERS = (1, 2, 4, 8, 16, 32)
 _POOL_OF_MEMBERS = (1, 2, 4, 10)  # the pool, in units of the members
@@ -42,7 +43,7 @@ def search(
 
     Args:
       vary: settings by macro to the recipe with them; raises InputError where they do not fit
-        together.
+        together, such as a pool that its files do not divide: those are left out.
       hardware: the devices.
       may_change: settings that change the algorithm and may be searched: MEMBERS, POOL_SIZE,
         FEATURE_DTYPE, NET_DTYPE.
@@ -50,7 +51,8 @@ def search(
       measured: rates of phases.
 
     Raises:
-      InputError: nothing may change.
+      InputError: nothing may change, or no mesh of these devices suits the recipe and the sizes
+        that are fixed.
     """
     values: dict[str, Sequence[Any]] = {"CHUNK": CHUNKS}
     dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
@@ -67,7 +69,9 @@ def search(
     for sizes in _sizes(vary({}), may_change):
         for chosen in product(*values.values()):
             settings = sizes | dict(zip(values, chosen, strict=True))
-            subject = vary(settings)
+            subject = _varied(vary, settings)
+            if subject is None:
+                continue
             others = tuple(item for item in settings.items() if item[0] != "CHUNK")
             for pool, data in _allowed(subject, hardware, fixed):
                 plan = make_plan(subject, hardware, pool, data, measured)
@@ -76,7 +80,28 @@ def search(
                     seen.add(key)
                     mesh = {"MESH_POOL": pool, "MESH_DATA": data}
                     found.append(Candidate(plan, mesh | settings))
+    if not found:
+        best_mesh(vary({}), hardware, measured)  # raises where there is none at all
+        given = " and ".join(f"--gin.{name}" for name in _MESH if name in fixed)
+        raise InputError(
+            f"--best on {hardware.name}: no mesh of its {hardware.devices} devices has {given} as"
+            " given",
+            "sizes that the members and the batch divide over",
+            f"leave {given} out",
+        )
     return sorted(found, key=order)
+
+
+def _varied(
+    vary: Callable[[Mapping[str, Any]], Subject], settings: Mapping[str, Any]
+) -> Subject | None:
+    """The recipe with other settings; None where they do not fit together."""
+    try:
+        subject = vary(settings)
+        subject.build(abstract_mesh(1, 1))  # checks the pool
+    except InputError:
+        return None
+    return subject
 
 
 def order(one: Candidate) -> tuple[bool, float, int]:
@@ -117,11 +142,13 @@ def smallest_change(
 ) -> dict[str, Any] | None:
     """The first change that makes a plan fit, by macro; None if none of them does.
 
-    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool.
+    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool, the largest first.
     """
     chunks = [x for x in reversed(CHUNKS) if x < plan.chunk]
     half = {"FEATURE_DTYPE": "bfloat16", "NET_DTYPE": "bfloat16"}
-    factors = [f for f in (5, 4, 3, 2, 1) if f * plan.members < plan.pool_size]
+    strata = plan.pool_size // plan.members
+    halves = {strata >> times for times in range(1, strata.bit_length())}
+    factors = sorted((f for f in halves | {1, 2, 3, 4, 5} if f < strata), reverse=True)
     tried: list[dict[str, Any]] = [
         *({"CHUNK": chunk} for chunk in chunks),
         *(
@@ -131,11 +158,18 @@ def smallest_change(
         ),
         half,
         half | {"CHUNK": CHUNKS[0]},
-        *({"POOL_SIZE": factor * plan.members, "CHUNK": CHUNKS[0]} for factor in factors),
+        *(
+            {"POOL_SIZE": factor * plan.members, **more}
+            for factor in factors
+            for more in ({}, {"CHUNK": CHUNKS[0]})
+        ),
     ]
     for settings in tried:
-        pool, data = (settings.get(name) for name in ("MESH_POOL", "MESH_DATA"))
-        found = make_plan(vary(settings), plan.hardware, pool or plan.pool, data or plan.data)
+        pool, data = (settings.get(name) for name in _MESH)
+        subject = _varied(vary, settings)
+        if subject is None:
+            continue
+        found = make_plan(subject, plan.hardware, pool or plan.pool, data or plan.data)
         if found.fits:
             return settings
     return None

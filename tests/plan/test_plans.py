@@ -246,10 +246,12 @@ def test_meshes_divide_members_and_batch():
 
 def varying(**fixed):
     names = {"CHUNK": "chunk", "MEMBERS": "members", "POOL_SIZE": "size", "FEATURE_DTYPE": "dtype"}
+    plain = subject(**fixed)  # none of these changes the state but by the pool, as in `varied`
 
     def vary(settings):
         known = {names[name]: value for name, value in settings.items() if name in names}
-        return subject(**(fixed | known))
+        found = subject(**(fixed | known))
+        return replace(found, states=plain.states, sizes=plain.sizes)
 
     return vary
 
