@@ -26,10 +26,12 @@ class Candidate(NamedTuple):
     Attributes:
       plan: the plan.
       settings: what differs from the recipe, by macro.
+      own_chunk: the chunk of the recipe.
     """
 
     plan: Plan
     settings: dict[str, Any]
+    own_chunk: int
 
 
 def search(
@@ -54,7 +56,9 @@ def search(
       InputError: nothing may change, or no mesh of these devices suits the recipe and the sizes
         that are fixed.
     """
-    values: dict[str, Sequence[Any]] = {"CHUNK": CHUNKS}
+    own_chunk = vary({}).problem.config.chunk
+    chunks = sorted({own_chunk, *CHUNKS}, key=lambda chunk: preferred(chunk, own_chunk))
+    values: dict[str, Sequence[Any]] = {"CHUNK": chunks}
     dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
     values |= {name: found for name, found in dtypes.items() if name in may_change}
     values = {name: found for name, found in values.items() if name not in fixed}
@@ -76,10 +80,10 @@ def search(
             for pool, data in _allowed(subject, hardware, fixed):
                 plan = make_plan(subject, hardware, pool, data, measured)
                 key = (pool, data, others, round(plan.memory.total))
-                if key not in seen:  # else another chunk that comes to the same
+                if key not in seen:  # else a preferred chunk comes to the same
                     seen.add(key)
                     mesh = {"MESH_POOL": pool, "MESH_DATA": data}
-                    found.append(Candidate(plan, mesh | settings))
+                    found.append(Candidate(plan, mesh | settings, own_chunk))
     if not found:
         best_mesh(vary({}), hardware, measured)  # raises where there is none at all
         given = " and ".join(f"--gin.{name}" for name in _MESH if name in fixed)
@@ -104,12 +108,22 @@ def _varied(
     return subject
 
 
-def order(one: Candidate) -> tuple[bool, float, int]:
-    """What fits first, then by time; of equal times the largest chunk, which fills a device best.
+def order(one: Candidate) -> tuple[bool, float, tuple[bool, int]]:
+    """What fits first, then by time; of equal times the preferred chunk.
 
     Times are those of one member: a step with more members replaces several steps.
     """
-    return not one.plan.fits, one.plan.seconds / one.plan.members, -one.plan.chunk
+    chunk = preferred(one.plan.chunk, one.own_chunk)
+    return not one.plan.fits, one.plan.seconds / one.plan.members, chunk
+
+
+def preferred(chunk: int, own: int) -> tuple[bool, int]:
+    """A key that sorts chunks: the recipe's own, then smaller ones, the largest first.
+
+    Predicted times do not depend on the chunk, so a larger one than the recipe's has no known
+    advantage and needs more memory.
+    """
+    return chunk > own, -chunk
 
 
 def _allowed(subject: Subject, hardware: Hardware, fixed: Sequence[str]) -> list[tuple[int, int]]:
