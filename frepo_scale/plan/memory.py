@@ -26,6 +26,7 @@ _COPIES = 4.8  # of the features of all rows in the dual form, in float32, with 
 _SOLUTIONS = {True: 5, False: 8}  # arrays of the size of W, in float64 and in float32 (iterative)
 _COLUMNS = {True: 3, False: 8}  # arrays of the size of the labels of all rows
 _MATRICES = 3  # Gram matrix, with its diagonal raised, factor
+_TEST_BATCH = 500  # images at most of a step of a test, as `evaluate.fit` has it
 _ROWS_PRIMAL = 5  # copies of this device's features in the primal form
 
 
@@ -56,7 +57,8 @@ class Beside(NamedTuple):
     """Memory that other parts of a run need, in bytes.
 
     Attributes:
-      evaluation: a step of an evaluation, on each device of one process.
+      evaluation: a step of an evaluation, in training or in the test, on each device of one
+        process.
       checkpoint: the state once, which is written at a save.
       images: the real images in the memory of one host, or of one device where they are kept
         there; 0 if they are streamed or their number is not known.
@@ -142,7 +144,9 @@ def beside(subject: Subject, algorithm: Algorithm, placement: str) -> Beside:
     size = algorithm.problem.size
     batch = min(size, subject.evaluation_batch)
     distilled = 4.0 * size * (subject.pixels + subject.num_classes)
-    evaluation = BACKWARD * 4 * batch * net.products + 16.0 * net.parameters + distilled
+    training = BACKWARD * 4 * batch * net.products
+    test = 4.0 * min(_TEST_BATCH, subject.evaluation_batch) * (net.widest + subject.pixels)
+    evaluation = max(training, test) + 16.0 * net.parameters + distilled
     _, whole = state_bytes(subject, algorithm)
     pixels = float((subject.images or 0) * subject.pixels)
     images = {

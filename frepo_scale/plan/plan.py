@@ -74,14 +74,24 @@ class Plan(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether a step fits into the memory of a device; an estimate keeps a tenth free."""
-        return self.memory.total <= self.room
+        """Whether the run fits into the memory of a device: its steps and its evaluations."""
+        return self.step_excess <= 0 and self.evaluation_excess <= 0
 
     @property
-    def room(self) -> float:
-        """Bytes of a device that the step may take."""
+    def step_excess(self) -> float:
+        """Bytes that a step needs beyond its room; an estimate keeps a tenth of a device free."""
         share = 1.0 if self.memory.compiled else ESTIMATED_SHARE
-        return share * self.hardware.chip.memory
+        return self.memory.total - share * self.hardware.chip.memory
+
+    @property
+    def evaluation(self) -> float:
+        """Bytes of a device during an evaluation: the state stays there, a step's arrays do not."""
+        return self.memory.state + self.beside.evaluation
+
+    @property
+    def evaluation_excess(self) -> float:
+        """The same as `step_excess` for an evaluation, which is always estimated."""
+        return self.evaluation - ESTIMATED_SHARE * self.hardware.chip.memory
 
     @property
     def seconds(self) -> float:

@@ -4,7 +4,7 @@ Mesh and chunk change the result by rounding at most. The dtype of the nets, the
 and the size of the pool change the algorithm: they are only searched where the user names them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -13,10 +13,16 @@ from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan, meshes
 from frepo_scale.plan.subject import Subject, abstract_mesh
 
+EVALUATION_BATCH = "Evaluation.batch"
 CHUNKS = (64, 128, 256, 512, 1024, 2048)
 _MESH = ("MESH_POOL", "MESH_DATA")
 _DTYPES = ("float32", "bfloat16")
 _MEMBERS = (1, 2, 4, 8, 16, 32)
+# What the advice of `smallest_change` may name, beside settings that change rounding at most.
+_EFFECTS = {
+    "the algorithm": ("MEMBERS", "POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE"),
+    "evaluations": (EVALUATION_BATCH,),
+}
 _POOL_OF_MEMBERS = (1, 2, 4, 10)  # the pool, in units of the members
 
 
@@ -154,39 +160,63 @@ def _sizes(subject: Subject, may_change: Sequence[str]) -> list[dict[str, int]]:
 def smallest_change(
     vary: Callable[[Mapping[str, Any]], Subject], plan: Plan
 ) -> dict[str, Any] | None:
-    """The first change that makes a plan fit, by macro; None if none of them does.
+    """The first change that makes a plan fit, by macro or binding; None if none of them does.
 
-    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool, the largest first.
+    In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool, the largest first;
+    each also with a smaller batch of evaluations, where those do not fit.
     """
-    chunks = [x for x in reversed(CHUNKS) if x < plan.chunk]
+    for settings in _changes(vary, plan):
+        found = _changed(vary, plan, settings)
+        if found is None or not found.step_excess <= 0:
+            continue
+        if found.evaluation_excess <= 0:
+            return settings
+        batch = found.subject.evaluation_batch
+        for times in range(1, batch.bit_length()):
+            smaller = {**settings, EVALUATION_BATCH: batch >> times}
+            found = _changed(vary, plan, smaller)
+            if found is not None and found.evaluation_excess <= 0:
+                return smaller
+    return None
+
+
+def _changes(
+    vary: Callable[[Mapping[str, Any]], Subject], plan: Plan
+) -> Iterator[dict[str, Any]]:
+    """What `smallest_change` tries; nothing at first, where the steps fit. No larger chunk."""
+    if plan.step_excess <= 0:
+        yield {}
+    smallest = {"CHUNK": min(CHUNKS[0], plan.chunk)}
     half = {"FEATURE_DTYPE": "bfloat16", "NET_DTYPE": "bfloat16"}
     strata = plan.pool_size // plan.members
     halves = {strata >> times for times in range(1, strata.bit_length())}
-    factors = sorted((f for f in halves | {1, 2, 3, 4, 5} if f < strata), reverse=True)
-    tried: list[dict[str, Any]] = [
-        *({"CHUNK": chunk} for chunk in chunks),
-        *(
-            {"MESH_POOL": pool, "MESH_DATA": data, **more}
-            for more in ({}, {"CHUNK": CHUNKS[0]})
-            for pool, data in meshes(vary({}), plan.hardware.devices)
-        ),
-        half,
-        half | {"CHUNK": CHUNKS[0]},
-        *(
-            {"POOL_SIZE": factor * plan.members, **more}
-            for factor in factors
-            for more in ({}, {"CHUNK": CHUNKS[0]})
-        ),
-    ]
-    for settings in tried:
-        pool, data = (settings.get(name) for name in _MESH)
-        subject = _varied(vary, settings)
-        if subject is None:
-            continue
-        found = make_plan(subject, plan.hardware, pool or plan.pool, data or plan.data)
-        if found.fits:
-            return settings
-    return None
+    yield from ({"CHUNK": x} for x in reversed(CHUNKS) if x < plan.chunk)
+    for more in ({}, smallest):
+        for pool, data in meshes(vary({}), plan.hardware.devices):
+            yield {"MESH_POOL": pool, "MESH_DATA": data, **more}
+    yield half
+    yield half | smallest
+    for factor in sorted((f for f in halves | {1, 2, 3, 4, 5} if f < strata), reverse=True):
+        yield {"POOL_SIZE": factor * plan.members}
+        yield {"POOL_SIZE": factor * plan.members, **smallest}
+
+
+def _changed(
+    vary: Callable[[Mapping[str, Any]], Subject], plan: Plan, settings: Mapping[str, Any]
+) -> Plan | None:
+    """A plan with other settings, from shapes; None where they do not fit together."""
+    subject = _varied(vary, settings)
+    if subject is None:
+        return None
+    pool, data = (settings.get(name) for name in _MESH)
+    return make_plan(subject, plan.hardware, pool or plan.pool, data or plan.data)
+
+
+def advice(settings: Mapping[str, Any]) -> str:
+    """Settings as they are typed after a command, and what else they change than rounding."""
+    effects = [what for what, names in _EFFECTS.items() if settings.keys() & set(names)]
+    note = f" (changes {' and '.join(effects)})" if effects else ""
+    return f"{as_flags(settings)}{note}"
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:
