@@ -1,6 +1,7 @@
 """`frepo-scale plan`: a recipe on hardware that need not be here. No data are read."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,12 @@ def _scale(
         raise InputError(
             f"--scale {options.scale}: no mesh of so many devices suits {name}",
             "numbers of devices that MEMBERS and BATCH divide over",
+        )
+    if not all(math.isfinite(plan.seconds) for plans in shown.values() for plan in plans):
+        raise InputError(
+            f"--scale {options.scale}: the time of {name} on {hardware.chip.title} is not known",
+            "an algorithm that states its operations, in a precision that the chip has",
+            "leave --scale out: the plan says what is missing",
         )
     draw(path, f"{name} on {hardware.chip.title}", shown)
     return path

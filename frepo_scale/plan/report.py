@@ -186,12 +186,14 @@ def table(candidates: Sequence[Candidate], shown: int, colour: bool) -> str:
     for one in candidates[:shown]:
         plan = one.plan
         line = " ".join(str(one.settings[name]).rjust(len(name)) for name in names)
-        line += f" {plan.memory.total / 1e9:8.2f} {1e3 * plan.seconds:9.2f}"
-        if plan.fits:
-            line += f" {hours(plan.hours):>9} {hours(plan.device_hours):>12}"
-        else:  # in the place of the hours, so that lines stay within a terminal
+        known = math.isfinite(plan.seconds)
+        time = f"{1e3 * plan.seconds:.2f}" if known else "not known"
+        line += f" {plan.memory.total / 1e9:8.2f} {time:>9}"
+        if not plan.fits:  # in the place of the hours, so that lines stay within a terminal
             line += f" {_excess(plan):>22}"
             line = f"{_GREY}{line}{_PLAIN}" if colour else line
+        elif known:
+            line += f" {hours(plan.hours):>9} {hours(plan.device_hours):>12}"
         lines.append(line)
     if len(candidates) > shown:
         lines.append(f"... and {len(candidates) - shown} more")

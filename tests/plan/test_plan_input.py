@@ -105,6 +105,7 @@ def planned(capsys, *arguments):
         ((*H100, "--best", "--write", "x.gin", "--measured", "nowhere"), "nowhere"),
         ((*H100, "--best", "--write", "x.gin", "--scale", "3000..5000"), "--scale 3000..5000"),
         ((*H100, "--json", "--price", "nan"), "--price"),
+        (("--on", "v5e:1x1", "--gin.Ridge.precision=float64", "--scale", "1..2"), "not known"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(arguments, named, capsys, cwd):
