@@ -45,6 +45,8 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     check(options)
     # Plans are made for other devices; those of this machine may be in use.
     jax.config.update("jax_platforms", "cpu")
+    if options.compile is not None:
+        recipe = with_fingerprints(recipe)  # they are part of the identity of a workdir
     config, notes = recipe.config, []
     if options.compile is not None:
         check_workdir(options.compile, config)

@@ -157,8 +157,10 @@ class Planner:
         self._candidates.sort(key=order)  # what the compiler refused goes to the end
         chosen = self._candidates[0]
         self._notes.append(
-            f"{len(self._candidates)} plans, sorted by the time of one member; {tried} compiled"
+            f"{len(self._candidates)} plans, sorted by the hours of the run; {tried} compiled"
         )
+        if "STEPS" in chosen.settings:
+            self._notes.append("STEPS: for as many steps of members as the recipe has")
         if self._options.write is not None and not chosen.plan.fits:
             raise InputError(
                 f"--write {self._options.write}: no plan fits on {self._hardware.name}",
@@ -175,7 +177,8 @@ class Planner:
         """
         plan, hardware = self.plan, self._hardware
         settings = dict(zip(MACHINE, (plan.pool, plan.data, plan.chunk), strict=True))
-        settings |= {name: self._chosen[name] for name in self._options.may_change}
+        names = (*self._options.may_change, "STEPS")
+        settings |= {name: self._chosen[name] for name in names if name in self._chosen}
         given = [f"--gin.{name}" for name in self._options.overrides if name not in settings]
         of_recipe = " ".join([plan.subject.recipe, *given])
         size = plan.memory.total / 1e9

@@ -76,7 +76,7 @@ def search(
         )
     found: list[Candidate] = []
     seen: set[tuple[Any, ...]] = set()
-    for sizes in _sizes(vary({}), may_change):
+    for sizes in _sizes(vary({}), may_change, "STEPS" in fixed):
         for chosen in product(*values.values()):
             settings = sizes | dict(zip(values, chosen, strict=True))
             subject = _varied(vary, settings)
@@ -115,12 +115,8 @@ def _varied(
 
 
 def order(one: Candidate) -> tuple[bool, float, tuple[bool, int]]:
-    """What fits first, then by time; of equal times the preferred chunk.
-
-    Times are those of one member: a step with more members replaces several steps.
-    """
-    chunk = preferred(one.plan.chunk, one.own_chunk)
-    return not one.plan.fits, one.plan.seconds / one.plan.members, chunk
+    """What fits first, then by the hours of the run; of equal ones the preferred chunk."""
+    return not one.plan.fits, one.plan.hours, preferred(one.plan.chunk, one.own_chunk)
 
 
 def preferred(chunk: int, own: int) -> tuple[bool, int]:
@@ -142,8 +138,12 @@ def _allowed(subject: Subject, hardware: Hardware, fixed: Sequence[str]) -> list
     return found
 
 
-def _sizes(subject: Subject, may_change: Sequence[str]) -> list[dict[str, int]]:
-    """Members and pools; without leave to change them those of the recipe."""
+def _sizes(subject: Subject, may_change: Sequence[str], fixed_steps: bool) -> list[dict[str, int]]:
+    """Members and pools; without leave to change them those of the recipe.
+
+    With other members the steps are as many as the same number of member steps needs, unless the
+    user has given them.
+    """
     pool = subject.problem.pool
     members = _MEMBERS if "MEMBERS" in may_change else (pool.members,)
     found = []
@@ -153,7 +153,10 @@ def _sizes(subject: Subject, may_change: Sequence[str]) -> list[dict[str, int]]:
             sizes = sorted({*sizes, *(count * factor for factor in _POOL_OF_MEMBERS)})
         for size in sizes:
             settings = {"MEMBERS": count, "POOL_SIZE": size}
-            found.append({name: settings[name] for name in settings if name in may_change})
+            settings = {name: settings[name] for name in settings if name in may_change}
+            if "MEMBERS" in may_change and not fixed_steps:
+                settings["STEPS"] = -(-subject.steps * pool.members // count)
+            found.append(settings)
     return found
 
 
@@ -166,8 +169,8 @@ def smallest_change(
     each also with a smaller batch of evaluations, where those do not fit.
     """
     for settings in _changes(vary, plan):
-        found = _changed(vary, plan, settings)
-        if found is None or not found.step_excess <= 0:
+        found = _changed(vary, plan, settings) if settings else plan
+        if found is None or found.step_excess > 0:
             continue
         if found.evaluation_excess <= 0:
             return settings
@@ -180,13 +183,11 @@ def smallest_change(
     return None
 
 
-def _changes(
-    vary: Callable[[Mapping[str, Any]], Subject], plan: Plan
-) -> Iterator[dict[str, Any]]:
+def _changes(vary: Callable[[Mapping[str, Any]], Subject], plan: Plan) -> Iterator[dict[str, Any]]:
     """What `smallest_change` tries; nothing at first, where the steps fit. No larger chunk."""
     if plan.step_excess <= 0:
         yield {}
-    smallest = {"CHUNK": min(CHUNKS[0], plan.chunk)}
+    smallest = {"CHUNK": CHUNKS[0]} if CHUNKS[0] < plan.chunk else {}
     half = {"FEATURE_DTYPE": "bfloat16", "NET_DTYPE": "bfloat16"}
     strata = plan.pool_size // plan.members
     halves = {strata >> times for times in range(1, strata.bit_length())}

@@ -157,8 +157,13 @@ def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
 
 def _iterations(ridge: float, rows: int, relative: bool) -> int:
     """Steps of conjugate gradients in float32, from the condition number of the preconditioned
-    system, `shift / ridge`: half its square root for each factor e of the error of 1e-4."""
-    if not relative or ridge <= 0:
+    system, `shift / ridge`: half its square root for each factor e of the error of 1e-4.
+
+    It is not known for an absolute ridge, whose unit depends on the features: the fewest. Without a
+    ridge the most."""
+    if ridge <= 0:
+        return LONGEST
+    if not relative:
         return FEWEST_ITERATIONS
     condition = max(1.0, SHIFT * _FLOAT32_EPSILON * rows / ridge)
     bound = 0.5 * condition**0.5 * 9.9  # ln(2 / 1e-4)
