@@ -19,8 +19,10 @@ Sources:
   B200: "NVIDIA Blackwell architecture technical brief", HGX B200 at 1000 W.
   Not here: V100 and older cards, which CUDA 13 does not support.
   Network between hosts: DGX A100 8 x 200 Gbit/s, DGX H100, H200 and B200 8 x 400 Gbit/s (their data
-    sheets; the DGX B200 user guide: 8 ConnectX-7 cards of 400 Gbit/s);
-    L4: 100 Gbit/s for eight cards (Google Cloud's g2-standard-96).
+    sheets; the DGX B200 user guide: 8 ConnectX-7 cards of 400 Gbit/s). Google Cloud ("Networking
+    and GPU machines") has the same for its H200 (A3 Ultra) and B200 (A4) machines, and 100 Gbit/s
+    for the eight L4 of g2-standard-96. Its A2 machines (A100) have 100 Gbit/s for all cards and
+    those with H100 600 to 1800 Gbit/s, less than here.
   Float32 products on TPUs: one bfloat16 pass at precision "default", three at "high", six at
     "highest" (`jax.lax.Precision`).
 """
