@@ -10,7 +10,7 @@ from typing import Any
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.distill.registry import build_algorithm
-from frepo_scale.jobs.ahead import keeper
+from frepo_scale.jobs.ahead import flags_to_load, keeper
 from frepo_scale.jobs.host_memory import available
 from frepo_scale.jobs.plan_options import MACHINE, WRITTEN, PlanOptions
 from frepo_scale.jobs.run import problem_of
@@ -219,7 +219,8 @@ class Planner:
             )
             name, keep = self._hardware.name, None
             if root is not None:
-                keep = keeper(root, name, lowered, mesh, self._notes.append)
+                command = self._command(root, found, config)
+                keep = keeper(root, name, lowered, mesh, self._notes.append, command)
             self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
         if self._options.compile is not None and self._compiled.cost is None:
             raise InputError(
@@ -229,6 +230,17 @@ class Planner:
                 "see frepo-scale plan without --compile for a change that does",
             )
         return found._replace(memory=_compiled_memory(found, self._compiled))
+
+    def _command(self, root: Path, found: Plan, config: RunConfig) -> str:
+        """The command that runs the step that `--compile` leaves in a workdir."""
+        subject, platform = found.subject, self._hardware.chip.platform
+        more = flags_to_load(subject, config.loop, found.input.placement, platform)
+        if more:
+            self._notes.append(
+                "distill would keep the images on the devices and run another program there than"
+                f" the one that is kept; it runs this one with{more}"
+            )
+        return f"frepo-scale distill {subject.recipe} --workdir {root}{more}"
 
 
 def _compiled_memory(found: Plan, compiled: Compiled) -> Memory:

@@ -10,13 +10,18 @@ from frepo_scale.core.identity import scientific_settings
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.evaluate import fit
 from frepo_scale.jobs import planner
+from frepo_scale.jobs.ahead import flags_to_load
 from frepo_scale.jobs.net_files import with_fingerprints
-from frepo_scale.jobs.subject import subject_of, with_settings
+from frepo_scale.jobs.plan_options import GivenSizes
+from frepo_scale.jobs.subject import sizes_of_data, subject_of, with_settings
 from frepo_scale.main import main
 from frepo_scale.plan import memory, search
+from frepo_scale.plan.hardware import parse_hardware
+from frepo_scale.plan.plan import placement_of
 from frepo_scale.plan.subject import abstract_mesh
 from frepo_scale.plan.work import FEWEST_ITERATIONS, _iterations
 from frepo_scale.regression.iterative import LONGEST
+from frepo_scale.train.calls import most_steps
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +148,35 @@ def test_iterations_that_are_not_known(capsys):
     assert "not known for an absolute ridge" in text and "by the bound" not in text
     text = printed(capsys, *command[:3])
     assert "not known for an absolute ridge" not in text and "by the bound" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "settings", "flags"),
+    [
+        # Small sets are kept on GPUs, and the 16 GB of ImageNet on a large slice.
+        ("digits_ipc1", "h100:1", {}, " --gin.DATA_PLACEMENT=memory"),
+        ("imagenet1k_ipc50", "v5e:16x16", {}, " --gin.DATA_PLACEMENT=stream"),
+        (
+            *("digits_ipc1", "h100:1", {"STEPS_PER_CALL": "8"}),
+            " --gin.DATA_PLACEMENT=memory --gin.STEPS_PER_CALL=0",
+        ),
+        ("digits_ipc1", "h100:1", {"DATA_PLACEMENT": "memory"}, ""),
+        ("imagenet1k_ipc10", "v5e:4x4", {}, ""),
+    ],
+)
+def test_the_step_that_is_kept_is_the_one_of_the_command(name, on, settings, flags):
+    recipe = config.load_recipe(config.find_recipe(name), settings)
+    subject = subject_of(name, recipe.config, *sizes_of_data(recipe.config, GivenSizes()))
+    hardware = parse_hardware(on)
+    placement = placement_of(subject, hardware)
+    assert (placement == "device") == bool(flags)
+    platform = hardware.chip.platform
+    assert flags_to_load(subject, recipe.config.loop, placement, platform) == flags
+    # With them a call takes one batch.
+    given = dict(flag.removeprefix("--gin.").split("=") for flag in flags.split())
+    again = config.load_recipe(config.find_recipe(name), settings | given).config
+    placed = placement_of(subject_of(name, again, subject.image_shape, 2), hardware)
+    assert most_steps(again.loop.steps_per_call, placed, platform) == 0
 
 
 def test_a_workdir_of_a_run_with_frozen_nets_takes_its_program(capsys, cwd, monkeypatch):
