@@ -145,7 +145,9 @@ def _sizes(subject: Subject, may_change: Sequence[str], fixed_steps: bool) -> li
     user has given them.
     """
     pool = subject.problem.pool
-    members = _MEMBERS if "MEMBERS" in may_change else (pool.members,)
+    members = [pool.members]
+    if "MEMBERS" in may_change:
+        members = sorted({*_MEMBERS, *members})
     found = []
     for count in members:
         sizes = [pool.size] if pool.size % count == 0 else []

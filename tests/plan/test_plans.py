@@ -269,6 +269,8 @@ def test_a_search_puts_what_fits_first_and_sorts_by_time():
     assert all("MEMBERS" not in one.settings for one in found)
     more = search(varying(ipc=500), parse_hardware("h100:4"), ("MEMBERS", "POOL_SIZE"))
     assert {one.plan.members for one in more} > {1, 2}
+    own = search(varying(members=3, size=6), H100, ("MEMBERS",))
+    assert {one.plan.members for one in own} == {1, 2, 3}
 
 
 def test_a_search_with_nothing_to_search_is_refused():
