@@ -16,7 +16,7 @@ from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.memory import estimate, least
 from frepo_scale.plan.plan import Plan, make_plan
 from frepo_scale.plan.search import advice, smallest_change
-from frepo_scale.plan.work import sizes_of
+from frepo_scale.plan.sizes import sizes_of
 
 # What JAX calls the TPUs.
 _TPUS = {

@@ -14,8 +14,8 @@ from frepo_scale.distill.features import even_chunk
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.rcig import RCIG
 from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.sizes import Sizes
 from frepo_scale.plan.subject import Subject, state_bytes
-from frepo_scale.plan.work import Sizes
 
 # Arrays of the size of a net's parameters in an online step. Compilers for TPUs keep apart the
 # member, its trained and its fresh successor and the one that is chosen, each with two moments.

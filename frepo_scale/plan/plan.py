@@ -9,9 +9,11 @@ from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.memory import Beside, Memory, beside, estimate
+from frepo_scale.plan.phase import Phase
 from frepo_scale.plan.roofline import PhaseTime, measured_seconds, phase_times, step_seconds
+from frepo_scale.plan.sizes import sizes_of
 from frepo_scale.plan.subject import Subject, abstract_mesh
-from frepo_scale.plan.work import Phase, phases, sizes_of
+from frepo_scale.plan.work import phases
 
 # Records of 64 px (12 288 bytes) that one core reads per second: docs/measurements.md, "Reading
 # records".

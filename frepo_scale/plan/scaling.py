@@ -27,9 +27,15 @@ GROUPS = {
         "recomputation",
         "synthetic backward",
         "implicit gradient",
+        "further operations",
         "outer step",
     ),
-    "regression": ("Gram matrix", "factorisation and solves", "products with features"),
+    "regression": (
+        "Gram matrix",
+        "factorisation and solves",
+        "products with features",
+        "implicit solves",
+    ),
     "optimiser and online step": ("optimiser", "online step"),
 }
 COMMUNICATION = "communication"

@@ -18,8 +18,8 @@ from frepo_scale.main import main
 from frepo_scale.plan import memory, search
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.plan import placement_of
+from frepo_scale.plan.sizes import FEWEST_ITERATIONS, _iterations
 from frepo_scale.plan.subject import abstract_mesh
-from frepo_scale.plan.work import FEWEST_ITERATIONS, _iterations
 from frepo_scale.regression.iterative import LONGEST
 from frepo_scale.train.calls import most_steps
 
