@@ -96,6 +96,7 @@ def subject_of(
         prepared=spec.name in _PREPARED or asked == "stream",
         placement=asked,
         evaluation_batch=config.evaluation.batch,
+        workers=config.data.workers,
     )
 
 

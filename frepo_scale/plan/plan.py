@@ -8,7 +8,7 @@ from frepo_scale.data.placement import Room, choose_placement
 from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.memory import Beside, Memory, beside, estimate
+from frepo_scale.plan.memory import Beside, HostMemory, Memory, beside, estimate, host_memory
 from frepo_scale.plan.phase import Phase
 from frepo_scale.plan.roofline import PhaseTime, measured_seconds, phase_times, step_seconds
 from frepo_scale.plan.sizes import sizes_of
@@ -54,7 +54,8 @@ class Plan(NamedTuple):
       phases: the work of one device.
       times: of the phases.
       memory: of one device.
-      beside: memory of other parts of the run.
+      beside: memory of a device, and of disk, for other parts of the run.
+      host: memory of one host.
       input: what is read.
       iterations: assumed for each solve of the regression in float32; None in float64.
     """
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
     times: list[PhaseTime]
     memory: Memory
     beside: Beside
+    host: HostMemory
     input: Input
     iterations: int | None
 
@@ -157,6 +159,7 @@ def make_plan(
         times=times,
         memory=estimate(subject, algorithm, sizes, hardware.chip.platform),
         beside=beside(subject, algorithm, placement),
+        host=host_memory(subject, algorithm, placement, hardware.hosts),
         input=_input(subject, algorithm, hardware, placement, seconds),
         iterations=None if sizes is None or sizes.float64 else sizes.iterations,
     )

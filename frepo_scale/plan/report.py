@@ -52,7 +52,7 @@ def _gb(size: float) -> str:
 
 
 def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
-    memory, beside = plan.memory, plan.beside
+    memory = plan.memory
     source = "reported by the compiler" if memory.compiled else "estimated from shapes"
     largest = max(memory.parts, key=lambda name: memory.parts[name]) if memory.parts else ""
     lines = [
@@ -70,12 +70,30 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
         other = "more devices" if plan.step_excess > 0 else "devices with more memory"
         found = advice(change) if change else f"none was found; use {other}"
         lines.append(f"  a change that would fit, by the estimate: {found}")
-    images = ""
-    if beside.images:
-        where = "device" if plan.input.placement == "device" else "host"
-        images = f"; real images {beside.images / 1e9:.2f} GB of a {where}"
-    lines.append(f"beside it: a checkpoint {beside.checkpoint / 1e9:.2f} GB{images}")
+    lines += _beside(plan)
     return lines
+
+
+def _beside(plan: Plan) -> list[str]:
+    beside, host = plan.beside, plan.host
+    lines = []
+    if plan.input.placement == "device":
+        lines.append(f"  a device also holds {beside.images / 1e9:.2f} GB of real images")
+    if beside.save:
+        lines += [
+            "  a save copies the state on the devices too, because the distilled images do",
+            f"  not divide over them: {beside.save / 1e9:.2f} GB more, between steps",
+        ]
+    known = "" if plan.subject.images is not None else "  (their number is not known)"
+    return [
+        *lines,
+        "memory of a host, GB:",
+        f"  images     {_gb(host.images)}{known}",
+        f"  batches    {_gb(host.batches)}  (read ahead)",
+        f"  save       {_gb(host.save)}  (what it writes of a checkpoint of"
+        f" {beside.checkpoint / 1e9:.2f} GB)",
+        f"  total      {_gb(host.total)}",
+    ]
 
 
 def _verdict(plan: Plan, excess: float) -> str:
@@ -270,6 +288,7 @@ def as_json(plan: Plan, price: float | None = None) -> dict[str, Any]:
             "compiled": memory.compiled,
             **_fit(plan),
             **plan.beside._asdict(),
+            "host": plan.host._asdict() | {"total": plan.host.total},
         },
         "phases": [
             {

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from frepo_scale import config
 from frepo_scale.core.identity import scientific_settings
+from frepo_scale.data import pipeline
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.evaluate import fit
 from frepo_scale.jobs import planner
@@ -19,7 +21,7 @@ from frepo_scale.plan import memory, search
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.plan import placement_of
 from frepo_scale.plan.sizes import FEWEST_ITERATIONS, _iterations
-from frepo_scale.plan.subject import abstract_mesh
+from frepo_scale.plan.subject import abstract_mesh, state_bytes
 from frepo_scale.regression.iterative import LONGEST
 from frepo_scale.train.calls import most_steps
 
@@ -80,6 +82,36 @@ def test_a_test_has_as_many_images_as_the_plan_takes_and_no_more_than_the_batch(
     # Ten images are trained on at once; the test has more.
     assert evaluation(500) - evaluation(100) == 4 * 400 * (net.widest + 64)
     assert evaluation(1000) == evaluation(500)
+
+
+@pytest.mark.parametrize(
+    ("placement", "settings", "images", "batches"),
+    [
+        ("memory", {}, 1.0, 1.0),
+        ("memory", {"whitened": True}, 5.0, 4.0),
+        ("device", {"whitened": True}, 1.0, 0.0),
+        ("stream", {"prepared": True}, 0.0, 1.0),
+        ("stream", {"prepared": True, "workers": 3}, 0.0, 3.0),
+        ("device", {"prepared": True}, 0.0, 0.0),
+        ("memory", {"images": None}, 0.0, 1.0),
+    ],
+)
+def test_the_memory_of_a_host_by_hand(placement, settings, images, batches):
+    """1797 images of 64 pixels; batches of 64 rows with labels of four bytes on two hosts."""
+    recipe = config.load_recipe(config.find_recipe("digits_ipc1"), {"BATCH": "64"})
+    subject = replace(subject_of("", recipe.config, (8, 8, 1), 10), **settings)
+    algorithm = subject.build(abstract_mesh(1, 2))
+    found = memory.host_memory(subject, algorithm, placement, 2)
+    assert found.images == images * 1797 * 64
+    row = {0.0: 0, 1.0: 64 + 4, 3.0: 3 * (64 + 4), 4.0: 4 * 64 + 4}[batches]
+    assert found.batches == (pipeline._PREFETCH + 1) * 32 * row
+    beside = memory.beside(subject, algorithm, placement)
+    assert found.save == beside.checkpoint / 2 and beside.save == 0
+    assert beside.images == (1797 * 64 / 2 if placement == "device" else 0)
+    # Ten images do not divide over four devices.
+    algorithm = subject.build(abstract_mesh(1, 4))
+    found = memory.beside(subject, algorithm, placement)
+    assert found.save == state_bytes(subject, algorithm)[0] + 4 * 4 * 10 * (64 + 10)
 
 
 def test_advice_names_what_it_changes_and_no_larger_chunk(capsys):
