@@ -21,7 +21,7 @@ from frepo_scale.plan import report
 from frepo_scale.plan.cache import Compiled, compiled_step
 from frepo_scale.plan.check import Check, factors, line
 from frepo_scale.plan.compile import lower_outer_step
-from frepo_scale.plan.compilers import find_compiler, install_command, one_at_a_time
+from frepo_scale.plan.compilers import find_compiler, hold_compiler, install_command
 from frepo_scale.plan.hardware import Hardware, parse_hardware
 from frepo_scale.plan.memory import Memory
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan
@@ -211,17 +211,17 @@ class Planner:
             return found
         settings = {**settings, "MESH_POOL": found.pool, "MESH_DATA": found.data}
         config = with_settings(self._config, settings)
-        with one_at_a_time(platform, _say):
-            mesh, root = build_mesh(config.mesh, devices_of(self._hardware)), self._options.compile
-            problem = problem_of(config, mesh, self._classes, self._shape)
-            lowered = lower_outer_step(
-                build_algorithm(config.algorithm, problem), self._shape, self._classes
-            )
-            name, keep = self._hardware.name, None
-            if root is not None:
-                command = self._command(root, found, config)
-                keep = keeper(root, name, lowered, mesh, self._notes.append, command)
-            self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
+        hold_compiler(platform, _say)
+        mesh, root = build_mesh(config.mesh, devices_of(self._hardware)), self._options.compile
+        problem = problem_of(config, mesh, self._classes, self._shape)
+        lowered = lower_outer_step(
+            build_algorithm(config.algorithm, problem), self._shape, self._classes
+        )
+        name, keep = self._hardware.name, None
+        if root is not None:
+            command = self._command(root, found, config)
+            keep = keeper(root, name, lowered, mesh, self._notes.append, command)
+        self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
         if self._options.compile is not None and self._compiled.cost is None:
             raise InputError(
                 f"--compile for {self._hardware.name}: an outer step of"
