@@ -56,7 +56,7 @@ def row(ipc: int, slice_name: str) -> str:
     mesh = recipe.config.mesh
     for found in collectives(str(compiled.as_text()), mesh.pool, mesh.data):
         sent[found.axis] += found.bytes
-    total = (cost.arguments + cost.temporary) / 1e9
+    total = cost.total / 1e9
     return name + (
         f"| {cost.arguments / 1e9:.2f} | {cost.temporary / 1e9:.2f} | {total:.1f} of {room} "
         f"| {sent[DATA] / 1e9:.2f} | {sent[POOL] / 1e9:.3f} | {seconds:.0f} |"

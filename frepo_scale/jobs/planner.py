@@ -72,6 +72,7 @@ class Planner:
         self._candidates: list[Candidate] = []
         self._factors: dict[str, float] = {}
         self._measured = self._rates()
+        self._scaling: dict[str, Any] = {}
         self._chosen: dict[str, Any] = {}  # settings of the best plan
         if options.best:
             self.plan = self._best()
@@ -84,6 +85,11 @@ class Planner:
         self._factors = factors(measured, self._hardware.chip)
         self._notes.append(line(measured, self._factors, self.plan))
 
+    def add_scaling(self, found: dict[str, Any]) -> None:
+        """Adds the numbers of `--scale` to the result, and the path of its figure to the notes."""
+        self._scaling = found
+        self.note(f"scaling drawn: {found['figure']}")
+
     def note(self, line: str) -> None:
         """Adds a line to what is printed."""
         self._notes.append(line)
@@ -95,6 +101,8 @@ class Planner:
             found["collectives"] = [one._asdict() for one in self._compiled.collectives]
         if self._candidates:
             found["candidates"] = report.candidates_as_json(self._candidates)
+        if self._scaling:
+            found["scaling"] = self._scaling
         notes = {"change": self._change, "notes": self._notes}
         return found | notes | {"measured_by_predicted": self._factors}
 
@@ -248,7 +256,7 @@ def _compiled_memory(found: Plan, compiled: Compiled) -> Memory:
     if cost is None:  # refused: at least more than there is
         total = max(compiled.needed, found.hardware.chip.memory + 1)
         return Memory(found.memory.state, batch, total - found.memory.state - batch, {}, True)
-    return Memory(cost.arguments - batch, batch, cost.temporary, {}, True)
+    return Memory(cost.arguments - batch, batch, cost.temporary, {}, True, cost.code)
 
 
 def _say(line: str) -> None:

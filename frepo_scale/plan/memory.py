@@ -40,6 +40,7 @@ class Memory(NamedTuple):
       temporary: largest number of further bytes.
       parts: the parts of `temporary`, of which the largest counts; empty where compiled.
       compiled: whether the compiler reported it; otherwise it is an estimate.
+      code: the program; 0 in an estimate.
     """
 
     state: float
@@ -47,11 +48,12 @@ class Memory(NamedTuple):
     temporary: float
     parts: dict[str, float]
     compiled: bool = False
+    code: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.state + self.batch + self.temporary
+        return self.state + self.batch + self.temporary + self.code
 
 
 class Beside(NamedTuple):

@@ -60,6 +60,7 @@ def _memory(plan: Plan, change: Mapping[str, Any] | None) -> list[str]:
         f"  state      {_gb(memory.state)}",
         f"  batch      {_gb(memory.batch)}",
         f"  temporary  {_gb(memory.temporary)}{f'  ({largest})' if largest else ''}",
+        *([f"  code       {_gb(memory.code)}"] if memory.compiled else []),
         f"  total      {_gb(memory.total)}  {_verdict(plan, plan.step_excess)}",
         f"  evaluation {_gb(plan.evaluation)}  {_verdict(plan, plan.evaluation_excess)}"
         f"{' (estimated)' if memory.compiled else ''}",
@@ -283,6 +284,7 @@ def as_json(plan: Plan, price: float | None = None) -> dict[str, Any]:
             "state": memory.state,
             "batch": memory.batch,
             "temporary": memory.temporary,
+            "code": memory.code,
             "total": memory.total,
             "device": hardware.chip.memory,
             "compiled": memory.compiled,

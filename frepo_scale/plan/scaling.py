@@ -82,6 +82,17 @@ def weak(
     return found
 
 
+def as_json(plan: Plan) -> dict[str, Any]:
+    """A bar of the figure for programs, with seconds of its parts."""
+    settings = {"MESH_POOL": plan.pool, "MESH_DATA": plan.data, "MEMBERS": plan.members}
+    return {
+        "devices": plan.hardware.devices,
+        **settings,
+        "fits": plan.fits,
+        "seconds": grouped(plan),
+    }
+
+
 def draw(path: Path, title: str, found: Mapping[str, Sequence[Plan]]) -> None:
     """Writes the PNG.
 

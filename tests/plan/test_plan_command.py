@@ -44,7 +44,8 @@ def planned(capsys, *arguments):
 def checked(found):
     """A plan is complete and consistent."""
     memory = found["memory"]
-    assert memory["total"] == memory["state"] + memory["batch"] + memory["temporary"]
+    parts = ("state", "batch", "temporary", "code")
+    assert memory["total"] == sum(memory[part] for part in parts)
     assert 0 < memory["state"] < memory["total"]
     assert found["seconds"]["expected"] > 0
     settings = found["settings"]

@@ -226,3 +226,22 @@ def test_a_workdir_of_a_run_with_frozen_nets_takes_its_program(capsys, cwd, monk
     (cwd / names[0]).write_bytes(b"another net")
     assert main(command) == 2
     assert "weights_sha256" in capsys.readouterr().err
+
+
+def test_scaling_for_programs(capsys, cwd):
+    found = planned(capsys, "digits_ipc1", "--on", "h100:8", "--scale", "1..4", "--png", "s.png")
+    scaling = found["scaling"]
+    assert scaling["figure"] == str(cwd / "s.png") and (cwd / "s.png").is_file()
+    for name in ("strong", "weak"):
+        assert [one["devices"] for one in scaling[name]] == [1, 2, 4]
+    assert [one["MEMBERS"] for one in scaling["weak"]] == [1, 2, 4]
+    (two,) = json.loads(printed(capsys, "digits_ipc1", "--on", "h100:2", "--json"))
+    assert sum(scaling["strong"][1]["seconds"].values()) == pytest.approx(two["seconds"]["ideal"])
+
+
+def test_the_table_of_the_documentation_has_every_recipe():
+    lines = (config.RECIPES.parent / "docs" / "plan.md").read_text().splitlines()
+    names = [re.sub(r" \(each of \d+\)", "", line.split(" | ")[0]) for line in lines]
+    table = names[names.index("| recipe") + 2 :]
+    rows = [name.removeprefix("| ") for name in table if name.startswith("| ")]
+    assert rows == sorted(path.stem for path in config.RECIPES.glob("*.gin"))
