@@ -7,7 +7,9 @@ held out, as net inputs. No test image is used.
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from frepo_scale.jobs.settings import Recipe
 from frepo_scale.models.registry import build_net
 from frepo_scale.models.weights import net_metadata, read_net_file, write_net_file
 from frepo_scale.ops.preemption import Preemption
+from frepo_scale.parallel import ending
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.parallel.pinned import pinned
@@ -39,6 +42,7 @@ from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
 PRETRAIN_DRAWS = Draws(Purpose.PRETRAIN_INIT, Purpose.PRETRAIN_BATCH, Purpose.PRETRAIN_AUGMENT)
+_STOPPED = "stopped; the same command continues with "
 _IDENTITY = "pretrain_sha256"  # of the metadata: what the parameters are a function of
 
 
@@ -76,11 +80,19 @@ def pretrain(recipe: Recipe, out: Path, nets: int = 1) -> list[Path]:
                 continue
             try:
                 metadata = {_IDENTITY: identities[number]} | _about(recipe, dataset, number)
-                trainer.train(number, path, metadata, preemption)
+                # A net that is not finished is not saved.
+                with preemption.leaving_at_once(partial(_leave, path)):
+                    trainer.train(number, path, metadata, preemption)
             except Preempted:
-                _say("stopped; the same command continues with " + str(path))
+                _say(_STOPPED + str(path))
                 raise Preempted(preemption.exit_code) from None
     return paths
+
+
+def _leave(path: Path, code: int) -> None:
+    print(file=sys.stderr)  # after a progress bar
+    _say(_STOPPED + str(path))
+    ending.leave(code)
 
 
 class _Trainer:
