@@ -31,8 +31,8 @@ from frepo_scale.parallel.pinned import pinned
 from frepo_scale.plan import report
 from frepo_scale.plan.accelerator_types import slice_of
 from frepo_scale.plan.hardware import Hardware, parse_hardware
-from frepo_scale.plan.plan import make_plan
-from frepo_scale.plan.search import as_flags, smallest_change
+from frepo_scale.plan.plan import make_plan, placement_of
+from frepo_scale.plan.search import advice, smallest_change
 from frepo_scale.train.calls import most_steps
 
 
@@ -195,11 +195,15 @@ def _check_fits(name: str, config: RunConfig, mesh: Mesh, hardware: Hardware) ->
     plan = make_plan(vary({}), hardware, mesh.shape[POOL], mesh.shape[DATA])
     if not plan.fits:
         change = smallest_change(vary, plan)
+        what, needed, excess = f"an outer step of {name}", plan.memory.total, plan.step_excess
+        if excess <= 0:
+            what, needed = f"an evaluation of {name}", plan.evaluation
+            excess = plan.evaluation_excess
         raise InputError(
-            f"an outer step of {name} needs {plan.memory.total / 1e9:.1f} GB of each device of"
-            f" {hardware.name}, by the estimate of frepo-scale plan --quick",
-            f"at most {plan.room / 1e9:.1f} of its {hardware.chip.memory / 1e9:.1f} GB",
-            f"use {as_flags(change)}" if change else "use more devices, or with more memory",
+            f"{what} needs {needed / 1e9:.1f} GB of each device of {hardware.name}, by the estimate"
+            " of frepo-scale plan --quick",
+            f"at most {(needed - excess) / 1e9:.1f} of its {hardware.chip.memory / 1e9:.1f} GB",
+            f"use {advice(change)}" if change else "use more devices, or with more memory",
         )
     print(f"{report.text(plan)}\n")
 
@@ -220,10 +224,7 @@ def _placement(
     if config.data.images == "noise":
         return "constant"
     subject = subject_of("", config, shape, classes)
-    room = Room("cpu", 0)
     if hardware is not None:
-        room = Room(hardware.chip.platform, int(hardware.devices * hardware.chip.memory))
-    prepared = subject.prepared and config.data.images == "real"
-    return choose_placement(
-        config.data.placement, (subject.images or 0) * subject.pixels, prepared, room
-    )
+        return placement_of(subject, hardware)
+    pixels = (subject.images or 0) * subject.pixels
+    return choose_placement(subject.placement, pixels, subject.prepared, Room("cpu", 0))
