@@ -41,6 +41,7 @@ from frepo_scale.jobs.run import (
 )
 from frepo_scale.jobs.series_scores import series_scores
 from frepo_scale.jobs.settings import RunConfig
+from frepo_scale.jobs.surroundings import leaving_at_once
 from frepo_scale.jobs.workdirs import is_own, read_own
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
@@ -102,10 +103,11 @@ def _evaluate(
             scores, note = _scores(config, target, told, own_folder, files, preemption)
         else:
             preemption.install()
-            scores = series_scores(config, target, files.evaluated_nets, preemption)
+            with leaving_at_once(preemption, _say_stopped):
+                scores = series_scores(config, target, files.evaluated_nets, preemption)
             note = ""
     except Preempted:
-        print("stopped; the same command resumes")
+        _say_stopped()
         raise Preempted(preemption.exit_code) from None
 
     scores["environment"] = environment(single_device_mesh())
@@ -119,6 +121,10 @@ def _evaluate(
 
     on_first(write)
     return scores
+
+
+def _say_stopped() -> None:
+    print("stopped; the same command resumes")
 
 
 def _scores(
@@ -156,7 +162,8 @@ def _scores(
         selected_by="",
         selected_step=exported.provenance.get("step"),
     )
-    scores = evaluate_sets(evaluations, context)
+    with leaving_at_once(preemption, _say_stopped):
+        scores = evaluate_sets(evaluations, context)
     note = _not_measured(config, dataset, exported.labels)
     return scores | {"protocol": evaluation_recipe(config, dataset)}, note
 
