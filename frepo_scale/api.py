@@ -107,8 +107,8 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
       **settings: settings.
 
     Returns:
-      "devices", and per device "arguments" and "temporary" (bytes) and "operations" (floating-point
-      operations, a lower bound).
+      "devices", and per device "arguments", "temporary" and "code" (bytes) and "operations"
+      (floating-point operations, a lower bound).
 
     Raises:
       InputError: the recipe does not suit the devices, its data set has no fixed shape, or there is

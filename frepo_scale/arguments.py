@@ -74,9 +74,9 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     distill.add_argument(
         "--devices",
-        type=int,
         metavar="N",
-        help="with --dry-run: check the recipe for N devices of other machines; no data are read",
+        help="with --dry-run: check the recipe for other devices, without their data: their number,"
+        " or what they are, such as v5e:4x4, h100:8 or v5litepod-16; then their memory is known",
     )
 
 

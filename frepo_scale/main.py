@@ -79,9 +79,9 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     if options.devices is not None:
-        if not options.dry_run or options.devices < 1:
-            raise InputError(f"--devices {options.devices}", "a positive number, with --dry-run")
-        check_elsewhere(recipe, options.devices)
+        if not options.dry_run:
+            raise InputError(f"--devices {options.devices} without --dry-run", "both")
+        check_elsewhere(recipe, options.devices, options.workdir)
         return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:

@@ -111,8 +111,7 @@ def distill(recipe: Recipe, root: Path) -> None:
             ends_recorded(workdir, supervisor, preemption, partial(what_to_lower, run)),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
-            with supervisor.ledger.during("restore"):
-                state, first = attempt.restore_or_init()
+            state, first = attempt.restore_or_init()
             supervisor.begin(first, environment(run.mesh))
             if not attempt.is_trained(first):
                 with attempt.training(state, first, most) as (step, batches, hooks):
@@ -196,9 +195,11 @@ class _Attempt:
         # Of process 0: machines of different kinds whiten with different rounding.
         state = initial_train_state(algorithm, of_first(run.start(self.work.inputs.train)))
         tree = checkpoint_tree(algorithm, state)
-        restored = self._checkpointer.restore(tree)
+        ledger = self.work.supervisor.ledger
+        with ledger.during("restore"):
+            restored = self._checkpointer.restore(tree)
         if restored is None:
-            with self.work.supervisor.ledger.during("compile"):
+            with ledger.during("compile"):
                 self._checkpointer.compile(tree)  # a restore has done so
             return state, 0
         if is_first():

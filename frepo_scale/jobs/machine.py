@@ -15,8 +15,8 @@ from frepo_scale.plan.chips import CHIPS, Chip
 from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.memory import estimate, least
 from frepo_scale.plan.plan import Plan, make_plan
-from frepo_scale.plan.search import as_flags, smallest_change
-from frepo_scale.plan.work import sizes_of
+from frepo_scale.plan.search import advice, smallest_change
+from frepo_scale.plan.sizes import sizes_of
 
 # What JAX calls the TPUs.
 _TPUS = {
@@ -78,7 +78,7 @@ def memory_line(run: Run, device: Any = None) -> str:
         f"an outer step of {run.recipe.name} needs {needed / 1e9:.1f} GB or more of each device,"
         f" which has {room / 1e9:.1f} GB",
         "a run that fits",
-        f"use {as_flags(change)}" if change else "use more devices, or devices with more memory",
+        f"use {advice(change)}" if change else "use more devices, or devices with more memory",
     )
 
 

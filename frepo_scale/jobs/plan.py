@@ -45,6 +45,8 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
     check(options)
     # Plans are made for other devices; those of this machine may be in use.
     jax.config.update("jax_platforms", "cpu")
+    if options.compile is not None:
+        recipe = with_fingerprints(recipe)  # they are part of the identity of a workdir
     config, notes = recipe.config, []
     if options.compile is not None:
         check_workdir(options.compile, config)
@@ -68,7 +70,7 @@ def plan(recipe: Recipe, options: PlanOptions) -> None:
             for planner in planners:
                 planner.compare(measured)
         if options.scale is not None:
-            planners[0].note(f"scaling drawn: {_scale(recipe.name, vary, hardware[0], options)}")
+            planners[0].add_scaling(_scale(recipe.name, vary, hardware[0], options))
         if options.write is not None:
             planners[0].write(options.write)
     if options.json:
@@ -82,17 +84,18 @@ def _scale(
     vary: Callable[[Mapping[str, Any]], Subject],
     hardware: Hardware,
     options: PlanOptions,
-) -> Path:
-    """Draws the figure; returns its path."""
-    from frepo_scale.plan.scaling import draw, strong, weak
+) -> dict[str, Any]:
+    """Draws the figure; returns its path and its numbers."""
+    from frepo_scale.plan.scaling import as_json, draw, strong, weak
 
     counts = device_counts(options.scale or "")
     path = options.png or Path(f"{name}_{hardware.chip.name}_scaling.png")
     found = {
-        "strong scaling: the recipe": strong(vary({}), hardware, counts),
-        "weak scaling: members grow": weak(vary, hardware, counts),
+        "strong": strong(vary({}), hardware, counts),
+        "weak": weak(vary, hardware, counts),
     }
-    shown = {title: plans for title, plans in found.items() if plans}
+    titles = {"strong": "strong scaling: the recipe", "weak": "weak scaling: members grow"}
+    shown = {titles[name]: plans for name, plans in found.items() if plans}
     if not shown:
         raise InputError(
             f"--scale {options.scale}: no mesh of so many devices suits {name}",
@@ -105,7 +108,8 @@ def _scale(
             "leave --scale out: the plan says what is missing",
         )
     draw(path, f"{name} on {hardware.chip.title}", shown)
-    return path
+    numbers = {name: [as_json(plan) for plan in plans] for name, plans in found.items()}
+    return {"figure": str(path.absolute()), **numbers}
 
 
 def dry_run(recipe: Recipe, root: Path) -> None:

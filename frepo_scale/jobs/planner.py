@@ -10,7 +10,7 @@ from typing import Any
 from frepo_scale.core.atomic import whole_file
 from frepo_scale.core.errors import InputError
 from frepo_scale.distill.registry import build_algorithm
-from frepo_scale.jobs.ahead import keeper
+from frepo_scale.jobs.ahead import flags_to_load, keeper
 from frepo_scale.jobs.host_memory import available
 from frepo_scale.jobs.plan_options import MACHINE, WRITTEN, PlanOptions
 from frepo_scale.jobs.run import problem_of
@@ -21,7 +21,7 @@ from frepo_scale.plan import report
 from frepo_scale.plan.cache import Compiled, compiled_step
 from frepo_scale.plan.check import Check, factors, line
 from frepo_scale.plan.compile import lower_outer_step
-from frepo_scale.plan.compilers import find_compiler, install_command, one_at_a_time
+from frepo_scale.plan.compilers import find_compiler, hold_compiler, install_command
 from frepo_scale.plan.hardware import Hardware, parse_hardware
 from frepo_scale.plan.memory import Memory
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan
@@ -72,6 +72,7 @@ class Planner:
         self._candidates: list[Candidate] = []
         self._factors: dict[str, float] = {}
         self._measured = self._rates()
+        self._scaling: dict[str, Any] = {}
         self._chosen: dict[str, Any] = {}  # settings of the best plan
         if options.best:
             self.plan = self._best()
@@ -84,6 +85,11 @@ class Planner:
         self._factors = factors(measured, self._hardware.chip)
         self._notes.append(line(measured, self._factors, self.plan))
 
+    def add_scaling(self, found: dict[str, Any]) -> None:
+        """Adds the numbers of `--scale` to the result, and the path of its figure to the notes."""
+        self._scaling = found
+        self.note(f"scaling drawn: {found['figure']}")
+
     def note(self, line: str) -> None:
         """Adds a line to what is printed."""
         self._notes.append(line)
@@ -95,6 +101,8 @@ class Planner:
             found["collectives"] = [one._asdict() for one in self._compiled.collectives]
         if self._candidates:
             found["candidates"] = report.candidates_as_json(self._candidates)
+        if self._scaling:
+            found["scaling"] = self._scaling
         notes = {"change": self._change, "notes": self._notes}
         return found | notes | {"measured_by_predicted": self._factors}
 
@@ -157,8 +165,10 @@ class Planner:
         self._candidates.sort(key=order)  # what the compiler refused goes to the end
         chosen = self._candidates[0]
         self._notes.append(
-            f"{len(self._candidates)} plans, sorted by the time of one member; {tried} compiled"
+            f"{len(self._candidates)} plans, sorted by the hours of the run; {tried} compiled"
         )
+        if "STEPS" in chosen.settings:
+            self._notes.append("STEPS: for as many steps of members as the recipe has")
         if self._options.write is not None and not chosen.plan.fits:
             raise InputError(
                 f"--write {self._options.write}: no plan fits on {self._hardware.name}",
@@ -175,7 +185,8 @@ class Planner:
         """
         plan, hardware = self.plan, self._hardware
         settings = dict(zip(MACHINE, (plan.pool, plan.data, plan.chunk), strict=True))
-        settings |= {name: self._chosen[name] for name in self._options.may_change}
+        names = (*self._options.may_change, "STEPS")
+        settings |= {name: self._chosen[name] for name in names if name in self._chosen}
         given = [f"--gin.{name}" for name in self._options.overrides if name not in settings]
         of_recipe = " ".join([plan.subject.recipe, *given])
         size = plan.memory.total / 1e9
@@ -208,16 +219,17 @@ class Planner:
             return found
         settings = {**settings, "MESH_POOL": found.pool, "MESH_DATA": found.data}
         config = with_settings(self._config, settings)
-        with one_at_a_time(platform, _say):
-            mesh, root = build_mesh(config.mesh, devices_of(self._hardware)), self._options.compile
-            problem = problem_of(config, mesh, self._classes, self._shape)
-            lowered = lower_outer_step(
-                build_algorithm(config.algorithm, problem), self._shape, self._classes
-            )
-            name, keep = self._hardware.name, None
-            if root is not None:
-                keep = keeper(root, name, lowered, mesh, self._notes.append)
-            self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
+        hold_compiler(platform, _say)
+        mesh, root = build_mesh(config.mesh, devices_of(self._hardware)), self._options.compile
+        problem = problem_of(config, mesh, self._classes, self._shape)
+        lowered = lower_outer_step(
+            build_algorithm(config.algorithm, problem), self._shape, self._classes
+        )
+        name, keep = self._hardware.name, None
+        if root is not None:
+            command = self._command(root, found, config)
+            keep = keeper(root, name, lowered, mesh, self._notes.append, command)
+        self._compiled = compiled_step(lowered, name, found.pool, found.data, _say, keep)
         if self._options.compile is not None and self._compiled.cost is None:
             raise InputError(
                 f"--compile for {self._hardware.name}: an outer step of"
@@ -227,13 +239,24 @@ class Planner:
             )
         return found._replace(memory=_compiled_memory(found, self._compiled))
 
+    def _command(self, root: Path, found: Plan, config: RunConfig) -> str:
+        """The command that runs the step that `--compile` leaves in a workdir."""
+        subject, platform = found.subject, self._hardware.chip.platform
+        more = flags_to_load(subject, config.loop, found.input.placement, platform)
+        if more:
+            self._notes.append(
+                "distill would keep the images on the devices and run another program there than"
+                f" the one that is kept; it runs this one with{more}"
+            )
+        return f"frepo-scale distill {subject.recipe} --workdir {root}{more}"
+
 
 def _compiled_memory(found: Plan, compiled: Compiled) -> Memory:
     cost, batch = compiled.cost, found.memory.batch
     if cost is None:  # refused: at least more than there is
         total = max(compiled.needed, found.hardware.chip.memory + 1)
         return Memory(found.memory.state, batch, total - found.memory.state - batch, {}, True)
-    return Memory(cost.arguments - batch, batch, cost.temporary, {}, True)
+    return Memory(cost.arguments - batch, batch, cost.temporary, {}, True, cost.code)
 
 
 def _say(line: str) -> None:

@@ -134,19 +134,47 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
     Raises:
       InputError: one cannot be imported or refuses the data, or such images have no evaluation net.
     """
-    net = config.net.for_evaluation()
-    build_net(net, dataset.num_classes, dataset.image_shape)
-    task = Task(
-        config.evaluation,
-        net,
+    task = task_of(
+        config,
         dataset.image_shape,
         dataset.num_classes,
         len(dataset.held_out),
-        dataset.placement not in ("stream", "constant"),
-        config.series.by,
-        encoders_of(config, dataset.num_classes, dataset.image_shape),
+        dataset.placement,
     )
     return load_evaluations(config.evaluation.evaluations, task)
+
+
+def task_of(
+    config: RunConfig,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    held_out: int,
+    placement: str,
+) -> Task:
+    """What the evaluations of a recipe check themselves against.
+
+    Args:
+      config: the settings.
+      image_shape: (H, W, C).
+      num_classes: K.
+      held_out: number of held-out images.
+      placement: of the training images, see `data.placement`.
+
+    Raises:
+      InputError: such images have no evaluation net.
+    """
+    net = config.net.for_evaluation()
+    build_net(net, num_classes, image_shape)
+    return Task(
+        config.evaluation,
+        net,
+        image_shape,
+        num_classes,
+        held_out,
+        placement not in ("stream", "constant"),
+        config.series.by,
+        encoders_of(config, num_classes, image_shape),
+    )
 
 
 # Settings that add measurements and change none.

@@ -5,13 +5,16 @@ name is a hash of the lowered program, the hardware and the versions of JAX and 
 change of any of them compiles again.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import re
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ _PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
 # What compilers say of a program that is too large, and of its size.
 _TOO_LARGE = "RESOURCE_EXHAUSTED"
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_EVERY = 30.0  # seconds between lines of a compilation
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -76,7 +80,7 @@ def compiled_step(
       hardware: its name.
       pool: size of the mesh axis "pool".
       data: size of the mesh axis "data".
-      say: called with one line before a compilation.
+      say: called with one line before a compilation, and with one every half minute of it.
       keep: called with the program; what an earlier compilation said is then not read.
     """
     folder = cache_folder()
@@ -86,7 +90,8 @@ def compiled_step(
         return found
     say(f"compiling for {hardware}; this takes minutes, the result is kept")
     try:
-        program = lowered.compile() if keep is None else compiled_afresh(lowered)
+        with _shown(hardware, say):
+            program = lowered.compile() if keep is None else compiled_afresh(lowered)
     except jax.errors.JaxRuntimeError as error:
         if _TOO_LARGE not in str(error):
             raise
@@ -107,6 +112,24 @@ def compiled_step(
     if path is not None:
         _write(path, result)
     return result
+
+
+@contextlib.contextmanager
+def _shown(hardware: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Says every half minute for how long something has been compiled."""
+    began, ended = time.monotonic(), threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(_EVERY):
+            say(f"still compiling for {hardware}, {time.monotonic() - began:.0f} s so far")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _key(lowered: jax.stages.Lowered, hardware: str) -> str:
@@ -130,9 +153,11 @@ def _read(path: Path) -> Compiled | None:
         return None  # no file, or one that cannot be used
 
 
-def _cost(arguments: Any, temporary: Any, operations: Any) -> Cost:
-    # Operations are NaN where a compiler does not report them.
-    return Cost(int(_size(arguments)), int(_size(temporary)), float(operations))
+def _cost(arguments: Any, temporary: Any, operations: Any, code: Any = 0) -> Cost:
+    # Operations are NaN where a compiler does not report them. Files of earlier versions count the
+    # code among what is temporary.
+    held, largest, program = (int(_size(size)) for size in (arguments, temporary, code))
+    return Cost(held, largest, float(operations), program)
 
 
 def _collective(kind: Any, axis: Any, bytes: Any) -> Collective:

@@ -27,9 +27,15 @@ GROUPS = {
         "recomputation",
         "synthetic backward",
         "implicit gradient",
+        "further operations",
         "outer step",
     ),
-    "regression": ("Gram matrix", "factorisation and solves", "products with features"),
+    "regression": (
+        "Gram matrix",
+        "factorisation and solves",
+        "products with features",
+        "implicit solves",
+    ),
     "optimiser and online step": ("optimiser", "online step"),
 }
 COMMUNICATION = "communication"
@@ -74,6 +80,17 @@ def weak(
                 break
             found.append(make_plan(larger, with_devices(hardware, count), rows, data))
     return found
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """A bar of the figure for programs, with seconds of its parts."""
+    settings = {"MESH_POOL": plan.pool, "MESH_DATA": plan.data, "MEMBERS": plan.members}
+    return {
+        "devices": plan.hardware.devices,
+        **settings,
+        "fits": plan.fits,
+        "seconds": grouped(plan),
+    }
 
 
 def draw(path: Path, title: str, found: Mapping[str, Sequence[Plan]]) -> None:

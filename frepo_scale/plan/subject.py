@@ -41,6 +41,7 @@ class Subject:
       prepared: whether it is read from a prepared set.
       placement: `DATA_PLACEMENT` of the recipe.
       evaluation_batch: images of a step of an evaluation.
+      workers: processes of a host that read a streamed set; 0: threads.
       states: shapes of states by rows, size of the pool and members, filled by `state_of`.
       sizes: bytes of states by the same and the mesh, filled by `state_bytes`.
     """
@@ -56,6 +57,7 @@ class Subject:
     prepared: bool
     placement: str
     evaluation_batch: int
+    workers: int = 0
     states: dict["_State", TrainState] = field(default_factory=dict, compare=False)
     sizes: dict[tuple["_State", tuple[int, ...]], tuple[int, int]] = field(
         default_factory=dict, compare=False

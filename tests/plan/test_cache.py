@@ -1,6 +1,7 @@
 """What compilers said of a step is kept on disk, for the same program only."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,33 @@ def test_entries_with_wrong_values_are_ignored(changed, folder):
     (path,) = folder.iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     assert compiled(lowered(2.0), said) == first and len(said) == 2
+
+
+def test_the_program_is_counted_apart_and_entries_without_it_are_read(folder):
+    first = compiled(lowered(2.0), [])
+    assert first.cost.total == first.cost.arguments + first.cost.temporary + first.cost.code
+    (path,) = folder.iterdir()
+    earlier = {"arguments": 5, "temporary": 7, "operations": 1.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cost": earlier}))
+    assert compiled(lowered(2.0), []).cost == cache.Cost(5, 7, 1.0, 0)
+
+
+def test_a_long_compilation_says_that_it_goes_on(monkeypatch):
+    class Slow:
+        def as_text(self):
+            return "slow"
+
+        def compile(self):
+            time.sleep(0.2)
+            return lowered(2.0).compile()
+
+    monkeypatch.setattr(cache, "_EVERY", 0.05)
+    said = []
+    compiled(Slow(), said)
+    count = len(said)
+    assert count >= 3 and all("still compiling" in line for line in said[1:])
+    time.sleep(0.1)
+    assert len(said) == count  # it ended with the compilation
 
 
 def test_where_no_cache_can_be(monkeypatch, tmp_path):

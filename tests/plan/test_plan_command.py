@@ -44,7 +44,8 @@ def planned(capsys, *arguments):
 def checked(found):
     """A plan is complete and consistent."""
     memory = found["memory"]
-    assert memory["total"] == memory["state"] + memory["batch"] + memory["temporary"]
+    parts = ("state", "batch", "temporary", "code")
+    assert memory["total"] == sum(memory[part] for part in parts)
     assert 0 < memory["state"] < memory["total"]
     assert found["seconds"]["expected"] > 0
     settings = found["settings"]
@@ -300,22 +301,30 @@ def test_a_write_where_nothing_fits_is_refused(cwd):
 
 
 def test_one_process_at_a_time_uses_the_tpu_compiler(tmp_path, monkeypatch):
+    """From its first use on until the process ends."""
     import fcntl
     import threading
 
-    monkeypatch.setattr(compilers, "lock_path", lambda: tmp_path / "lock")
+    path, held = tmp_path / "lock", []
+    monkeypatch.setattr(compilers, "lock_path", lambda: path)
+    monkeypatch.setattr(compilers, "_held", held)
     said, entered = [], threading.Event()
 
     def use():
-        with compilers.one_at_a_time("tpu", said.append):
-            entered.set()
+        compilers.hold_compiler("tpu", said.append)
+        entered.set()
 
-    with (tmp_path / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    compilers.hold_compiler("gpu", said.append)
+    assert held == [] and not path.exists()
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         thread = threading.Thread(target=use)
         thread.start()
         assert not entered.wait(0.3)
     thread.join(10)
     assert entered.is_set() and len(said) == 1
-    with compilers.one_at_a_time("gpu", said.append):
-        assert len(said) == 1
+    compilers.hold_compiler("tpu", said.append)  # for the next hardware: it has it
+    assert len(said) == len(held) == 1
+    with path.open("a") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    held.pop().close()

@@ -189,7 +189,7 @@ def test_pools_that_the_files_of_frozen_nets_do_not_divide_are_left_out(capsys):
 @pytest.mark.parametrize(
     ("recipe", "given"),
     [
-        ("cifar10_ipc50_frozen", {"WIDTH": 1024, "CHUNK": 2048}),
+        ("cifar10_ipc50_frozen", {"WIDTH": 640, "CHUNK": 2048}),
         ("imagenet1k_ipc10_rcig", {}),
         ("cifar100_ipc10", {"POOL_SIZE": 4096, "WIDTH": 320}),
     ],
@@ -286,5 +286,5 @@ def test_a_table_of_what_does_not_fit_names_the_excess(capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert re.search(r"^ +1 +1 +64 .* does not fit, by [\d.]+ GB$", out, re.M)
+    assert re.search(r"^ +1 +1 +\d+ .* does not fit, by [\d.]+ GB$", out, re.M)
     assert report._GREY not in out  # not a terminal
