@@ -13,7 +13,7 @@ import optax
 
 data, test = (dict(np.load(path)) for path in sys.argv[1:])
 recipe = json.loads(data["meta"].item())["evaluation"]
-layers = recipe["architecture"].get("layers", [{"op": "layers it does not describe"}])
+layers = recipe["architecture"].get("layers", [{"op": "layers the file does not describe"}])
 KNOWN = {  # flax's default initialisation is that of the recipe
     "convolution": lambda a: nn.Conv(a["channels"], [a["kernel"]] * 2, a["stride"], a["padding"]),
     "linear": lambda a: nn.Dense(a["outputs"]),

@@ -107,7 +107,6 @@ def test_what_is_not_of_an_evaluation_is_never_overwritten(measured, capsys):
     (folder / "mine").mkdir()
     (folder / "mine" / "identity.json").write_text("{}")
     (folder / "file").write_text("mine")
-    (folder / "closed").mkdir(mode=0o500)
     for out in ("mine", "file", "file/below"):
         refused(capsys, *GIVEN, "--out", out, mentions=[out, "--out"])
     assert found == [] and (folder / "mine" / "identity.json").read_text() == "{}"
