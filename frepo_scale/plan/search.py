@@ -217,9 +217,14 @@ def _changed(
 
 def advice(settings: Mapping[str, Any]) -> str:
     """Settings as they are typed after a command, and what else they change than rounding."""
-    effects = [what for what, names in _EFFECTS.items() if settings.keys() & set(names)]
-    note = f" (changes {' and '.join(effects)})" if effects else ""
+    found = effects(settings)
+    note = f" (changes {' and '.join(found)})" if found else ""
     return f"{as_flags(settings)}{note}"
+
+
+def effects(settings: Mapping[str, Any]) -> list[str]:
+    """What settings change beside rounding: "the algorithm", "evaluations"."""
+    return [what for what, names in _EFFECTS.items() if settings.keys() & set(names)]
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:

@@ -57,6 +57,7 @@ def test_an_evaluation_that_does_not_fit_is_a_run_that_does_not(capsys):
     found = planned(capsys, *LARGE)
     size = found["memory"]
     assert not size["fits"] and size["excess"] == 0 and size["evaluation_excess"] > 0
+    assert found["change_effects"] == ["evaluations"]
     (change,) = found["change"].items()
     assert change[0] == "Evaluation.batch"
     flag = f"--gin.{change[0]}={change[1]}"
