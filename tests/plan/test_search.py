@@ -170,6 +170,8 @@ def test_what_does_not_fit_is_shown_and_counted(capsys):
     assert all(one["excess"] == one["evaluation_excess"] == 0 for one in candidates if one["fits"])
     text = printed(capsys, *command)
     assert len(re.findall(r"(does not fit, by|evaluation:) [\d.]+ GB", text)) >= 4
+    # The pool costs no time: it stays as large, for its members, as the recipe has it.
+    assert candidates[0]["POOL_SIZE"] == 4 * candidates[0]["MEMBERS"]
     assert f"... and {len(candidates) - len(misses) - 12} more that fit\n" in text
     assert f"... and {len(misses) - 4} more that do not fit\n" in text
 
