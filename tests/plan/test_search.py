@@ -16,11 +16,11 @@ from frepo_scale.jobs import planner
 from frepo_scale.jobs.ahead import flags_to_load
 from frepo_scale.jobs.net_files import with_fingerprints
 from frepo_scale.jobs.plan_options import GivenSizes
-from frepo_scale.jobs.subject import sizes_of_data, subject_of, with_settings
+from frepo_scale.jobs.subject import sizes_of_data, subject_of, varied, with_settings
 from frepo_scale.main import main
 from frepo_scale.plan import memory, search
 from frepo_scale.plan.hardware import parse_hardware
-from frepo_scale.plan.plan import placement_of
+from frepo_scale.plan.plan import make_plan, placement_of
 from frepo_scale.plan.sizes import FEWEST_ITERATIONS, _iterations
 from frepo_scale.plan.subject import abstract_mesh, state_bytes
 from frepo_scale.regression.iterative import LONGEST
@@ -122,6 +122,10 @@ def test_advice_names_what_it_changes_and_no_larger_chunk(capsys):
     assert not found["memory"]["fits"] and found["change"].get("CHUNK", 0) <= 32
     flags = [f"--gin.{name}={value}" for name, value in found["change"].items()]
     assert planned(capsys, *tight, "--gin.CHUNK=32", *flags)["memory"]["fits"]
+    recipe = config.load_recipe(config.find_recipe("digits_ipc1"), {"CHUNK": "32"})
+    vary = varied("", recipe.config, (8, 8, 1), 10)
+    plan = make_plan(vary({}), parse_hardware("l4:1"), 1, 1)
+    assert all("CHUNK" not in change for change in search._changes(vary, plan))
     assert search.advice({"CHUNK": 64, "MESH_POOL": 1}) == "--gin.CHUNK=64 --gin.MESH_POOL=1"
     for name in ("POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE"):
         assert search.advice({name: 5}).endswith("(changes the algorithm)")
