@@ -7,7 +7,6 @@ held out, as net inputs. No test image is used.
 
 import hashlib
 import json
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,10 +29,10 @@ from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.jobs.exported import portable
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import Recipe
+from frepo_scale.jobs.surroundings import leaving_at_once
 from frepo_scale.models.registry import build_net
 from frepo_scale.models.weights import net_metadata, read_net_file, write_net_file
 from frepo_scale.ops.preemption import Preemption
-from frepo_scale.parallel import ending
 from frepo_scale.parallel.matmul import matmul_precision
 from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.parallel.pinned import pinned
@@ -81,18 +80,12 @@ def pretrain(recipe: Recipe, out: Path, nets: int = 1) -> list[Path]:
             try:
                 metadata = {_IDENTITY: identities[number]} | _about(recipe, dataset, number)
                 # A net that is not finished is not saved.
-                with preemption.leaving_at_once(partial(_leave, path)):
+                with leaving_at_once(preemption, partial(_say, _STOPPED + str(path))):
                     trainer.train(number, path, metadata, preemption)
             except Preempted:
                 _say(_STOPPED + str(path))
                 raise Preempted(preemption.exit_code) from None
     return paths
-
-
-def _leave(path: Path, code: int) -> None:
-    print(file=sys.stderr)  # after a progress bar
-    _say(_STOPPED + str(path))
-    ending.leave(code)
 
 
 class _Trainer:

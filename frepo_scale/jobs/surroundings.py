@@ -79,10 +79,24 @@ def nothing_to_save(
 ) -> contextlib.AbstractContextManager[None]:
     """A context in which a stop ends a single process at once, because no step is lost by it."""
 
-    def leave(code: int) -> None:
-        print(file=sys.stderr)  # after a progress bar
+    def record() -> None:
         _stopped(workdir, supervisor)
         supervisor.close()
+
+    return leaving_at_once(preemption, record)
+
+
+def leaving_at_once(
+    preemption: Preemption, say: Callable[[], None]
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which a stop of a single process calls `say` and ends the process.
+
+    Only where all files are complete at any moment.
+    """
+
+    def leave(code: int) -> None:
+        print(file=sys.stderr)  # after a progress bar
+        say()
         ending.leave(code)
 
     return preemption.leaving_at_once(leave)

@@ -136,14 +136,14 @@ def _guesses(text: str) -> Iterator[str]:
     elif chip.shapes:
         yield from (f"{chip.name}:{x}" for x in chip.shapes if prod(_numbers(x)) == count)
     else:
-        yield from (f"{chip.name}:{x}" for x in _shapes_of(count // 2))  # a name counts cores
+        yield from (f"{chip.name}:{x}" for x in shapes_of(count // 2))  # a name counts cores
 
 
 def _numbers(shape: str) -> list[int]:
     return [int(x) for x in shape.split("x")]
 
 
-def _shapes_of(chips: int) -> list[str]:
+def shapes_of(chips: int) -> list[str]:
     """Slices of v4 and v5p with so many chips, the most compact one first."""
     small = [x for x in _BELOW_A_CUBE if prod(_numbers(x)) == chips]
     sides = combinations_with_replacement(range(_CUBE, 65, _CUBE), 3)

@@ -120,6 +120,17 @@ def test_initial_weights(example):
         assert abs(np.abs(one).max() / np.abs(other).max() - 1) < 0.1  # cut at the same value
 
 
+def test_a_net_that_it_does_not_build_is_one_line(example):
+    for other, net in {
+        "instance norm": NetConfig(width=4, depth=2, norm="instance"),
+        "global average pool": NetConfig("resnet10", norm="none"),
+        "not describe": NetConfig("frepo_scale.models.mlp.MLP", norm="none"),
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            example.build(architecture(net, 10, (16, 16, 3)))
+        assert other in ended.value.code and "\n" not in ended.value.code
+
+
 @pytest.mark.parametrize("operation", ["colour", "crop", "rotate", "translate", "flip"])
 def test_operations(example, operation, monkeypatch):
     """With the same random numbers u in [-1, 1) the operations give the same images."""

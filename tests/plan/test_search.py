@@ -70,6 +70,17 @@ def test_an_evaluation_that_does_not_fit_is_a_run_that_does_not(capsys):
     assert f"{flag} (changes evaluations)" in text
 
 
+def test_images_that_devices_hold_take_room(capsys):
+    command = ("imagenet1k_ipc1", "--on", "l4:1")
+    streamed, held = (
+        planned(capsys, *command, f"--gin.DATA_PLACEMENT={placement}")["memory"]
+        for placement in ("stream", "device")
+    )
+    assert streamed["fits"] and not held["fits"]
+    room = 0.9 * held["device"]
+    assert held["excess"] == pytest.approx(held["total"] + 1_331_167 * 64 * 64 * 3 - room)
+
+
 def test_a_test_has_as_many_images_as_the_plan_takes_and_no_more_than_the_batch():
     assert memory._TEST_BATCH == fit._TEST_BATCH
     recipe = config.load_recipe(config.find_recipe("digits_ipc1"), {})
