@@ -13,9 +13,9 @@ from frepo_scale.jobs.subject import varied
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan.chips import CHIPS, Chip
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.memory import estimate, least
+from frepo_scale.plan.memory import beside, estimate, least
 from frepo_scale.plan.plan import Plan, make_plan
-from frepo_scale.plan.search import advice, smallest_change
+from frepo_scale.plan.search import EVALUATION_BATCH, advice, smallest_change
 from frepo_scale.plan.sizes import sizes_of
 
 # What JAX calls the TPUs.
@@ -62,9 +62,12 @@ def memory_line(run: Run, device: Any = None) -> str:
     found = estimate(subject, algorithm, sizes, device.platform)
     needed = found.state + found.batch + (0.0 if sizes is None else least(sizes))
     if needed <= room:
+        evaluation = found.state + beside(subject, algorithm, subject.placement).evaluation
+        smaller = f"; --gin.{EVALUATION_BATCH} lowers it" if evaluation > room else ""
         return (
             f"memory of a device: {found.total / 1e9:.1f} of {room / 1e9:.1f} GB (estimate; state"
-            f" and batch {(found.state + found.batch) / 1e9:.1f} GB)"
+            f" and batch {(found.state + found.batch) / 1e9:.1f} GB); in evaluations"
+            f" {evaluation / 1e9:.1f} GB{smaller}"
         )
     chip = Chip(
         "device", device.device_kind, device.platform,

@@ -25,7 +25,7 @@ from frepo_scale.plan.compilers import find_compiler, hold_compiler, install_com
 from frepo_scale.plan.hardware import Hardware, parse_hardware
 from frepo_scale.plan.memory import Memory
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan
-from frepo_scale.plan.search import Candidate, order, search, smallest_change
+from frepo_scale.plan.search import Candidate, effects, order, search, smallest_change
 from frepo_scale.plan.subject import Subject
 from frepo_scale.plan.topology import devices_of
 
@@ -103,8 +103,8 @@ class Planner:
             found["candidates"] = report.candidates_as_json(self._candidates)
         if self._scaling:
             found["scaling"] = self._scaling
-        notes = {"change": self._change, "notes": self._notes}
-        return found | notes | {"measured_by_predicted": self._factors}
+        change = {"change": self._change, "change_effects": effects(self._change or {})}
+        return found | change | {"notes": self._notes} | {"measured_by_predicted": self._factors}
 
     def text(self) -> str:
         """The plan for people."""

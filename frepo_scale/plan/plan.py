@@ -83,14 +83,16 @@ class Plan(NamedTuple):
 
     @property
     def step_excess(self) -> float:
-        """Bytes that a step needs beyond its room; an estimate keeps a tenth of a device free."""
+        """Bytes that a step, beside the real images that a device holds, needs beyond its room; an
+        estimate keeps a tenth of a device free."""
         share = 1.0 if self.memory.compiled else ESTIMATED_SHARE
-        return self.memory.total - share * self.hardware.chip.memory
+        return self.memory.total + self.beside.images - share * self.hardware.chip.memory
 
     @property
     def evaluation(self) -> float:
-        """Bytes of a device during an evaluation: the state stays there, a step's arrays do not."""
-        return self.memory.state + self.beside.evaluation
+        """Bytes of a device during an evaluation: state and real images stay there, and a step's
+        arrays do not."""
+        return self.memory.state + self.beside.images + self.beside.evaluation
 
     @property
     def evaluation_excess(self) -> float:

@@ -33,11 +33,13 @@ class Candidate(NamedTuple):
       plan: the plan.
       settings: what differs from the recipe, by macro.
       own_chunk: the chunk of the recipe.
+      own_strata: its POOL_SIZE / MEMBERS.
     """
 
     plan: Plan
     settings: dict[str, Any]
     own_chunk: int
+    own_strata: int
 
 
 def search(
@@ -62,7 +64,8 @@ def search(
       InputError: nothing may change, or no mesh of these devices suits the recipe and the sizes
         that are fixed.
     """
-    own_chunk = vary({}).problem.config.chunk
+    own = vary({}).problem
+    own_chunk, own_strata = own.config.chunk, own.pool.size // own.pool.members
     chunks = sorted({own_chunk, *CHUNKS}, key=lambda chunk: preferred(chunk, own_chunk))
     values: dict[str, Sequence[Any]] = {"CHUNK": chunks}
     dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
@@ -89,7 +92,7 @@ def search(
                 if key not in seen:  # else a preferred chunk comes to the same
                     seen.add(key)
                     mesh = {"MESH_POOL": pool, "MESH_DATA": data}
-                    found.append(Candidate(plan, mesh | settings, own_chunk))
+                    found.append(Candidate(plan, mesh | settings, own_chunk, own_strata))
     if not found:
         best_mesh(vary({}), hardware, measured)  # raises where there is none at all
         given = " and ".join(f"--gin.{name}" for name in _MESH if name in fixed)
@@ -114,9 +117,12 @@ def _varied(
     return subject
 
 
-def order(one: Candidate) -> tuple[bool, float, tuple[bool, int]]:
-    """What fits first, then by the hours of the run; of equal ones the preferred chunk."""
-    return not one.plan.fits, one.plan.hours, preferred(one.plan.chunk, one.own_chunk)
+def order(one: Candidate) -> tuple[bool, float, int, tuple[bool, int]]:
+    """What fits first, then by the hours of the run. Of equal ones what is nearest to the recipe:
+    the strata of the pool, which cost no time, then the chunk."""
+    plan = one.plan
+    strata = abs(plan.pool_size // plan.members - one.own_strata)
+    return not plan.fits, plan.hours, strata, preferred(plan.chunk, one.own_chunk)
 
 
 def preferred(chunk: int, own: int) -> tuple[bool, int]:
@@ -217,9 +223,14 @@ def _changed(
 
 def advice(settings: Mapping[str, Any]) -> str:
     """Settings as they are typed after a command, and what else they change than rounding."""
-    effects = [what for what, names in _EFFECTS.items() if settings.keys() & set(names)]
-    note = f" (changes {' and '.join(effects)})" if effects else ""
+    found = effects(settings)
+    note = f" (changes {' and '.join(found)})" if found else ""
     return f"{as_flags(settings)}{note}"
+
+
+def effects(settings: Mapping[str, Any]) -> list[str]:
+    """What settings change beside rounding: "the algorithm", "evaluations"."""
+    return [what for what, names in _EFFECTS.items() if settings.keys() & set(names)]
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:

@@ -16,11 +16,11 @@ from frepo_scale.jobs import planner
 from frepo_scale.jobs.ahead import flags_to_load
 from frepo_scale.jobs.net_files import with_fingerprints
 from frepo_scale.jobs.plan_options import GivenSizes
-from frepo_scale.jobs.subject import sizes_of_data, subject_of, with_settings
+from frepo_scale.jobs.subject import sizes_of_data, subject_of, varied, with_settings
 from frepo_scale.main import main
 from frepo_scale.plan import memory, search
 from frepo_scale.plan.hardware import parse_hardware
-from frepo_scale.plan.plan import placement_of
+from frepo_scale.plan.plan import make_plan, placement_of
 from frepo_scale.plan.sizes import FEWEST_ITERATIONS, _iterations
 from frepo_scale.plan.subject import abstract_mesh, state_bytes
 from frepo_scale.regression.iterative import LONGEST
@@ -57,6 +57,7 @@ def test_an_evaluation_that_does_not_fit_is_a_run_that_does_not(capsys):
     found = planned(capsys, *LARGE)
     size = found["memory"]
     assert not size["fits"] and size["excess"] == 0 and size["evaluation_excess"] > 0
+    assert found["change_effects"] == ["evaluations"]
     (change,) = found["change"].items()
     assert change[0] == "Evaluation.batch"
     flag = f"--gin.{change[0]}={change[1]}"
@@ -67,6 +68,17 @@ def test_an_evaluation_that_does_not_fit_is_a_run_that_does_not(capsys):
     assert re.search(r"total .* of 16\.9 GB: fits", text)
     assert re.search(r"evaluation .* of 16\.9 GB: does not fit, by [\d.]+ GB", text)
     assert f"{flag} (changes evaluations)" in text
+
+
+def test_images_that_devices_hold_take_room(capsys):
+    command = ("imagenet1k_ipc1", "--on", "l4:1")
+    streamed, held = (
+        planned(capsys, *command, f"--gin.DATA_PLACEMENT={placement}")["memory"]
+        for placement in ("stream", "device")
+    )
+    assert streamed["fits"] and not held["fits"]
+    room = 0.9 * held["device"]
+    assert held["excess"] == pytest.approx(held["total"] + 1_331_167 * 64 * 64 * 3 - room)
 
 
 def test_a_test_has_as_many_images_as_the_plan_takes_and_no_more_than_the_batch():
@@ -121,6 +133,10 @@ def test_advice_names_what_it_changes_and_no_larger_chunk(capsys):
     assert not found["memory"]["fits"] and found["change"].get("CHUNK", 0) <= 32
     flags = [f"--gin.{name}={value}" for name, value in found["change"].items()]
     assert planned(capsys, *tight, "--gin.CHUNK=32", *flags)["memory"]["fits"]
+    recipe = config.load_recipe(config.find_recipe("digits_ipc1"), {"CHUNK": "32"})
+    vary = varied("", recipe.config, (8, 8, 1), 10)
+    plan = make_plan(vary({}), parse_hardware("l4:1"), 1, 1)
+    assert all("CHUNK" not in change for change in search._changes(vary, plan))
     assert search.advice({"CHUNK": 64, "MESH_POOL": 1}) == "--gin.CHUNK=64 --gin.MESH_POOL=1"
     for name in ("POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE"):
         assert search.advice({name: 5}).endswith("(changes the algorithm)")
@@ -169,6 +185,8 @@ def test_what_does_not_fit_is_shown_and_counted(capsys):
     assert all(one["excess"] == one["evaluation_excess"] == 0 for one in candidates if one["fits"])
     text = printed(capsys, *command)
     assert len(re.findall(r"(does not fit, by|evaluation:) [\d.]+ GB", text)) >= 4
+    # The pool costs no time: it stays as large, for its members, as the recipe has it.
+    assert candidates[0]["POOL_SIZE"] == 4 * candidates[0]["MEMBERS"]
     assert f"... and {len(candidates) - len(misses) - 12} more that fit\n" in text
     assert f"... and {len(misses) - 4} more that do not fit\n" in text
 
