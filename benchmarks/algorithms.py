@@ -71,6 +71,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ce_average": _CE | _BEST | {"AVERAGE": 0.99},
     "ce_margin": _CE | _BEST | {"LABEL_MARGIN": 0.5},
     "ce_constant": _CE | _BEST | {"SCHEDULE": "constant"},
+    "ce_augment": _CE | _BEST | {"OUTER_AUGMENT": True},
+    "ce_online": _CE | _BEST | {"ONLINE_STEPS": 2, "DRAW_ONLINE_STEPS": False},
     "ce_young": _CE | _BEST | {"POOL_AGES": "zero"},
     "ce_rcig": _CE | _BEST | _ABSOLUTE | _SOLVES | {"ALGORITHM": "rcig"},
     # from RCIG back

@@ -21,6 +21,7 @@ from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.models.convnet import ConvNet
 from frepo_scale.parallel.mesh import MeshConfig, build_mesh
 from frepo_scale.plan.compile import compile_outer_step, cost_of
+from frepo_scale.plan.compilers import hold_compiler
 from frepo_scale.plan.topology import tpu_devices
 from frepo_scale.regression.ridge import RidgeConfig
 
@@ -48,6 +49,8 @@ def main() -> None:
     options.add_argument("--tpu", metavar="SLICE", help="compile for a TPU of this slice")
     options.add_argument("--sizes", default="1000,2000,4000,8000")
     args = options.parse_args()
+    if args.tpu:
+        hold_compiler("tpu", print)
     device = tpu_devices(args.tpu)[0] if args.tpu else jax.devices()[0]
     print(f"{device.device_kind}, GB")
     print(f"| N | chunk {CHUNK} | unchunked | features | Gram and factor |")

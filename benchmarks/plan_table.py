@@ -53,8 +53,10 @@ def cell(subject: Subject, machine: str) -> str:
     except InputError:
         return "no mesh"
     memory = f"{plan.memory.total / 1e9:.1f} GB"
-    if not plan.fits:
+    if plan.step_excess > 0:
         return f"no: {memory}"
+    if not plan.fits:
+        return f"no: {plan.evaluation / 1e9:.1f} GB in evaluations"
     return (
         f"{plan.pool} x {plan.data}, {memory}, {_hours(plan.hours)} h, {_hours(plan.device_hours)}"
     )

@@ -25,8 +25,7 @@ def net_inputs(pixels, data):
     upper = data["whitening_upper"]
     size = (math.isqrt(8 * len(upper) + 1) - 1) // 2
     matrix = np.zeros((size, size), np.float32)
-    matrix[np.triu_indices(size)] = upper
-    matrix += np.triu(matrix, 1).T
+    matrix[np.triu_indices(size)] = matrix.T[np.triu_indices(size)] = upper
     n, h, w, c = x.shape
     g = math.isqrt(h * w * c // size)  # above 64 px interleaved grids, each whitened on its own
     x = x - data["whitening_mean"].reshape(h, w, c)
@@ -36,21 +35,23 @@ def net_inputs(pixels, data):
 
 
 def build(architecture):
-    """The ConvNet with its initialisation: LeCun normal, cut at two standard deviations."""
-    layers, channels = [], architecture["input"][2]
-    for block in architecture["blocks"]:
-        if block["norm"] is not None:
-            raise SystemExit(f"this example has no {block['norm']} norm: add it here")
-        width, kernel = block["channels"], block["kernel"]
-        layers += [nn.Conv2d(channels, width, kernel, padding=block["padding"]), nn.ReLU()]
-        layers, channels = [*layers, nn.AvgPool2d(2)], width
-    head = architecture["head"]
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(head["inputs"], head["outputs"]))
-    for layer in net:
-        if hasattr(layer, "weight"):
-            std = math.sqrt(1 / layer.weight[0].numel()) / 0.87962566103423978
-            nn.init.trunc_normal_(layer.weight, 0, std, -2 * std, 2 * std)
-            nn.init.zeros_(layer.bias)
+    """The net, if it is made of these layers, with its initialisation: a cut LeCun normal."""
+    of_convolution = ("inputs", "channels", "kernel", "stride", "padding")
+    known = {
+        "convolution": lambda a: nn.Conv2d(*map(a.get, of_convolution)),
+        "linear": lambda a: nn.Linear(a["inputs"], a["outputs"]),
+        "average pool": lambda a: nn.AvgPool2d(a["side"], a["stride"]),
+        "relu": lambda a: nn.ReLU(),
+        "flatten": lambda a: nn.Flatten(),
+    }
+    layers = architecture.get("layers", [{"op": "layers that the file does not describe"}])
+    if others := {layer["op"] for layer in layers} - known.keys():
+        raise SystemExit(f"this example does not build: {', '.join(sorted(others))}")
+    net = nn.Sequential(*(known[layer["op"]](layer) for layer in layers))
+    for layer in (layer for layer in net if hasattr(layer, "weight")):
+        std = math.sqrt(1 / layer.weight[0].numel()) / 0.87962566103423978
+        nn.init.trunc_normal_(layer.weight, 0, std, -2 * std, 2 * std)
+        nn.init.zeros_(layer.bias)
     return net
 
 
@@ -114,8 +115,7 @@ def train(data, recipe, seed, augmented=True):
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
     batch, order = recipe["batch"], torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
-        if len(order) < batch:
-            order = torch.randperm(len(images))
+        order = order if len(order) >= batch else torch.randperm(len(images))
         rows, order = order[:batch], order[batch:]
         x = augment(images[rows], recipe["augment"]) if augmented else images[rows]
         adam.zero_grad()

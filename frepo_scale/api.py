@@ -62,6 +62,7 @@ def evaluate(
     dataset: str | None = None,
     labels: _PathLike | None = None,
     normalised: tuple[str, str] | None = None,
+    out: _PathLike | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Trains fresh nets on a distilled set and tests them.
@@ -73,15 +74,17 @@ def evaluate(
       labels: a file with its labels, where they are not in `path`.
       normalised: mean and standard deviation of its normalisation, as on the command line:
         ("0.49,0.48,0.45", "0.25,0.24,0.26").
+      out: the folder for the result and the finished nets; None: the workdir of the run, or
+        beside the set `set.npz.evaluation` (for `set.npz`).
       **settings: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
 
     Returns:
-      The scores, as evaluation.json holds them: "distilled": {"mean", "std", "n"}, ...,
+      The scores, as evaluation.json there holds them: "distilled": {"mean", "std", "n"}, ...,
       "evaluations", the protocol under "protocol", and versions under "environment".
 
     Raises:
-      InputError: the set, a setting or the data are wrong.
-      Preempted: SIGTERM or Ctrl-C.
+      InputError: the set, a setting, the data or the folder are wrong.
+      Preempted: SIGTERM or Ctrl-C; the same call resumes.
     """
     target = to_path(os.fspath(path))
     told = evaluate_job.told_about(
@@ -90,7 +93,8 @@ def evaluate(
     read = config.recipe_of_set(target, dataset, _overrides(settings))
     with _as_a_program():
         connect()
-        return evaluate_job.evaluate(read.config, target, told)
+        folder = None if out is None else to_path(os.fspath(out))
+        return evaluate_job.evaluate(read.config, target, told, folder)
 
 
 def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str, float]:
@@ -103,8 +107,8 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
       **settings: settings.
 
     Returns:
-      "devices", and per device "arguments" and "temporary" (bytes) and "operations" (floating-point
-      operations, a lower bound).
+      "devices", and per device "arguments", "temporary" and "code" (bytes) and "operations"
+      (floating-point operations, a lower bound).
 
     Raises:
       InputError: the recipe does not suit the devices, its data set has no fixed shape, or there is

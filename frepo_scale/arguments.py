@@ -74,9 +74,9 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     distill.add_argument(
         "--devices",
-        type=int,
         metavar="N",
-        help="with --dry-run: check the recipe for N devices of other machines; no data are read",
+        help="with --dry-run: check the recipe for other devices, without their data: their number,"
+        " or what they are, such as v5e:4x4, h100:8 or v5litepod-16; then their memory is known",
     )
 
 
@@ -224,10 +224,11 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
-        usage="%(prog)s PATH [--dataset NAME] [--labels FILE] ... [--gin.NAME=VALUE ...]",
+        usage="%(prog)s PATH [--dataset NAME] [--out DIR] ... [--gin.NAME=VALUE ...]",
         help="train fresh nets on a distilled set and test them",
         description="Trains fresh nets on a distilled set and tests them: on that of a finished"
-        " run, on an export, or on a set of another program.",
+        " run, on an export, or on a set of another program. The same command again resumes an"
+        " interrupted evaluation.",
         epilog="Another net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
     )
     evaluate.add_argument(
@@ -249,6 +250,12 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
         nargs=2,
         metavar=("MEAN", "STD"),
         help="how its images were normalised: numbers, or one per channel separated by commas",
+    )
+    evaluate.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for the result and the finished nets (default: the workdir, or"
+        " PATH.evaluation beside the set)",
     )
 
 
@@ -276,12 +283,17 @@ def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
     """`frepo-scale compare`."""
     compare = commands.add_parser(
         "compare",
-        help="show several runs or exports side by side",
-        description="Prints the accuracies of several finished runs or exports, and writes one HTML"
-        " page with a table, the curves and the images.",
+        help="show several runs, exports or judged sets side by side",
+        description="Prints the accuracies of several finished runs, exports, or sets of other"
+        " programs that `frepo-scale evaluate` has judged, and writes one HTML page with a table,"
+        " the curves and the images.",
     )
     compare.add_argument(
-        "paths", nargs="+", metavar="PATH", help="workdir of a finished run, or an export"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="workdir of a finished run, an export (npz, folder or safetensors), or a set that"
+        " evaluate has judged, or the folder that it named with --out",
     )
     compare.add_argument(
         "--out",

@@ -79,9 +79,9 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
 
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     if options.devices is not None:
-        if not options.dry_run or options.devices < 1:
-            raise InputError(f"--devices {options.devices}", "a positive number, with --dry-run")
-        check_elsewhere(recipe, options.devices)
+        if not options.dry_run:
+            raise InputError(f"--devices {options.devices} without --dry-run", "both")
+        check_elsewhere(recipe, options.devices, options.workdir)
         return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)
     if options.dry_run:
@@ -112,10 +112,11 @@ def _run_evaluate(options: argparse.Namespace, overrides: Mapping[str, str]) -> 
     from frepo_scale.parallel.connect import connect
 
     target = to_path(options.target)
+    out = None if options.out is None else to_path(options.out)
     told = told_about(target, options.labels, options.normalised)
     recipe = config.recipe_of_set(target, options.dataset, overrides)
     connect()
-    evaluate(recipe.config, target, told)
+    evaluate(recipe.config, target, told, out)
 
 
 def _run_pretrain(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:

@@ -17,6 +17,11 @@ ATTEMPTS=3
 CUT_OFF=201
 CUTS=10
 
+# A process that the kernel killed for lack of memory, or that ended because memory could not be allocated
+# (134, std::bad_alloc). It is not the code of any signal. A restart at the same place would end in the same
+# way, so the run is given up if there was no progress.
+OUT_OF_MEMORY=202
+
 # Exit code of a worker whose --setup script failed (tpu_pod.sh). It is not the code of any signal, and
 # it is restartable, because a mount or a copy may succeed the next time.
 # shellcheck disable=SC2034
@@ -25,15 +30,38 @@ SETUP_FAILED=200
 # Whether a run that ended with exit code $1 may be restarted.
 restartable() { (($1 == 42 || ($1 >= 128 && $1 != 130))); }
 
-# Prints the exit code $1 of a process, or CUT_OFF if its log $2 says that, from byte $3 on.
+# Prints the exit code $1 of a process, or OUT_OF_MEMORY or CUT_OFF if its log $2 says that, from byte $3 on.
+# Slurm says how many processes of a step were killed for lack of memory.
 code_of() {
-  local words='unexpectedly tried to connect'
-  # grep -c reads everything: `tail` would fail if it ended early.
-  if restartable "$1" && (($(tail -c "+$3" -- "$2" 2>/dev/null | grep -c "$words" || true) > 0)); then
-    printf '%s\n' "$CUT_OFF"
-  else
-    printf '%s\n' "$1"
+  local code=$1
+  if restartable "$code" && ((code != OUT_OF_MEMORY)); then
+    if says 'std::bad_alloc|Detected [0-9]+ oom.kill event' "$2" "$3"; then
+      code=$OUT_OF_MEMORY
+    elif says 'unexpectedly tried to connect' "$2" "$3"; then
+      code=$CUT_OFF
+    fi
   fi
+  printf '%s\n' "$code"
+}
+says() { # whether the file $2 has the extended regular expression $1, from byte $3 on
+  # grep -c reads everything: `tail` would fail if it ended early.
+  (($(tail -c "+$3" -- "$2" 2>/dev/null | grep -cE "$1" || true) > 0))
+}
+
+# Whether a process that ended with $1 was killed for lack of memory; $2 is the `oom_kills` from before it.
+lacked_memory() {
+  if (($1 != 137)); then return 1; fi
+  count_oom_kills
+  ((oom_kills > $2))
+}
+
+# Prints the exit code of a launcher whose run ended with $1; $2: yes if it was given up.
+end_code() {
+  case $1 in
+    "$CUT_OFF") printf '42\n' ;;
+    "$OUT_OF_MEMORY") if [[ ${2:-} == yes ]]; then printf '1\n'; else printf '137\n'; fi ;;
+    *) printf '%s\n' "$1" ;;
+  esac
 }
 
 # Prints one exit code for the exit codes of all processes of a run. A code that forbids a restart
@@ -41,8 +69,10 @@ code_of() {
 group_code() {
   local code worst=0 stopped='' again=''
   for code in "$@"; do
-    if ((code == CUT_OFF)); then
-      again=$CUT_OFF
+    if ((code == OUT_OF_MEMORY)); then
+      again=$OUT_OF_MEMORY
+    elif ((code == CUT_OFF)); then
+      if [[ $again != "$OUT_OF_MEMORY" ]]; then again=$CUT_OFF; fi
     elif restartable "$code"; then
       again=${again:-42}
     elif ((code == 130)); then
@@ -62,7 +92,7 @@ group_code() {
 # cannot be read now.
 ask_progress() {
   # shellcheck disable=SC2154  # of python_env.sh
-  local program=$venv/bin/frepo-scale
+  local program=${FREPO_PROGRAM:-$venv/bin/frepo-scale}
   if [[ ! -x $program ]]; then program=frepo-scale; fi # of an image that has no .venv
   "$program" status "$1" "--since=$2" </dev/null
 }
@@ -91,15 +121,21 @@ note_progress() {
 code_words() {
   if (($1 == CUT_OFF)); then
     printf 'ended by another program that registered as a process of this run\n'
+  elif (($1 == OUT_OF_MEMORY)); then
+    printf 'ended for lack of memory on its machine\n'
   else
     printf 'code %s\n' "$1"
   fi
 }
 
-# Whether the run is to be given up, which it says: after $1 attempts in a row without progress, or after
-# CUTS that another program ended. $2: the last exit code.
+# Whether the run is to be given up, which it says: after $1 attempts in a row without progress, after one
+# that lacked memory, or after CUTS that another program ended. $2: the last exit code.
 given_up() {
-  if ((stalls >= $1)); then
+  if (($2 == OUT_OF_MEMORY && stalls > 0)); then # it would happen again at the same place
+    say "giving up: the machine has too little memory, and there was no progress ($progress_words): lower" \
+      "--gin.BATCH, --gin.POOL_SIZE or --gin.DATA_WORKERS, set --gin.DATA_PLACEMENT=stream for a prepared" \
+      "set, or take a machine with more memory"
+  elif ((stalls >= $1)); then
     say "giving up: $1 attempts in a row without progress ($progress_words); last code $2"
   elif ((cuts >= CUTS)); then
     say "giving up: $cuts attempts in a row were ended by another program that registered as a process of" \
@@ -110,13 +146,20 @@ given_up() {
   fi
 }
 
-# How many processes the kernel has killed for lack of memory in this container, or on this machine.
-oom_kills() {
-  local file group=/sys/fs/cgroup
+# Sets `oom_kills` to how many processes the kernel has killed for lack of memory in this container, or on
+# this machine. Without a subshell, in which bash could lose a Ctrl-C.
+count_oom_kills() {
+  local file name number group=/sys/fs/cgroup
+  oom_kills=0
   for file in ${FREPO_OOM_COUNTS:-"$group/memory.events" "$group/memory/memory.oom_control" /proc/vmstat}; do
-    if grep -s '^oom_kill ' "$file" | cut -d ' ' -f 2 | grep .; then return 0; fi
+    if [[ ! -r $file ]]; then continue; fi
+    while read -r name number; do
+      if [[ $name == oom_kill ]]; then
+        oom_kills=$number
+        return 0
+      fi
+    done <"$file"
   done
-  printf '0\n'
 }
 
 # Sleeps $1 seconds. Unlike a sleep in the foreground, a signal with a trap ends it at once.

@@ -12,9 +12,10 @@ period, SIGKILL. SIGTERM and SIGINT are forwarded to all processes. launch/gpu_n
 under launch/supervise.sh.
 
 The exit code is 0 if all processes ended with 0. If a process failed (1, 2, ...), it is the largest
-exit code of a failure; otherwise 130 if a process was stopped by Ctrl-C; otherwise 201, if the logs
-(--logs) say that another program registered at the coordinator as one of the processes; otherwise 42,
-if a process ended with 42 or by a signal.
+exit code of a failure; otherwise 130 if a process was stopped by Ctrl-C; otherwise 202, if a process
+ended for lack of memory (the kernel counts that it kills; the logs, --logs, say std::bad_alloc);
+otherwise 201, if the logs say that another program registered at the coordinator as one of the
+processes; otherwise 42, if a process ended with 42 or by a signal.
 
 options:
   --gpu-each       process p uses only the p-th GPU (the p-th of CUDA_VISIBLE_DEVICES, if set)
@@ -140,6 +141,8 @@ if [[ -n $logs ]]; then
   exec 4> >(trap '' INT TERM HUP && exec tee -a -- "$logs/process-0.log")
   tee=$!
 fi
+count_oom_kills
+kills=$oom_kills
 # Job control gives each process its own process group, which can be killed as a whole, and does not
 # ignore SIGINT in it.
 set -m
@@ -172,6 +175,10 @@ while ((left)); do
     kill -s KILL -- "-${pids[p]}" 2>/dev/null || true # what it left in its group
     if ((codes[p] == 0)); then continue; fi
     say "process $p ended with ${codes[p]}"
+    if lacked_memory "${codes[p]}" "$kills"; then
+      say "the kernel killed it for lack of memory"
+      codes[p]=$OUT_OF_MEMORY
+    fi
     if [[ -n $logs && $p != 0 ]]; then tail -n 20 -- "$logs/process-$p.log" | sed "s/^/[$p] /" >&2; fi
     if [[ -z $deadline && $left -gt 0 ]]; then
       # They would wait for the ended process until their heartbeat detects its end.

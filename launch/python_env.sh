@@ -86,10 +86,23 @@ print(digest.hexdigest(), sys.argv[1])
 ' "$root/pyproject.toml" ${lock:+"$lock"}
 }
 
-# Whether the requirements $1 ("base", "dev" or "tpu") are installed.
+# Whether the requirements $1 ("base", "dev" or "tpu") are installed; those of base also with dev or tpu.
 installed() {
-  [[ -x $venv/bin/frepo-scale && -s $venv/installed-$1 ]] &&
-    [[ $(<"$venv/installed-$1") == "$(fingerprint "$1")" ]]
+  local kind kinds=("$1")
+  if [[ $1 == base ]]; then kinds=(base dev tpu); fi
+  if [[ ! -x $venv/bin/frepo-scale ]]; then return 1; fi
+  for kind in "${kinds[@]}"; do
+    if [[ -s $venv/installed-$kind && $(<"$venv/installed-$kind") == "$(fingerprint "$kind")" ]]; then
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Prints what is installed for $1: an environment with the packages for tests keeps them, so that after a
+# change of pyproject.toml the next launch and the next test install once.
+set_for() {
+  if [[ $1 == base && -e $venv/installed-dev ]]; then printf 'dev\n'; else printf '%s\n' "$1"; fi
 }
 
 # Removes a broken environment.
@@ -160,15 +173,17 @@ for line in importlib.metadata.requires("jax"):
 
 # Prints the commands that ensure_env $1 would run, without running them.
 show_env() {
-  local python line
+  local python line what
+  what=$(set_for "$1")
   if ! venv_works; then
     python=$(find_python)
+    what=$1
     if [[ -d $venv ]]; then show "${clear_venv[@]}"; fi
     show "$python" -I -m venv "$venv"
   fi
   while IFS= read -r line; do
     printf '(%s && %s)\n' "$(show cd -- "$root")" "$line"
-  done < <(install_commands "$1")
+  done < <(install_commands "$what")
 }
 
 # Prepares .venv for $1: "base" (to run the program), "dev" (also to test it) or "tpu" (to run it on
@@ -188,7 +203,7 @@ ensure_env() {
       if [[ -z $python ]]; then python=$(find_python); fi
       make_venv "$python"
     fi
-    if ! installed "$1"; then install "$1"; fi
+    if ! installed "$1"; then install "$(set_for "$1")"; fi
   ) 9>>"$venv/lock"
 }
 

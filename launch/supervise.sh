@@ -11,11 +11,12 @@ above, except 130). After any other exit code the script ends with the same code
   launch/supervise.sh -- .venv/bin/frepo-scale distill cifar10_ipc10.gin --workdir runs/a
 
 After three attempts in a row without progress the script ends with the last exit code, and after one
-that the kernel killed for lack of memory without progress with 1. Progress is a
+that ended for lack of memory without progress with 1. Progress is a
 new checkpoint, a net that the final evaluation has finished, or a part (for example a shard) that
 `frepo-scale prepare` has finished in its --out folder. An attempt that ended because another program
 registered at the coordinator as one of its processes does not count; after ten of those in a row the
-script ends, too.
+script ends, too. Lack of memory is seen in the kernel's count, and where standard error is a file, as both,
+in that file.
 
 SIGTERM and SIGINT are forwarded to COMMAND, which is then not restarted.
 
@@ -91,6 +92,7 @@ read_progress() {
   note_progress "$asked" "$code"
 }
 
+log=$(readlink "/proc/$$/fd/2") || log='' # the file with the output, if it is one
 child=''
 stopping='' # the signal received
 forwarded=''
@@ -124,7 +126,10 @@ stalls=0 cuts=0
 attempt=0
 while [[ -z $stopping ]]; do
   attempt=$((attempt + 1))
-  kills=$(oom_kills)
+  count_oom_kills
+  kills=$oom_kills
+  begin=1
+  if [[ -f $log ]]; then begin=$(($(wc -c <"$log") + 1)); fi
   # Job control gives the command its own process group and does not ignore SIGINT in it. Ctrl-C in a
   # terminal then reaches it exactly once, forwarded; a second one would stop it without saving.
   set -m
@@ -139,23 +144,16 @@ while [[ -z $stopping ]]; do
   if wait "$child" 2>/dev/null; then code=0; else code=$?; fi # the code of the command, not of the wait
   clear_group "$child"
   child=''
+  if lacked_memory "$code" "$kills"; then code=$OUT_OF_MEMORY; fi
+  if [[ -f $log ]]; then code=$(code_of "$code" "$log" "$begin"); fi
   read_progress
   say "attempt $attempt: $(code_words "$code"), $progress_words"
-  if ((code == CUT_OFF)); then code=42; fi # for whoever started this script
-  if [[ -n $stopping ]] || ! restartable "$code"; then exit "$code"; fi
-  if ((code == 137)) && (($(oom_kills) > kills)); then
-    say "the kernel killed it: this machine has too little memory"
-    if ((stalls > 0)); then # it would happen again at the same place
-      say "giving up: lower --gin.BATCH, --gin.POOL_SIZE or --gin.DATA_WORKERS, set" \
-        "--gin.DATA_PLACEMENT=stream for a prepared set, or take a machine with more memory"
-      exit 1
-    fi
-  fi
-  if given_up "$attempts" "$code"; then exit "$code"; fi
+  if [[ -n $stopping ]] || ! restartable "$code"; then break; fi
+  if given_up "$attempts" "$code"; then exit "$(end_code "$code" yes)"; fi
   # In steps of one second: a signal just before a sleep does not interrupt it.
   for ((seconds = pause * (11 * (stalls + cuts) + 1); seconds > 0; seconds--)); do
     if [[ -n $stopping ]]; then break; fi
     pause_for 1
   done
 done
-exit "$code"
+exit "$(end_code "$code")" # for whoever started this script

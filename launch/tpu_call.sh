@@ -84,7 +84,8 @@ gone_meanwhile() {
   watched_at=$SECONDS
   if call watch compute tpus tpu-vm describe "$tpu_name" "--zone=$zone" "--project=$project" --quiet \
     '--format=value(state)'; then
-    found=$(<"$scratch/watch")
+    found=''
+    read -r found <"$scratch/watch" || true # without a subshell, in which bash could lose a Ctrl-C
   elif grep -qi 'NOT_FOUND\|not found' "$scratch/watch.err"; then
     found=MISSING
   else

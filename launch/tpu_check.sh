@@ -2,19 +2,20 @@
 # The checks of tpu_pod.sh before anything is requested or started; sourced, not run.
 # shellcheck disable=SC2034,SC2154  # the settings of tpu_pod.sh
 
-# Sets `runtime` to the runtime version of accelerator type $1, and `devices` to the number of JAX's
-# devices on it; both are empty if the type is not known here. The number in a type counts cores, except for
-# v5litepod and v6e; the two cores of a chip of v4 and v5p are one device.
+# Sets `runtime` to the runtime version of accelerator type $1, `devices` to the number of JAX's devices on
+# it, and `hardware` to what the program is told of them: the type, where `frepo-scale plan` knows it. All
+# are empty if the type is not known here. The number in a type counts cores, except for v5litepod and v6e;
+# the two cores of a chip of v4 and v5p are one device.
 describe_type() {
   local size=${1##*-}
-  runtime='' devices=''
+  runtime='' devices='' hardware=''
   if [[ ! $size =~ ^[1-9][0-9]{0,4}$ ]]; then return 0; fi
   case $1 in
-    v2-* | v3-*) runtime=tpu-ubuntu2204-base devices=$size ;;
-    v4-*) runtime=tpu-ubuntu2204-base devices=$((size / 2)) ;;
-    v5litepod-*) runtime=v2-alpha-tpuv5-lite devices=$size ;;
-    v5p-*) runtime=v2-alpha-tpuv5 devices=$((size / 2)) ;;
-    v6e-*) runtime=v2-alpha-tpuv6e devices=$size ;;
+    v2-* | v3-*) runtime=tpu-ubuntu2204-base devices=$size hardware=$size ;;
+    v4-*) runtime=tpu-ubuntu2204-base devices=$((size / 2)) hardware=$1 ;;
+    v5litepod-*) runtime=v2-alpha-tpuv5-lite devices=$size hardware=$1 ;;
+    v5p-*) runtime=v2-alpha-tpuv5 devices=$((size / 2)) hardware=$1 ;;
+    v6e-*) runtime=v2-alpha-tpuv6e devices=$size hardware=$1 ;;
   esac
 }
 
@@ -96,7 +97,8 @@ check_options() {
   for option in ${given[@]+"${given[@]}"}; do
     only=$command
     case $option in
-      --create | --recreate | --delete-when-done | --latest | --setup | --env | --attempts) only=run ;;
+      --create | --recreate | --delete-when-done | --latest | --no-plan) only=run ;;
+      --setup | --env | --attempts) only=run ;;
       --worker) only=logs ;;
     esac
     if [[ $only != "$command" ]]; then refuse "$command does not take $option: it is for $only"; fi
@@ -104,7 +106,7 @@ check_options() {
 }
 
 check_run() {
-  local word
+  local word problem
   case $workdir in
     gs://?* | /?*) ;;
     *) refuse "WORKDIR is '$workdir': expected gs://..., or an absolute path that all workers share" ;;
@@ -126,35 +128,72 @@ check_run() {
     done
     refuse "recipe '$recipe' does not exist: expected a .gin file, or the name of one in $root/gin"
   fi
+  if [[ -n $setup ]] && ! problem=$(bash -n -- "$setup" 2>&1); then
+    refuse "--setup '$setup' is not a bash script: ${problem%%$'\n'*}"
+  fi
   if [[ -n $setup && -n $data_dir ]]; then # first, so that --env may override it
     variables=("DATA_DIR=$data_dir" ${variables[@]+"${variables[@]}"})
   fi
 }
 
 # Checks what only programs of this machine can say: the SSH key, and whether the recipe with all its
-# settings fits the devices of the pod. All of this would otherwise fail after hours in the queue.
+# settings suits the devices of the pod. All of this would otherwise fail after hours in the queue.
 check_here() {
-  local check
+  local stale='' told known
   if [[ -z $dry ]]; then check_ssh_key; fi
   if [[ -z $devices ]]; then
-    say "the recipe is not checked before the start: the number of devices of $accelerator_type is not" \
-      "known here"
+    say "the recipe is not checked before the start: the devices of $accelerator_type are not known here"
     return 0
   fi
-  check=("$venv/bin/frepo-scale" distill "$recipe_here" --dry-run "--devices=$devices"
-    ${data_dir:+"--gin.DATA_DIR=$data_dir"} ${arguments[@]+"${arguments[@]}"})
   if ! { venv_works && installed base; }; then
     if [[ -n $dry ]]; then
       show_env base
-      show "${check[@]}"
-      return 0
+      stale=yes
     elif ! (ensure_env base); then
-      say "the recipe is not checked before the start: .venv could not be created on this machine"
-      return 0
+      stale=yes
     fi
   fi
-  # Its own output would be in the way of the commands that --dry-run prints.
-  "${check[@]}" </dev/null >"$scratch/check" || exit $?
+  # Of hardware, the program also checks that the recipe fits into its memory.
+  told=$hardware
+  if [[ -n $no_plan ]]; then told=$devices; fi
+  find_workdir
+  run_check distill "$recipe_here" --dry-run "--devices=$told" ${known:+--workdir "$known"}
+}
+
+# Sets `known` to a folder with the settings that WORKDIR was started with, if this machine can read them: the
+# workers would refuse other settings.
+find_workdir() {
+  known=''
+  case $workdir in
+    gs://*)
+      mkdir -p -- "$scratch/workdir"
+      if [[ -z $dry ]] && call out storage cp --quiet "${workdir%/}/identity.json" "$scratch/workdir/"; then
+        known=$scratch/workdir
+      fi
+      ;;
+    *) if [[ -f $workdir/identity.json ]]; then known=$workdir; fi ;;
+  esac
+}
+
+# Runs frepo-scale with "$@" and the recipe's settings, and ends with its code if it refuses them. If .venv is
+# not what pyproject.toml asks for (`stale`), its program may still be able to say.
+run_check() {
+  local code=127 check problem
+  check=("$venv/bin/frepo-scale" "$@" ${data_dir:+"--gin.DATA_DIR=$data_dir"}
+    ${arguments[@]+"${arguments[@]}"})
+  if [[ -n $stale && -n $dry ]]; then show "${check[@]}"; fi
+  if [[ -x ${check[0]} ]]; then
+    code=0
+    # Its own output would be in the way of the commands that --dry-run prints.
+    "${check[@]}" </dev/null >"$scratch/check" 2>"$scratch/problem" || code=$?
+    problem=$(<"$scratch/problem")
+    if [[ -n $problem ]]; then printf '%s\n' "${problem//"$scratch/workdir"/"$workdir"}" >&2; fi
+  fi
+  if ((code == 0)); then return 0; fi
+  if [[ -z $stale ]] || ((code == 2)); then exit "$code"; fi
+  problem=$(show "${check[@]}")
+  say "THE RECIPE WAS NOT CHECKED: there is no program in .venv that runs (code $code). To check it:" \
+    "launch/python_env.sh --install-only && ${problem//"$scratch/workdir"/"$workdir"}"
 }
 
 # gcloud without an account fails in every call, as it does without a network.

@@ -60,7 +60,8 @@ ask_state_once() {
     state=READY
     if [[ -n $create ]]; then state=MISSING; fi
   elif tpu "$1" describe "--format=$field"; then
-    state=$(<"$scratch/out")
+    state=''
+    read -r state <"$scratch/out" || true # without a subshell, in which bash could lose a Ctrl-C
     state=${state:-UNKNOWN}
   elif grep -qi 'NOT_FOUND\|not found' "$scratch/err"; then
     state=MISSING

@@ -13,13 +13,14 @@ run     copies the code of this repository to every worker, installs missing pac
         checkpoint or another finished net of the final evaluation, the command gives up. If one
         worker ends with 1 or 2, all are stopped. Options may also follow RECIPE; the args that are
         none of them, and everything after --, are passed to `frepo-scale distill`. Before anything is
-        requested, the recipe is checked on this machine, for which .venv is created if necessary.
+        requested, the recipe is checked on this machine, for which .venv is created if necessary:
+        its settings, and whether it fits into the memory of the devices.
         Exit codes: 0 done, 42 stopped and saved (also after --max-hours, or after preemptions), 1
         failed (also: no machines, or not deleted), 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
 create  requests the machines (a queued resource) and waits for them
 status  prints the state of the request, machines and workers, exit codes (200: its --setup script
-        failed; 201: another program registered as a process of the run) and, with --workdir, the
-        saved step
+        failed; 201: another program registered as a process of the run; 202: lack of memory) and,
+        with --workdir, the saved step
 logs    prints worker 0's log (--worker N: another worker's) and follows it
 stop    sends SIGTERM to the program on every worker and waits until it has saved and ended
 delete  deletes the request and the machines
@@ -44,6 +45,8 @@ options:
   --internal-ips        machines without external addresses; SSH then uses the internal ones
   --iap                 SSH through Identity-Aware Proxy, for example with --internal-ips from outside of
                         the network (gcloud alpha)
+  --no-plan             run: also start a recipe that does not fit into the memory of the devices by the
+                        estimate of `frepo-scale plan --quick`
   --latest              install the newest allowed packages, not those of requirements/tpu.txt
   --create              run: request the machines if they do not exist
   --recreate            run: like --create, and delete and request them again after every preemption
@@ -83,11 +86,11 @@ source "$here/tpu_check.sh"
 tpu_name=${TPU_NAME:-} zone=${ZONE:-} project=${PROJECT:-}
 workdir=${WORKDIR:-} data_dir=${DATA_DIR:-}
 accelerator_type=${ACCELERATOR_TYPE:-v5litepod-16} runtime_version=${RUNTIME_VERSION:-}
-network='' subnetwork='' service_account='' internal_ips='' iap='' latest=''
+network='' subnetwork='' service_account='' internal_ips='' iap='' latest='' no_plan=''
 create='' recreate='' delete_when_done='' dry='' provision=spot wait_hours=6 max_seconds=0
 poll=20 grace=150 attempts=$ATTEMPTS which=0 recipe='' recipe_file='' setup='' variables=()
 
-flags=(-h --help --create --recreate --delete-when-done --dry-run --internal-ips --iap --latest)
+flags=(-h --help --create --recreate --delete-when-done --dry-run --internal-ips --iap --latest --no-plan)
 valued=(--tpu-name --zone --project --workdir --data-dir --setup --env --accelerator-type --runtime-version
   --network --subnetwork --service-account --provision --max-hours --wait-hours --poll --grace --attempts
   --worker)
@@ -106,6 +109,7 @@ set_option() {
     --internal-ips) internal_ips=yes ;;
     --iap) iap=yes ;;
     --latest) latest=yes ;;
+    --no-plan) no_plan=yes ;;
     --tpu-name) tpu_name=$2 ;;
     --zone) zone=$2 ;;
     --project) project=$2 ;;
@@ -193,8 +197,8 @@ read_options "$@"
 check
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
+check_login # before check_here, which may install for minutes
 if [[ $command == run ]]; then check_here; fi
-check_login
 case $command in
   run) run_pod ;;
   create)

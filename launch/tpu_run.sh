@@ -271,9 +271,10 @@ run_pod() {
       if ((code != 0)); then show_failure "$code"; fi
       exit "$code"
     fi
-    if ((code == CUT_OFF)); then code=42; fi
+    if ((code == OUT_OF_MEMORY)); then show_failure "$code"; fi
     if given_up "$attempts" "$code"; then
-      exit "$((${#ready} ? code : 42))" # without machines: the same command may succeed later
+      if [[ -z $ready ]]; then exit 42; fi # without machines: the same command may succeed later
+      exit "$(end_code "$code" yes)"
     fi
     if [[ -z $ready && -z $recreate ]]; then
       say "the run can be resumed: the same command with --recreate requests new machines"

@@ -152,7 +152,9 @@ upload() {
 
 # Runs "$@" until it ends, and uploads the log every 300 seconds; sets `code`.
 run_child() {
-  local child
+  local child kills
+  count_oom_kills
+  kills=$oom_kills
   "$@" &
   child=$!
   # A stop just before the start did not reach it with its group.
@@ -162,6 +164,7 @@ run_child() {
     if ((++seconds % 300 == 0)); then upload || true; fi
   done
   if wait "$child"; then code=0; else code=$?; fi
+  if lacked_memory "$code" "$kills"; then code=$OUT_OF_MEMORY; fi
 }
 
 # Runs the --setup script, if it was copied; sets `code` to 0 if the program may start.

@@ -171,7 +171,7 @@ def test_a_step_compiled_ahead_gives_the_same_bits(whole, tmp_path, capsys, monk
     overrides = command(tmp_path)[4:]
     planned = ["plan", "digits_ipc1", "--on", "cpu", "--compile", str(tmp_path / "run")]
     assert main([*planned, *overrides]) == 0
-    assert "distill --workdir" in capsys.readouterr().out
+    assert "frepo-scale distill digits_ipc1 --workdir" in capsys.readouterr().out
     assert main(command(tmp_path / "run")) == 0
     assert "compiled ahead, for cpu" in capsys.readouterr().out
     assert_equal_runs(whole, tmp_path / "run")

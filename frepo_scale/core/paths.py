@@ -40,7 +40,14 @@ def to_path(path: str | os.PathLike[str]) -> Path:
         check_utf8(text, "path")
         if not os.path.isabs(text):
             check_utf8(_current_folder(), "the current folder")
-        return Path(path).expanduser()  # the shell does not expand the tilde of --workdir=~/runs
+        try:
+            return Path(path).expanduser()  # the shell does not expand that of --workdir=~/runs
+        except RuntimeError as error:
+            raise InputError(
+                f"{text}: there is no such user, or no home folder",
+                "a path that exists",
+                "write the folder out instead of the tilde",
+            ) from error
     if not isinstance(path, str):
         return path  # type: ignore[return-value]  # an epath.Path
     if not text.startswith(_STORES):

@@ -1,10 +1,9 @@
 """The package safetensors, which is an optional dependency, and the metadata of its files."""
 
 import json
-import sys
 from typing import Any
 
-from frepo_scale.core.errors import InputError
+from frepo_scale.core.extras import not_installed
 
 
 def numpy_files() -> Any:
@@ -16,11 +15,7 @@ def numpy_files() -> Any:
     try:
         import safetensors.numpy
     except ModuleNotFoundError as error:
-        raise InputError(
-            "safetensors is not installed",
-            "the package safetensors",
-            f"{sys.executable} -m pip install safetensors",
-        ) from error
+        raise not_installed("safetensors is not installed", "safetensors") from error
     return safetensors.numpy
 
 

@@ -46,7 +46,7 @@ def load(
     """
     spec = spec_for(config.name)
     side = config.resolution if config.resolution is not None else spec.resolution
-    path = _path(spec, config.directory, source_class)
+    path = data_path(spec, config.directory, source_class)
     if source_class is None and is_prepared(path):
         fit = config.fit if config.fit != FITS[0] else None  # "crop" is the default: any
         return read_prepared(path, spec, side, fit, on_disk)
@@ -93,8 +93,12 @@ def _expected(spec: DatasetSpec) -> str:
     return f"{spec.published}; {ClassFolders.form}; or {NpzArrays.form}"
 
 
-def _path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> Path:
-    """The path of the data set: the one given, or the first default path that has data."""
+def data_path(spec: DatasetSpec, data_dir: str | None, source_class: str | None) -> Path:
+    """The path of the data set: the one given, or the first default path that has data.
+
+    Raises:
+      InputError: a URL, or no path is given for data without a default path.
+    """
     if data_dir is not None:
         if looks_like_url(data_dir):
             raise InputError(

@@ -46,6 +46,8 @@ class Accuracy:
         """Distilled, last step, hard labels, random real images, all training images."""
         hard_labels = has_hard_labels(context)
         label = "distilled set" + _SELECTED.get(context.selected_by, "")
+        if context.selected_step == 0:  # nothing was learned: no later step was better
+            label += ", step 0 (initial images and labels)"
         label += ", hard labels" if hard_labels else ""
         selected = shared_score(context, "distilled", context.distilled)
         yield Measurement("distilled", label, selected)

@@ -155,6 +155,7 @@ class EvaluationContext:
       net: the default evaluation net.
       preprocessing: from pixels to net inputs and back.
       selected_by: how "distilled" was chosen: "held-out", "last step", or "" if unknown.
+      selected_step: its outer step; None: unknown.
       parts: the results of the runs of a series, in order. For a series of classes "distilled" is
         all their images, for one of chunks that of the first.
       encoders: the nets of `POOL_WEIGHTS`; None where the recipe names none.
@@ -170,6 +171,7 @@ class EvaluationContext:
     net: NetConfig
     preprocessing: Preprocessing | None = None
     selected_by: str = ""
+    selected_step: int | None = None
     parts: tuple[Part, ...] = ()
     encoders: Encoders | None = None
     _prefix: str = ""
@@ -268,6 +270,12 @@ class EvaluationContext:
             self.finished,
             at,
         )
+
+    def stored(
+        self, key: str, number: int, compute: Callable[[], Sequence[float]]
+    ) -> tuple[float, ...]:
+        """What `compute` returns, once: for measurements without a training; see `measure`."""
+        return self.finished.once(self._prefix + key, number, compute)
 
     def train(
         self, key: str, labelled: Labelled, number: int = 0, **training: Unpack[Training]

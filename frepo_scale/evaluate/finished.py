@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,16 @@ class FinishedNets:
         count = agree(len(values))  # the others have none
         return tuple(agree(value) for value in values or [0.0] * count) or None
 
+    def once(
+        self, name: str, net: int, compute: Callable[[], Sequence[float]]
+    ) -> tuple[float, ...]:
+        """The stored measurements, or those of `compute`, which are stored. Collective."""
+        values = self.get(name, net)
+        if values is None:
+            values = tuple(compute())
+            self.put(name, net, values)
+        return values
+
     def put(self, name: str, net: int, values: Sequence[float]) -> None:
         """Stores the measurements of one more net."""
         if not self._first:
@@ -63,7 +73,7 @@ class FinishedNets:
         self._nets[f"{name}/{net}"] = [float(value) for value in values]
         if self._path is None:
             return
-        # The launchers count the lines `"<name>/<net>": [` to see that a run makes progress.
+        # `frepo-scale status` counts the nets in the file, and so sees that a run makes progress.
         with whole_file(self._path) as file:
             content = {"evaluation": self._identity, "nets": self._nets}
             file.write((json.dumps(content, indent=1) + "\n").encode())

@@ -116,6 +116,7 @@ class Fitter:
         """
         self.module, self._config, self._seed = module, config, seed
         self._batch = min(size, config.batch)
+        self._test_batch = min(_TEST_BATCH, config.batch)  # a smaller batch is asked for memory
         self._per_epoch = size // self._batch
         self._start = jax.jit(self._start_fn, static_argnums=1)
         self._step = jax.jit(self._step_fn, donate_argnums=0)
@@ -225,15 +226,15 @@ class Fitter:
     def logits(self, state: _Fitting, images: np.ndarray) -> np.ndarray:
         """Logits (n, K) float32 of net inputs (n, H, W, C)."""
         parts = [
-            np.asarray(self._logits(state, images[lo : lo + _TEST_BATCH]))
-            for lo in range(0, len(images), _TEST_BATCH)
+            np.asarray(self._logits(state, images[lo : lo + self._test_batch]))
+            for lo in range(0, len(images), self._test_batch)
         ]
         return np.concatenate(parts)
 
     def test(self, state: _Fitting, split: Rows) -> tuple[float, float]:
-        """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs, read 500 at a time."""
+        """Top-1 and top-5 accuracy in [0, 1] on float32 net inputs, read 500 at a time at most."""
         totals = Hits.empty()
-        size = min(_TEST_BATCH, len(split))
+        size = min(self._test_batch, len(split))
         for lo in range(0, len(split), size):
             rows = np.arange(lo, min(lo + size, len(split)))
             missing = size - len(rows)
@@ -272,7 +273,7 @@ class TrainedNet(NamedTuple):
         return {"params": self.state.params, "batch_stats": self.state.stats}
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits (n, K) float32 of net inputs (n, H, W, C), 500 at a time."""
+        """Logits (n, K) float32 of net inputs (n, H, W, C), 500 at a time at most."""
         return self.fitter.logits(self.state, images)
 
     def accuracy(self, rows: Rows) -> tuple[float, float]:

@@ -15,6 +15,7 @@ Legend: n images of a set, b of them at a time, d features, K classes, R ridges.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -81,14 +82,16 @@ class LinearProbe:
             raise ValueError("linear_probe needs the nets of POOL_WEIGHTS")
         probes = [_Probe(encoder, context) for encoder in context.encoders.load()]
         for key, what, draws in _sets(context):
-            found, ridges = [], []
-            for probe in probes:
-                for labelled in draws:
-                    accuracies, ridge = probe.accuracies(labelled)
-                    found.append(accuracies)
-                    ridges.append(ridge)
+            found = [
+                # The paths are no part of what a run depends on, so the file's content is named.
+                context.stored(f"{key} {probe.sha256}", number, partial(probe.measure, labelled))
+                for probe in probes
+                for number, labelled in enumerate(draws)
+            ]
+            accuracies = [(top1, top5) for top1, top5, _ in found]
+            ridges = sorted({ridge for _, _, ridge in found})
             yield Measurement(
-                key, what, score(found, context.real.num_classes), {"ridges": sorted({*ridges})}
+                key, what, score(accuracies, context.real.num_classes), {"ridges": ridges}
             )
 
 
@@ -112,7 +115,7 @@ class _Probe:
 
     def __init__(self, encoder: Encoder, context: EvaluationContext) -> None:
         """Puts the net on the device."""
-        module, self._context = encoder.module, context
+        module, self._context, self.sha256 = encoder.module, context, encoder.sha256
         self._variables = jax.tree.map(jnp.asarray, encoder.variables)
 
         def features(variables: dict[str, Any], images: jax.Array) -> jax.Array:
@@ -131,7 +134,7 @@ class _Probe:
 
         self._features, self._ranks = jax.jit(features), jax.jit(ranks)
 
-    def accuracies(self, labelled: _Labelled) -> tuple[tuple[float, float], float]:
+    def measure(self, labelled: _Labelled) -> tuple[float, float, float]:
         """Top-1 and top-5 test accuracy with the best ridge on held-out images, and that ridge."""
         held_out, test = self._context.real.held_out, self._context.real.test
         if held_out is None:
@@ -139,7 +142,7 @@ class _Probe:
         maps = self._maps(labelled)
         best = int(np.argmax(self._tested(maps, held_out)[:, 0]))
         top1, top5 = self._tested(maps[best : best + 1], test)[0]
-        return (float(top1), float(top5)), RIDGES[best]
+        return float(top1), float(top5), RIDGES[best]
 
     def _tested(self, maps: np.ndarray, rows: Rows) -> np.ndarray:
         """Top-1 and top-5 accuracy of each of R maps: (R, 2)."""

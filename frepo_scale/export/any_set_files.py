@@ -4,8 +4,8 @@ Legend: n images, H W height and width, C channels, K classes.
 """
 
 import csv
+import json
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.paths import is_file, is_folder, is_local
+from frepo_scale.core.extras import not_installed
+from frepo_scale.core.paths import is_file, is_folder, is_local, read_bytes
 from frepo_scale.data.decode import eight_bit
 from frepo_scale.export.folder import DATASET, LABELS, PIXELS, folder_names
+from frepo_scale.export.formats import Export, check_arrays, checked_description, from_arrays
 from frepo_scale.export.npz_files import Header, check_size, read_arrays
 
 _IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -142,11 +144,8 @@ def _load_torch(path: Path) -> Any:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{path} is a file of PyTorch, which is not installed",
-            "the package torch",
-            f"{sys.executable} -m pip install torch, or save the arrays with numpy.savez",
-        ) from error
+        what = f"{path} is a file of PyTorch, which is not installed"
+        raise not_installed(what, "torch", ", or save the arrays with numpy.savez") from error
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
@@ -192,6 +191,36 @@ def _array(path: Path, tensor: Any, name: str) -> np.ndarray:
 
 
 # Folders ------------------------------------------------------------------------------------------
+
+
+def read_folder(path: Path) -> Export:
+    """The set of a folder that `export --format folder` wrote, with pixels in place of net inputs.
+
+    Raises:
+      InputError: a file is missing, damaged or inconsistent.
+    """
+    file = path / DATASET
+    try:
+        meta = json.loads(read_bytes(file))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read ({error})", "JSON as export wrote it") from error
+    meta = checked_description(str(file), meta)
+    names = meta.get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{file}: class_names is {names!r}", "a list of names")
+    raw = _exported_folder(path)
+    assert raw.labels is not None and raw.hard is not None
+    unit = np.ones(raw.images.shape[-1:], np.float32)
+    arrays = {
+        "images": raw.images,
+        "labels": raw.labels,
+        "hard_labels": raw.hard.astype(np.int32),
+        "class_names": np.array(names, np.str_),
+        "channel_mean": 0 * unit,
+        "channel_std": unit,
+    }
+    check_arrays(path, arrays)
+    return from_arrays(arrays, meta)
 
 
 def _exported_folder(path: Path) -> RawSet:

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from frepo_scale.export.page import embed, fill_page
 from frepo_scale.export.report import ResultRow, result_tables
 
 _NONE = "–"
+_AGAIN = " (frepo-scale evaluate)"
 _CLASSES, _PER_CLASS = 20, 5  # shown of each set
 _CURVES = {
     "probe_accuracy": "Probe: held-out images",
@@ -46,12 +47,39 @@ class ComparedSet:
       export: the set.
       result: see `report.result_tables`; {} where it was not evaluated.
       metrics: logged rows of its run; empty for an export.
+      evaluated: what `frepo-scale evaluate` has found, as `evaluation.json` holds it; {} without.
     """
 
     name: str
     export: Export
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
+    evaluated: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of one set, and the protocol."""
+
+    result: dict[str, Any]
+    protocol: dict[str, Any]
+
+
+def _groups(sets: Sequence[ComparedSet]) -> dict[str, list[_Measured]]:
+    """What is compared, by the suffix of its headings.
+
+    The numbers of the ends of runs, where a set of another program has those of `evaluate`; and
+    where a set has both, all those of `evaluate`.
+    """
+    later = [_Measured(one.evaluated, one.evaluated.get("protocol") or {}) for one in sets]
+    first = [
+        again
+        if one.evaluated and not result_tables(one.result)
+        else _Measured(one.result, one.export.evaluation)
+        for one, again in zip(sets, later, strict=True)
+    ]
+    both = any(one.evaluated and result_tables(one.result) for one in sets)
+    return {"": first} | ({_AGAIN: later} if both else {})
 
 
 @dataclass(frozen=True)
@@ -64,12 +92,13 @@ class _Row:
 def _accuracies(sets: Sequence[ComparedSet]) -> dict[str, list[_Row]]:
     """The rows of each evaluation by its title, in the order in which they first occur."""
     measured: dict[str, dict[str, dict[int, ResultRow]]] = {}
-    for column, one in enumerate(sets):
-        for table in result_tables(one.result):
-            for row in table.rows:
-                # Labels tell how a set was selected; keys are the same for all.
-                named = measured.setdefault(table.title, {})
-                named.setdefault(row.key, {})[column] = row
+    for suffix, group in _groups(sets).items():
+        for column, one in enumerate(group):
+            for table in result_tables(one.result):
+                for row in table.rows:
+                    # Labels tell how a set was selected; keys are the same for all.
+                    named = measured.setdefault(table.title + suffix, {})
+                    named.setdefault(row.key, {})[column] = row
     same_data = len({str(one.export.provenance.get("dataset")) for one in sets}) == 1
     return {
         title: [_accuracy_row(found, len(sets), same_data) for found in rows.values()]
@@ -95,9 +124,14 @@ def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
         _Row("data set", [_text(one.export.provenance.get("dataset")) for one in sets], set()),
         _Row("images", sizes, set()),
     ]
-    for kind, names in (("evaluation", _PROTOCOL), ("provenance", _FACTS)):
+    compared: list[tuple[str, Sequence[str], list[dict[str, Any]]]] = [
+        (f"evaluation{suffix}", _PROTOCOL, [one.protocol for one in group])
+        for suffix, group in _groups(sets).items()
+    ]
+    compared.append(("provenance", _FACTS, [one.export.provenance for one in sets]))
+    for kind, names, parts in compared:
         for name in names:
-            values = [_text(getattr(one.export, kind).get(name)) for one in sets]
+            values = [_text(part.get(name)) for part in parts]
             if len(set(values)) > 1:
                 label = name.replace("_", " ")
                 rows.append(_Row(f"{kind}: {label}", values, set()))
@@ -188,8 +222,11 @@ def write_comparison(path: Path, sets: Sequence[ComparedSet]) -> None:
 def _headline(sets: Sequence[ComparedSet], accuracies: dict[str, list[_Row]]) -> str:
     if len({str(one.export.provenance.get("dataset")) for one in sets}) > 1:
         return "These sets were made from different data: compare their accuracies with care."
-    protocols = [tuple(str(one.export.evaluation.get(p)) for p in _PROTOCOL) for one in sets]
-    if accuracies and len(set(protocols)) > 1:
+    different = any(
+        len({tuple(str(one.protocol.get(p)) for p in _PROTOCOL) for one in group if one.result}) > 1
+        for group in _groups(sets).values()
+    )
+    if accuracies and different:
         return (
             "The accuracies were measured by different protocols, listed below:"
             " <code>frepo-scale evaluate</code> with the same settings on each prints accuracies"

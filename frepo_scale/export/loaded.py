@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.extras import not_installed
 from frepo_scale.core.paths import children, is_file, is_folder, to_path
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.export.formats import Export, read_npz
@@ -81,9 +82,7 @@ class LoadedSet(Export):
         try:
             import torch
         except ModuleNotFoundError as error:
-            raise InputError(
-                "PyTorch is not installed", "the package torch", "pip install torch"
-            ) from error
+            raise not_installed("PyTorch is not installed", "torch") from error
         # Copies, because a tensor may be changed in place. Without one the transpose of images with
         # one channel would share their memory.
         images = np.array(self.images.transpose(0, 3, 1, 2), order="C")

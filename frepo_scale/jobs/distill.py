@@ -29,7 +29,7 @@ from frepo_scale.jobs.preprocessing import check_same_data, other_data, shared_p
 from frepo_scale.jobs.results import Work, write_results
 from frepo_scale.jobs.run import Run, build_evaluator, build_run
 from frepo_scale.jobs.settings import Recipe
-from frepo_scale.jobs.surroundings import ends_recorded, open_workdir
+from frepo_scale.jobs.surroundings import ends_recorded, first_step, nothing_to_save, open_workdir
 from frepo_scale.ops.checkpoint import Checkpointer
 from frepo_scale.ops.metrics import JsonlWriter, MetricWriter, MultiWriter
 from frepo_scale.ops.preemption import Preemption
@@ -92,9 +92,8 @@ def distill(recipe: Recipe, root: Path) -> None:
     with (
         pinned(),
         matmul_precision(recipe.config.distill.matmul_precision),
-        contextlib.closing(Supervisor(workdir, recipe.config.loop.watchdog_minutes)) as supervisor,
+        Supervisor(workdir, recipe.config.loop.watchdog_minutes) as supervisor,
     ):
-        supervisor.watch()
         # A workdir in use is refused before data are read; an unused one is made after all checks.
         on_first(lambda: supervisor.lock() if is_file(workdir.lock) else None)
         run = build_run(recipe)
@@ -112,8 +111,7 @@ def distill(recipe: Recipe, root: Path) -> None:
             ends_recorded(workdir, supervisor, preemption, partial(what_to_lower, run)),
             _Attempt(run, workdir, supervisor, preemption) as attempt,
         ):
-            with supervisor.ledger.during("restore"):
-                state, first = attempt.restore_or_init()
+            state, first = attempt.restore_or_init()
             supervisor.begin(first, environment(run.mesh))
             if not attempt.is_trained(first):
                 with attempt.training(state, first, most) as (step, batches, hooks):
@@ -130,7 +128,8 @@ def distill(recipe: Recipe, root: Path) -> None:
                     )
                 if stopped:
                     raise Preempted
-            write_results(attempt.work, state, attempt.seconds())
+            with nothing_to_save(workdir, supervisor, preemption):
+                write_results(attempt.work, state, attempt.seconds())
 
 
 def _say(action: Callable[[], None]) -> None:
@@ -167,6 +166,7 @@ class _Attempt:
         self._checkpointer = Checkpointer(workdir.checkpoints, run.config.loop.keep_every)
         self._writer: MetricWriter = MultiWriter([])
         self._before, self._started = _Progress(), time.monotonic()
+        self._preemption = preemption
 
     def __enter__(self) -> "_Attempt":
         return self
@@ -195,9 +195,11 @@ class _Attempt:
         # Of process 0: machines of different kinds whiten with different rounding.
         state = initial_train_state(algorithm, of_first(run.start(self.work.inputs.train)))
         tree = checkpoint_tree(algorithm, state)
-        restored = self._checkpointer.restore(tree)
+        ledger = self.work.supervisor.ledger
+        with ledger.during("restore"):
+            restored = self._checkpointer.restore(tree)
         if restored is None:
-            with self.work.supervisor.ledger.during("compile"):
+            with ledger.during("compile"):
                 self._checkpointer.compile(tree)  # a restore has done so
             return state, 0
         if is_first():
@@ -267,7 +269,7 @@ class _Attempt:
                 met=stragglers.compare,
             ),
             after_step,
-            self.work.supervisor.compiling,
+            partial(first_step, self.work.workdir, self.work.supervisor, self._preemption),
             stragglers,
         )
 

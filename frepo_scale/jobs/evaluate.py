@@ -1,4 +1,8 @@
-"""`frepo-scale evaluate`: trains fresh nets on a distilled set and tests them."""
+"""`frepo-scale evaluate`: trains fresh nets on a distilled set and tests them.
+
+Finished nets and the result are stored in the workdir of a run, or else in a folder beside the set
+(`jobs.evaluation_folder`), so that every evaluation resumes.
+"""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from frepo_scale.core.errors import InputError, Preempted
+from frepo_scale.core.identity import default_settings
 from frepo_scale.core.paths import is_file, is_folder
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
@@ -16,18 +21,27 @@ from frepo_scale.data.placement import Room, room_of
 from frepo_scale.distill.synthetic import hard_labels
 from frepo_scale.evaluate.evaluation import RealData
 from frepo_scale.evaluate.run import evaluate_sets
+from frepo_scale.evaluate.soft_labels import has_soft_labels
 from frepo_scale.export.any_set import Told, read_any_set
 from frepo_scale.export.formats import Export
 from frepo_scale.export.report import format_table
 from frepo_scale.export.run_report import write_text
+from frepo_scale.jobs.evaluation_folder import (
+    fingerprint_of,
+    folder_of,
+    open_evaluation,
+    set_sha256,
+)
 from frepo_scale.jobs.protocol import evaluation_recipe
 from frepo_scale.jobs.run import (
     build_evaluations,
     build_evaluator,
     evaluation_context,
+    measurement_settings,
 )
 from frepo_scale.jobs.series_scores import series_scores
 from frepo_scale.jobs.settings import RunConfig
+from frepo_scale.jobs.surroundings import leaving_at_once
 from frepo_scale.jobs.workdirs import is_own, read_own
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.workdir import Workdir
@@ -39,29 +53,35 @@ from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
 
-def evaluate(config: RunConfig, target: Path, told: Told | None = None) -> dict[str, Any]:
+def evaluate(
+    config: RunConfig, target: Path, told: Told | None = None, out: Path | None = None
+) -> dict[str, Any]:
     """Evaluates a distilled set or a finished series with fresh nets and prints the table.
 
-    A workdir also gets `evaluation.json`; its `result.json` stays as it is.
+    The result is written to `evaluation.json`; the `result.json` of a run stays as it is.
 
     Args:
       config: the settings of the recipe that made the set, with changes, or of one of its data set.
       target: the workdir or the export; any other set if `told` is given.
       told: what the user says about a set that is neither.
+      out: the folder for result and finished nets; None: the workdir, or a folder beside the set.
 
     Returns:
       The scores, see `evaluate.run.evaluate_sets`, the protocol under "protocol", and versions and
       devices under "environment".
 
     Raises:
-      InputError: the set is damaged or does not suit the data, or there are no test images.
-      Preempted: a stop was requested.
+      InputError: the set is damaged or does not suit the data, there are no test images, or the
+        folder cannot be written or holds another evaluation.
+      Preempted: a stop was requested; the same call resumes.
     """
     with pinned(), matmul_precision(config.distill.matmul_precision):
-        return _evaluate(config, target, told)
+        return _evaluate(config, target, told, out)
 
 
-def _evaluate(config: RunConfig, target: Path, told: Told | None) -> dict[str, Any]:
+def _evaluate(
+    config: RunConfig, target: Path, told: Told | None, out: Path | None
+) -> dict[str, Any]:
     in_workdir = is_folder(target) and is_file(Workdir(target).config)
     if config.series.by is not None and not in_workdir:
         raise InputError(
@@ -69,47 +89,66 @@ def _evaluate(config: RunConfig, target: Path, told: Told | None) -> dict[str, A
             "the workdir of a series",
             "leave SERIES out to evaluate a single set",
         )
-    progress = Workdir(target).evaluated_nets if in_workdir else None
-    preemption = Preemption()
+    if config.series.by is not None and out is not None:
+        raise InputError(
+            f"--out {out} with SERIES = {config.series.by!r}",
+            "no --out: the workdir of a series keeps its evaluation",
+            "leave --out out",
+        )
+    folder = target if in_workdir and out is None else out or folder_of(target)
+    files, preemption = Workdir(folder), Preemption()
     try:
         if config.series.by is None:
-            scores = _scores(config, target, told, progress, preemption)
+            own_folder = None if folder is target else folder
+            scores, note = _scores(config, target, told, own_folder, files, preemption)
         else:
             preemption.install()
-            scores = series_scores(config, target, progress, preemption)
+            with leaving_at_once(preemption, _say_stopped):
+                scores = series_scores(config, target, files.evaluated_nets, preemption)
+            note = ""
     except Preempted:
-        print("stopped; the same command " + ("resumes" if progress else "starts again"))
+        _say_stopped()
         raise Preempted(preemption.exit_code) from None
 
     scores["environment"] = environment(single_device_mesh())
 
     def write() -> None:
         print(format_table(scores))
-        if in_workdir:
-            path = Workdir(target).evaluation
-            write_text(path, json.dumps(scores, indent=1) + "\n")
-            print(f"written to {path}")
+        if note:
+            print(note)
+        write_text(files.evaluation, json.dumps(scores, indent=1) + "\n")
+        print(f"written to {files.evaluation}")
 
     on_first(write)
     return scores
+
+
+def _say_stopped() -> None:
+    print("stopped; the same command resumes")
 
 
 def _scores(
     config: RunConfig,
     target: Path,
     told: Told | None,
-    progress: Path | None,
+    folder: Path | None,
+    files: Workdir,
     preemption: Preemption,
-) -> dict[str, Any]:
-    """The scores of one distilled set."""
+) -> tuple[dict[str, Any], str]:
+    """The scores of one distilled set, and what was not measured."""
     mesh = single_device_mesh()  # the result of a pod can be judged on any machine
-    dataset, exported = _read(config, target, told, room_of(mesh))
+    dataset, exported, sha256 = _read(config, target, told, room_of(mesh))
     for note in dataset.notes:
         print(f"data: {note}")
     ipc = len(exported.images) // len(dataset.classes)
     config = replace(config, distill=replace(config.distill, ipc=ipc))  # for the protocol
     evaluations = build_evaluations(config, dataset)
     evaluator = build_evaluator(config, dataset, preemption)
+    if folder is not None:
+        settings = measurement_settings(config) | {"dataset_sha256": dataset.fingerprint}
+        origin = {"dataset": config.data.name, "dataset_sha256": dataset.fingerprint, "ipc": ipc}
+        judged = replace(exported, provenance=origin | exported.provenance)
+        open_evaluation(folder, sha256, settings, default_settings(config), judged)
     preemption.install()
     inputs = Inputs(dataset, exported.preprocessing, mesh)
     context = evaluation_context(
@@ -118,11 +157,31 @@ def _scores(
         RealData(inputs.train, inputs.test, dataset.num_classes, inputs.held_out),
         {"distilled": DistilledSet(exported.images, exported.labels)},
         exported.preprocessing,
-        progress,
+        files.evaluated_nets,
         dataset.fingerprint,
         selected_by="",
+        selected_step=exported.provenance.get("step"),
     )
-    return evaluate_sets(evaluations, context) | {"protocol": evaluation_recipe(config, dataset)}
+    with leaving_at_once(preemption, _say_stopped):
+        scores = evaluate_sets(evaluations, context)
+    note = _not_measured(config, dataset, exported.labels)
+    return scores | {"protocol": evaluation_recipe(config, dataset)}, note
+
+
+def _not_measured(config: RunConfig, dataset: Dataset, labels: np.ndarray) -> str:
+    """One line on the baselines of `accuracy` that were left out, with their settings; or ""."""
+    asked, missing = config.evaluation, []
+    if "accuracy" not in asked.evaluations or "scores" in asked.evaluations:  # it measures both
+        return ""
+    if dataset.placement == "constant":  # which cannot be read as a whole
+        return ""
+    memory = " --gin.DATA_PLACEMENT=memory" if dataset.placement == "stream" else ""
+    if not asked.soft_random and has_soft_labels(labels) and len(dataset.held_out):
+        what = "random real images with soft labels of a teacher"
+        missing.append(f"{what} (--gin.SOFT_RANDOM=True{memory})")
+    if not asked.full_data:
+        missing.append(f"all training images (--gin.FULL_DATA=True{memory})")
+    return f"baselines not measured: {', '.join(missing)}" if missing else ""
 
 
 def told_about(target: Path, labels: str | None, normalised: Sequence[str] | None) -> Told | None:
@@ -154,23 +213,29 @@ def told_about(target: Path, labels: str | None, normalised: Sequence[str] | Non
     return Told(None if labels is None else Path(labels).expanduser(), numbers)
 
 
-def _read(config: RunConfig, target: Path, told: Told | None, room: Room) -> tuple[Dataset, Export]:
-    """The data set and the distilled set, which suit each other."""
+def _read(
+    config: RunConfig, target: Path, told: Told | None, room: Room
+) -> tuple[Dataset, Export, str]:
+    """The data set, the distilled set, which suits it, and the fingerprint of the latter."""
     exported = read_own(target) if told is None else None  # before the data, which take longer
     dataset = load_dataset(config.data, room)
     _check_test(dataset)
     if exported is None:
-        exported = _foreign(target, told or Told(), dataset)
+        exported, sha256 = _foreign(target, told or Told(), dataset)
+    else:
+        sha256 = fingerprint_of(exported)
     _check_set(target, exported, config, dataset)
-    return dataset, exported
+    return dataset, exported, sha256
 
 
-def _foreign(target: Path, told: Told, dataset: Dataset) -> Export:
+def _foreign(target: Path, told: Told, dataset: Dataset) -> tuple[Export, str]:
     """A set of another program as one of our own; states what was recognised."""
     found = read_any_set(target, told, dataset.image_shape, dataset.class_names, dataset.classes)
     exported, note = found.export(dataset.fit_preprocessing(), dataset.class_names)
     on_first(lambda: print(note, flush=True))
-    return exported
+    # Of what the file holds: net inputs of whitened images may differ between machines.
+    raw, how = found.raw, str(told.normalised or "")
+    return exported, set_sha256((raw.images, raw.labels, raw.hard), how)
 
 
 def _check_test(dataset: Dataset) -> None:

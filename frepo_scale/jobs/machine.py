@@ -13,10 +13,10 @@ from frepo_scale.jobs.subject import varied
 from frepo_scale.parallel.runtime import is_first
 from frepo_scale.plan.chips import CHIPS, Chip
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.memory import estimate, least
+from frepo_scale.plan.memory import beside, estimate, least
 from frepo_scale.plan.plan import Plan, make_plan
-from frepo_scale.plan.search import as_flags, smallest_change
-from frepo_scale.plan.work import sizes_of
+from frepo_scale.plan.search import EVALUATION_BATCH, advice, smallest_change
+from frepo_scale.plan.sizes import sizes_of
 
 # What JAX calls the TPUs.
 _TPUS = {
@@ -62,9 +62,12 @@ def memory_line(run: Run, device: Any = None) -> str:
     found = estimate(subject, algorithm, sizes, device.platform)
     needed = found.state + found.batch + (0.0 if sizes is None else least(sizes))
     if needed <= room:
+        evaluation = found.state + beside(subject, algorithm, subject.placement).evaluation
+        smaller = f"; --gin.{EVALUATION_BATCH} lowers it" if evaluation > room else ""
         return (
             f"memory of a device: {found.total / 1e9:.1f} of {room / 1e9:.1f} GB (estimate; state"
-            f" and batch {(found.state + found.batch) / 1e9:.1f} GB)"
+            f" and batch {(found.state + found.batch) / 1e9:.1f} GB); in evaluations"
+            f" {evaluation / 1e9:.1f} GB{smaller}"
         )
     chip = Chip(
         "device", device.device_kind, device.platform,
@@ -78,7 +81,7 @@ def memory_line(run: Run, device: Any = None) -> str:
         f"an outer step of {run.recipe.name} needs {needed / 1e9:.1f} GB or more of each device,"
         f" which has {room / 1e9:.1f} GB",
         "a run that fits",
-        f"use {as_flags(change)}" if change else "use more devices, or devices with more memory",
+        f"use {advice(change)}" if change else "use more devices, or devices with more memory",
     )
 
 

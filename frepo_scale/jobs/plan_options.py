@@ -3,17 +3,27 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from frepo_scale.core.errors import InputError, nearest
-from frepo_scale.core.paths import to_path
+from frepo_scale.core.paths import looks_like_url, to_path
 
 # Settings that a search may change where the user names them: they change the algorithm.
 MAY_CHANGE = ("MEMBERS", "POOL_SIZE", "FEATURE_DTYPE", "NET_DTYPE")
+# Settings of the machine, which a search chooses and `--write` writes.
+MACHINE = ("MESH_POOL", "MESH_DATA", "CHUNK")
+WRITTEN = ", planned for "  # in the first line of a file that `--write` wrote
 _MOST_DEVICES = 2**16
+# What a data set may have: a run needs two classes, and reads grey and colour images.
+_SIZES = {
+    "classes": range(2, 10**6 + 1),
+    "resolution": range(1, 2**14 + 1),
+    "channels": range(1, 4, 2),
+}
 
 
 class GivenSizes(NamedTuple):
@@ -111,7 +121,7 @@ def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanO
     Raises:
       InputError: a text is empty, or the workdir is a URL that no run can use.
     """
-    for name in ("may_change", "write", "scale", "png", "compile"):
+    for name in ("may_change", "write", "scale", "png", "compile", "measured"):
         text, option = getattr(given, name), f"--{name.replace('_', '-')}"
         if text is not None and not text.strip(", "):  # a shell variable that is not set
             raise InputError(f"{option} {text!r}", "a value", f"give one, or leave {option} out")
@@ -119,17 +129,28 @@ def options_of(given: argparse.Namespace, overrides: Mapping[str, str]) -> PlanO
         on=tuple(given.on),
         quick=given.quick,
         best=given.best,
-        may_change=tuple(name for name in (given.may_change or "").split(",") if name),
-        write=Path(given.write) if given.write else None,
+        may_change=_names(given.may_change or ""),
+        write=None if given.write is None else _local("--write", given.write),
         scale=given.scale,
-        png=Path(given.png) if given.png else None,
+        png=None if given.png is None else _local("--png", given.png),
         json=given.json,
         price=given.price,
         compile=None if given.compile is None else to_path(given.compile),
-        measured=Path(given.measured) if given.measured else None,
+        measured=None if given.measured is None else _local("--measured", given.measured),
         given=GivenSizes(given.classes, given.resolution, given.channels),
         overrides=tuple(overrides),
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = (name.strip() for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def _local(option: str, text: str) -> Path:
+    if looks_like_url(text):
+        raise InputError(f"{option} {text}", "a local path", "copy the file afterwards")
+    return to_path(text)
 
 
 def check(options: PlanOptions) -> None:
@@ -140,13 +161,21 @@ def check(options: PlanOptions) -> None:
     for name in options.may_change:
         if name not in MAY_CHANGE:
             raise InputError(
-                f"--may-change {name}", f"of {', '.join(MAY_CHANGE)}", nearest(name, MAY_CHANGE)
+                f"--may-change {name}",
+                f"names out of {', '.join(MAY_CHANGE)}, separated by commas",
+                nearest(name, MAY_CHANGE),
+            )
+        if name in options.overrides:
+            raise InputError(
+                f"--may-change {name} with --gin.{name}", "one of them", "leave one out"
             )
     if options.price is not None and not (0 <= options.price < math.inf):
         raise InputError(f"--price {options.price}", "a price of at least 0")
     for name, value in options.given._asdict().items():
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}", "a number of at least 1")
+        sizes = _SIZES[name]
+        if value is not None and value not in sizes:
+            expected = f"a number of at least {sizes[0]} and at most {sizes[-1]}"
+            raise InputError(f"--{name} {value}", "1 or 3" if name == "channels" else expected)
     if options.may_change and not options.best:
         raise InputError("--may-change without --best", "both", "add --best")
     if options.write is not None:
@@ -154,7 +183,8 @@ def check(options: PlanOptions) -> None:
             raise InputError("--write without --best", "both", "add --best")
         if len(options.on) > 1:
             raise InputError("--write with several --on", "one hardware", "leave the others out")
-        _check_file("--write", options.write)
+        _check_file("--write", options.write, ".gin")
+        _check_not_of_others(options.write)
     if options.compile is not None:
         for name, given in (("--quick", options.quick), ("--best", options.best)):
             if given:
@@ -168,21 +198,47 @@ def _check_figure(options: PlanOptions) -> None:
     if options.png is not None:
         if options.scale is None:
             raise InputError("--png without --scale", "both", "add --scale, as in --scale 1..1024")
-        if options.png.suffix != ".png":
-            raise InputError(f"--png {options.png}", "a file name that ends in .png")
-        _check_file("--png", options.png)
+        _check_file("--png", options.png, ".png")
     if options.scale is not None:
         device_counts(options.scale)
         if len(options.on) > 1:
             raise InputError("--scale with several --on", "one hardware", "leave the others out")
+        if options.on[0] == "cpu":
+            raise InputError("--scale with --on cpu", "TPUs or GPUs", "such as --on v5e:4x4")
 
 
-def _check_file(option: str, path: Path) -> None:
+def _check_file(option: str, path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise InputError(
+            f"{option} {path}", f"a file name that ends in {suffix}, such as x{suffix}"
+        )
     folder = path.parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)) or path.is_dir():
+    try:
+        usable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+        # A pipe or a device would be replaced by a file.
+        usable = usable and (path.is_file() or not path.exists())
+    except OSError:  # a name that is too long
+        usable = False
+    if not usable:
         raise InputError(
             f"{option} {path} cannot be written",
             "a file name in a folder that exists and that you may write to",
+        )
+
+
+def _check_not_of_others(path: Path) -> None:
+    """Raises InputError for a file that `--write` did not write: a recipe would be lost."""
+    try:
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except FileNotFoundError:
+        return
+    except OSError:
+        first = ""
+    if not (first.startswith("# ") and WRITTEN in first):
+        raise InputError(
+            f"--write {path} exists, and --write did not write it",
+            "a new file name, or a file of an earlier --write",
+            "choose another name",
         )
 
 
@@ -192,8 +248,8 @@ def device_counts(text: str) -> list[int]:
     Raises:
       InputError: it is not such a text.
     """
-    first, dots, last = text.partition("..")
-    whole = first.isdecimal() and last.isdecimal() and bool(dots)
+    first, _, last = text.partition("..")
+    whole = bool(re.fullmatch(r"[0-9]{1,9}\.\.[0-9]{1,9}", text))
     if not whole or not 1 <= int(first) <= int(last) <= _MOST_DEVICES:
         raise InputError(
             f"--scale {text}",

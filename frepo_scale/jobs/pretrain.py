@@ -8,6 +8,7 @@ held out, as net inputs. No test image is used.
 import hashlib
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from frepo_scale.evaluate.protocol import Evaluator
 from frepo_scale.jobs.exported import portable
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import Recipe
+from frepo_scale.jobs.surroundings import leaving_at_once
 from frepo_scale.models.registry import build_net
 from frepo_scale.models.weights import net_metadata, read_net_file, write_net_file
 from frepo_scale.ops.preemption import Preemption
@@ -39,6 +41,7 @@ from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
 
 PRETRAIN_DRAWS = Draws(Purpose.PRETRAIN_INIT, Purpose.PRETRAIN_BATCH, Purpose.PRETRAIN_AUGMENT)
+_STOPPED = "stopped; the same command continues with "
 _IDENTITY = "pretrain_sha256"  # of the metadata: what the parameters are a function of
 
 
@@ -76,9 +79,11 @@ def pretrain(recipe: Recipe, out: Path, nets: int = 1) -> list[Path]:
                 continue
             try:
                 metadata = {_IDENTITY: identities[number]} | _about(recipe, dataset, number)
-                trainer.train(number, path, metadata, preemption)
+                # A net that is not finished is not saved.
+                with leaving_at_once(preemption, partial(_say, _STOPPED + str(path))):
+                    trainer.train(number, path, metadata, preemption)
             except Preempted:
-                _say("stopped; the same command continues with " + str(path))
+                _say(_STOPPED + str(path))
                 raise Preempted(preemption.exit_code) from None
     return paths
 

@@ -11,7 +11,8 @@ from frepo_scale.data.dataset import Dataset
 from frepo_scale.evaluate.fit import FINAL_LEARNING_RATE, WARM_UP
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import RunConfig
-from frepo_scale.models.registry import NetConfig, build_net, feature_dim
+from frepo_scale.models.description import count, describe, parameter_shapes
+from frepo_scale.models.registry import NETS, NetConfig, build_net, feature_dim
 
 # Which images are the test part, where it is not the published one.
 _TEST_PARTS = {
@@ -19,14 +20,12 @@ _TEST_PARTS = {
     " counted from 0 within the class in the order of the set; pixels are"
     " rint(value * 255 / 16) as uint8, of shape (8, 8, 1)",
 }
-# Flax's layers with their defaults; a scale (1) and a bias (0) for each channel are trained.
-_NORMS = {
-    "batch": "over the batch and (H, W) of each channel with the biased variance, epsilon 1e-5;"
-    " for tests running values r <- 0.1 r + 0.9 batch, from mean 0 and variance 1",
-    "layer": "over (H, W, C) of each image, epsilon 1e-6",
-    "group": "over (H, W) and the channels of each of 32 groups (or the largest number below that"
-    " divides the channels), epsilon 1e-6",
-    "instance": "over (H, W) of each channel, epsilon 1e-6",
+_INITIALISATION = {
+    "weights": "truncated normal of mean 0 and standard deviation sqrt(1 / fan_in):"
+    " sqrt(1 / fan_in) / 0.87962566103423978 times a standard normal cut at -2 and 2;"
+    " fan_in = kernel * kernel * input channels of a convolution, the inputs of a linear layer",
+    "bias": 0.0,
+    "norms": "scale 1, bias 0",
 }
 _PUBLISHED = "the published test (or validation) part, all of it"
 
@@ -81,47 +80,32 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 def architecture(
     net: NetConfig, num_classes: int, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """The layers of a net with their constants; for nets other than `convnet` their fields only.
+    """The layers of a net with their constants; of a user's own net the shapes of its parameters.
 
     Args:
       net: the choice of the net.
       num_classes: K.
       image_shape: (H, W, C).
     """
-    features = feature_dim(build_net(net, num_classes, image_shape), image_shape)
+    module = build_net(net, num_classes, image_shape)
+    shapes = parameter_shapes(module, image_shape)
     described: dict[str, Any] = {
         "input": list(image_shape),
-        "features": features,
+        "features": feature_dim(module, image_shape),
         "classes": num_classes,
+        "parameters": count(shapes),
     }
-    if net.name != "convnet":
-        return described
-    blocks = [
-        {
-            "norm": net.norm if block and net.norm != "none" else None,
-            "channels": net.width * 2**block,
-            "kernel": 3,
-            "stride": 1,
-            # Images with one channel are padded by 3 pixels: 28 px become 32.
-            "padding": 3 if block == 0 and image_shape[-1] == 1 else 1,
-            "bias": True,
-            "activation": "relu",
-            "pool": "average, 2x2, stride 2, no padding (a last odd row or column is left out)",
-        }
-        for block in range(net.depth)
-    ]
+    if net.name not in NETS:
+        return described | {"parameter_shapes": shapes}
+    found = describe(module, image_shape)
     return described | {
-        "blocks": blocks,
-        "order": "norm, convolution (zero padding), activation, pool",
-        "flatten": "(H, W, C), channels last",
-        "head": {"inputs": features, "outputs": num_classes, "bias": True},
-        "norm": _NORMS.get(net.norm),
-        "initialisation": {
-            "weights": "truncated normal of mean 0 and standard deviation sqrt(1 / fan_in):"
-            " sqrt(1 / fan_in) / 0.87962566103423978 times a standard normal cut at -2 and 2;"
-            " fan_in = kernel * kernel * input channels, or the inputs of the head",
-            "bias": 0.0,
-        },
+        "layers": found["layers"],
+        "order": "the first layer has the images as input, every other one the layer before it"
+        " unless it names `input_layers`; `output` is (H, W, C) or the number of values; the last"
+        " layer gives the logits",
+        "feature_layer": found["feature_layer"],
+        "operations": found["operations"],
+        "initialisation": _INITIALISATION,
     }
 
 

@@ -71,7 +71,7 @@ def write_results(work: Work, state: TrainState, seconds: float) -> None:
     if by_held_out:  # the same object, and not evaluated again, if the last step is the best one
         sets["distilled_last"] = selected if step == config.distill.steps else last
     with work.supervisor.ledger.during("evaluation"):
-        scores = _scores(work, sets, selected_by)
+        scores = _scores(work, sets, selected_by, step)
     result = scores | {
         "steps": config.distill.steps,
         "seconds": round(seconds, 1),
@@ -125,7 +125,9 @@ def _export(work: Work, selected: DistilledSet, step: int) -> Export:
     )
 
 
-def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict[str, Any]:
+def _scores(
+    work: Work, sets: dict[str, DistilledSet], selected_by: str, step: int
+) -> dict[str, Any]:
     """The final numbers; none where there are no test images."""
     inputs, dataset = work.inputs, work.run.dataset
     if not len(dataset.test):
@@ -139,5 +141,6 @@ def _scores(work: Work, sets: dict[str, DistilledSet], selected_by: str) -> dict
         work.workdir.finished_nets,
         dataset.fingerprint,
         selected_by,
+        step,
     )
     return evaluate_sets(work.run.evaluations, context)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -139,19 +140,61 @@ def build_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluati
     Raises:
       InputError: one cannot be imported or refuses the data, or such images have no evaluation net.
     """
-    net = config.net.for_evaluation()
-    build_net(net, dataset.num_classes, dataset.image_shape)
-    task = Task(
-        config.evaluation,
-        net,
+    task = task_of(
+        config,
         dataset.image_shape,
         dataset.num_classes,
         len(dataset.held_out),
-        dataset.placement not in ("stream", "constant"),
-        config.series.by,
-        encoders_of(config, dataset.num_classes, dataset.image_shape),
+        dataset.placement,
     )
     return load_evaluations(config.evaluation.evaluations, task)
+
+
+def task_of(
+    config: RunConfig,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    held_out: int,
+    placement: str,
+) -> Task:
+    """What the evaluations of a recipe check themselves against.
+
+    Args:
+      config: the settings.
+      image_shape: (H, W, C).
+      num_classes: K.
+      held_out: number of held-out images.
+      placement: of the training images, see `data.placement`.
+
+    Raises:
+      InputError: such images have no evaluation net.
+    """
+    net = config.net.for_evaluation()
+    build_net(net, num_classes, image_shape)
+    return Task(
+        config.evaluation,
+        net,
+        image_shape,
+        num_classes,
+        held_out,
+        placement not in ("stream", "constant"),
+        config.series.by,
+        encoders_of(config, num_classes, image_shape),
+    )
+
+
+# Settings that add measurements and change none.
+_ADDED = ("evaluations", "full_data", "soft_random", "cross_nets", "cross_runs")
+
+
+def measurement_settings(config: RunConfig) -> dict[str, Any]:
+    """Dotted name to value of every setting on which a measurement of one net may depend."""
+    settings = scientific_settings(config)
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in [f"evaluation.{added}" for added in _ADDED]
+    }
 
 
 def evaluation_context(
@@ -163,6 +206,7 @@ def evaluation_context(
     finished: Path | None,
     fingerprint: str,
     selected_by: str,
+    selected_step: int | None = None,
 ) -> EvaluationContext:
     """The input of the evaluations of a recipe.
 
@@ -175,9 +219,9 @@ def evaluation_context(
       finished: a file for the scores of nets that are done, for a restart; None: no file.
       fingerprint: of the data.
       selected_by: how "distilled" was selected: "held-out", "last step", or "" if unknown.
+      selected_step: the outer step of "distilled"; None: unknown.
     """
-    settings = scientific_settings(config)
-    del settings["evaluation.evaluations"]  # another evaluation does not change these nets
+    settings = measurement_settings(config)
     return EvaluationContext(
         sets=sets,
         real=real,
@@ -189,6 +233,7 @@ def evaluation_context(
         net=config.net.for_evaluation(),
         preprocessing=preprocessing,
         selected_by=selected_by,
+        selected_step=selected_step,
         encoders=encoders_of(config, real.num_classes, sets["distilled"].images.shape[1:]),
     )
 

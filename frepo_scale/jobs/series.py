@@ -24,7 +24,7 @@ from frepo_scale.jobs.run import build_run
 from frepo_scale.jobs.series_runs import SeriesRun, runs_of
 from frepo_scale.jobs.series_scores import series_evaluations, series_scores
 from frepo_scale.jobs.settings import Recipe
-from frepo_scale.jobs.surroundings import ends_recorded
+from frepo_scale.jobs.surroundings import ends_recorded, nothing_to_save
 from frepo_scale.jobs.workdirs import MAKER_LINE, NAME_LINE
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
@@ -142,15 +142,17 @@ def _evaluate(workdir: Workdir, recipe: Recipe, runs: list[SeriesRun]) -> None:
     with (
         pinned(),
         matmul_precision(config.distill.matmul_precision),
-        contextlib.closing(Supervisor(workdir, config.loop.watchdog_minutes)) as supervisor,
+        Supervisor(workdir, config.loop.watchdog_minutes) as supervisor,
     ):
-        supervisor.watch()
         on_first(supervisor.lock)
         preemption = Preemption(supervisor.heartbeat)
         preemption.install()
         with ends_recorded(workdir, supervisor, preemption):
             supervisor.begin(config.distill.steps, environment(single_device_mesh()))
-            with supervisor.ledger.during("evaluation"):
+            with (
+                nothing_to_save(workdir, supervisor, preemption),
+                supervisor.ledger.during("evaluation"),
+            ):
                 scores = series_scores(config, workdir.root, workdir.finished_nets, preemption)
             result = scores | {
                 "series": {run.name: described(run) for run in runs},

@@ -41,7 +41,15 @@ def series_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluat
     Raises:
       InputError: one cannot be imported, or does not judge such a series.
     """
-    found = build_evaluations(config, dataset)
+    return of_a_series(config, build_evaluations(config, dataset))
+
+
+def of_a_series(config: RunConfig, found: dict[str, Evaluation]) -> dict[str, Evaluation]:
+    """The evaluations `found`, if they judge such a series.
+
+    Raises:
+      InputError: one does not.
+    """
     for name, evaluation in found.items():
         # The chunks have no set in common that another evaluation could judge.
         if config.series.by == "chunks" and getattr(evaluation, "series", None) != "chunks":

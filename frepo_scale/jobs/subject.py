@@ -1,6 +1,6 @@
 """A recipe as plans see it, without reading its data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from frepo_scale.distill.registry import build_algorithm
 from frepo_scale.jobs.plan_options import GivenSizes
 from frepo_scale.jobs.run import problem_of
 from frepo_scale.jobs.settings import RunConfig
+from frepo_scale.plan.search import EVALUATION_BATCH
 from frepo_scale.plan.subject import Subject
 
 # Images of the published data sets, target, held-out and test images together.
@@ -60,6 +61,21 @@ def sizes_of_data(config: RunConfig, given: GivenSizes) -> tuple[tuple[int, int,
     return (side, side, channels), classes
 
 
+def check_batch(config: RunConfig) -> None:
+    """Raises InputError for a target batch that is larger than a published data set.
+
+    Its training images are fewer than all its images; `distill` counts them.
+    """
+    name, batch = spec_for(config.data.name).name, config.data.batch
+    images = _IMAGES.get(name, batch)
+    if batch > images:
+        raise InputError(
+            f"BATCH = {batch}: {name} has {images} images in all",
+            "at most the number of its training images",
+            "lower --gin.BATCH, and use fewer devices if it does not divide over them",
+        )
+
+
 def subject_of(
     recipe: str, config: RunConfig, shape: tuple[int, int, int], classes: int
 ) -> Subject:
@@ -80,28 +96,41 @@ def subject_of(
         prepared=spec.name in _PREPARED or asked == "stream",
         placement=asked,
         evaluation_batch=config.evaluation.batch,
+        workers=config.data.workers,
     )
 
 
 def varied(
     recipe: str, config: RunConfig, shape: tuple[int, int, int], classes: int
 ) -> Callable[[Mapping[str, Any]], Subject]:
-    """A function from changed settings, by macro, to the subject with them.
+    """A function from changed settings, by macro or binding, to the subject with them.
 
-    Subjects share the shapes of their states where the settings do not change the state but by the
-    pool.
+    Subjects share the shapes and sizes of their states where the settings do not change the state
+    but by the pool.
     """
     plain = subject_of(recipe, config, shape, classes)
     same_state = {"CHUNK", "MESH_POOL", "MESH_DATA", "FEATURE_DTYPE", "NET_DTYPE"}
     same_state |= {"MEMBERS", "POOL_SIZE"}  # `state_of` tells them apart
+    same_state |= {"STEPS", EVALUATION_BATCH}
 
     def vary(settings: Mapping[str, Any]) -> Subject:
         changed = subject_of(recipe, with_settings(config, settings), shape, classes)
         if set(settings) <= same_state:
-            return replace(changed, states=plain.states)
+            return replace(changed, states=plain.states, sizes=plain.sizes)
         return changed
 
     return vary
+
+
+def macros_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of settings as macros, where they are bindings such as "Mesh.pool"."""
+    known = {
+        declared.binding: declared.setting.macro
+        for part in fields(RunConfig)
+        if isinstance(part.type, type)
+        for declared in declared_settings(part.type)
+    }
+    return tuple(known.get(name) or name for name in names)
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -109,7 +138,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
     Args:
       config: the settings.
-      settings: values by macro, such as "CHUNK".
+      settings: values by macro, such as "CHUNK"; by binding where a setting has none.
 
     Raises:
       InputError: values that do not fit together.
@@ -119,9 +148,9 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     for part in fields(config):
         cls = cast(type, part.type)
         values = {
-            declared.binding.partition(".")[2]: left.pop(declared.setting.macro)
+            declared.binding.partition(".")[2]: left.pop(name)
             for declared in declared_settings(cls)
-            if declared.setting.macro in left
+            if (name := declared.setting.macro or declared.binding) in left
         }
         if values:
             changed[part.name] = replace(getattr(config, part.name), **values)

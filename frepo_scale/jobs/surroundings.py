@@ -15,6 +15,7 @@ from frepo_scale.ops.goodput import read_ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel import ending
 from frepo_scale.parallel.environment import changes, environment
 from frepo_scale.parallel.failures import explaining
 from frepo_scale.parallel.runtime import is_first
@@ -67,6 +68,47 @@ def open_workdir(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
         print(f"data: {note}")
 
 
+def _stopped(workdir: Workdir, supervisor: Supervisor) -> None:
+    supervisor.preempted()
+    if is_first():
+        print(f"stopped; the same command resumes from {workdir.root}")
+
+
+def nothing_to_save(
+    workdir: Workdir, supervisor: Supervisor, preemption: Preemption
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which a stop ends a single process at once, because no step is lost by it."""
+
+    def record() -> None:
+        _stopped(workdir, supervisor)
+        supervisor.close()
+
+    return leaving_at_once(preemption, record)
+
+
+def leaving_at_once(
+    preemption: Preemption, say: Callable[[], None]
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which a stop of a single process calls `say` and ends the process.
+
+    Only where all files are complete at any moment.
+    """
+
+    def leave(code: int) -> None:
+        print(file=sys.stderr)  # after a progress bar
+        say()
+        ending.leave(code)
+
+    return preemption.leaving_at_once(leave)
+
+
+@contextlib.contextmanager
+def first_step(workdir: Workdir, supervisor: Supervisor, preemption: Preemption) -> Iterator[None]:
+    """The context of what may compile for long: the watchdog waits, and a stop does not."""
+    with supervisor.compiling(), nothing_to_save(workdir, supervisor, preemption):
+        yield
+
+
 @contextlib.contextmanager
 def ends_recorded(
     workdir: Workdir,
@@ -86,9 +128,7 @@ def ends_recorded(
         with explaining(advice):
             yield
     except Preempted:
-        supervisor.preempted()
-        if is_first():
-            print(f"stopped; the same command resumes from {workdir.root}")
+        _stopped(workdir, supervisor)
         raise Preempted(preemption.exit_code) from None
     except BrokenPipeError:  # the reader of the output has ended; the workdir is intact
         raise

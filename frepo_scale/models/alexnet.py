@@ -17,6 +17,7 @@ from frepo_scale.models.layers import (
     flattened,
     is_small,
     max_pool,
+    relu,
     scaled,
 )
 from frepo_scale.models.norm import normalised
@@ -60,13 +61,13 @@ class AlexNet(nn.Module):
             stride = 4 if i == 0 and not small else 1
             padding = first_padding if i == 0 else None
             x = conv(x, self._width(channels), side, f"conv{i}", stride, padding)
-            x = nn.relu(normalised(x, self.norm, train, f"norm{i}"))
+            x = relu(normalised(x, self.norm, train, f"norm{i}"))
             if pooled:
                 x = max_pool(x, 2 if small else 3, 2)
         if not small:
             x = flattened(adaptive_average(x, 6))
-            x = nn.relu(dense(x, self._width(4096), "hidden0"))
-            x = nn.relu(dense(x, self._width(4096), "hidden1"))
+            x = relu(dense(x, self._width(4096), "hidden0"))
+            x = relu(dense(x, self._width(4096), "hidden1"))
         features = flattened(x)
         return dense(features, self.num_classes, "head"), features
 

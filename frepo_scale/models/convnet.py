@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.models.description import noted
+from frepo_scale.models.layers import average_pool, conv, dense, flattened, relu
 from frepo_scale.models.norm import normalised
 
 ACTIVATIONS = ("relu", "softplus")
@@ -40,22 +42,16 @@ class ConvNet(nn.Module):
             if block:
                 x = normalised(x, self.norm, train, f"norm{block}")
             padding = first_padding if block == 0 else 1
-            x = nn.Conv(
-                self.width * 2**block,
-                (3, 3),
-                padding=padding,
-                param_dtype=x.dtype,
-                name=f"conv{block}",
-            )(x)
-            x = nn.avg_pool(self._activate(x), (2, 2), strides=(2, 2))
-        features = x.reshape(x.shape[0], -1)
-        logits = nn.Dense(self.num_classes, param_dtype=x.dtype, name="head")(features)
-        return logits, features
+            x = conv(x, self.width * 2**block, 3, f"conv{block}", padding=padding)
+            x = average_pool(self._activate(x), 2)
+        features = flattened(x)
+        return dense(features, self.num_classes, "head"), features
 
     def _activate(self, x: jax.Array) -> jax.Array:
         if self.activation == "softplus":
-            return nn.softplus(self.softplus_beta * x) / self.softplus_beta
-        return nn.relu(x)
+            y = nn.softplus(self.softplus_beta * x) / self.softplus_beta
+            return noted(y, x, op="softplus", beta=self.softplus_beta)
+        return relu(x)
 
     @nn.nowrap
     def check(self, image_shape: tuple[int, ...]) -> None:

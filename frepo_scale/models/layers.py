@@ -15,6 +15,7 @@ import numpy as np
 
 from frepo_scale.core.checks import check_float
 from frepo_scale.core.errors import InputError
+from frepo_scale.models.description import noted
 
 # Images up to this side get the form of a net that the literature uses for CIFAR; larger ones get
 # the form for ImageNet.
@@ -55,27 +56,52 @@ def conv(
 
     To be called in a compact method of a flax module, like all layers here.
     """
+    around = side // 2 if padding is None else padding
     layer = nn.Conv(
         channels,
         (side, side),
         strides=(stride, stride),
-        padding=side // 2 if padding is None else padding,
+        padding=around,
         use_bias=bias,
         param_dtype=x.dtype,
         name=name,
     )
-    return layer(x)
+    sizes = {"inputs": x.shape[-1], "channels": channels, "kernel": side, "stride": stride}
+    return noted(layer(x), x, op="convolution", layer=layer, **sizes, padding=around, bias=bias)
 
 
 def dense(x: jax.Array, width: int, name: str) -> jax.Array:
     """A linear layer of (B, F) to (B, width)."""
-    return nn.Dense(width, param_dtype=x.dtype, name=name)(x)
+    layer = nn.Dense(width, param_dtype=x.dtype, name=name)
+    return noted(layer(x), x, op="linear", layer=layer, inputs=x.shape[-1], outputs=width)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0)."""
+    return noted(nn.relu(x), x, op="relu")
+
+
+def added(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x + y, of a block and its shortcut."""
+    return noted(x + y, x, y, op="add")
+
+
+def average_pool(x: jax.Array, side: int) -> jax.Array:
+    """Means over windows of (B, H, W, C) side by side; what does not fill a window is left out."""
+    y = nn.avg_pool(x, (side, side), strides=(side, side))
+    return noted(y, x, op="average pool", side=side, stride=side)
+
+
+def mean_over_map(x: jax.Array) -> jax.Array:
+    """(B, H, W, C) to (B, C)."""
+    return noted(jnp.mean(x, axis=(1, 2)), x, op="global average pool")
 
 
 def max_pool(x: jax.Array, side: int, stride: int, padding: int = 0) -> jax.Array:
     """Maxima over windows of (B, H, W, C); what does not fill a window is left out."""
     both = (padding, padding)
-    return nn.max_pool(x, (side, side), strides=(stride, stride), padding=(both, both))
+    y = nn.max_pool(x, (side, side), strides=(stride, stride), padding=(both, both))
+    return noted(y, x, op="max pool", side=side, stride=stride, padding=padding)
 
 
 def adaptive_average(x: jax.Array, side: int) -> jax.Array:
@@ -87,7 +113,8 @@ def adaptive_average(x: jax.Array, side: int) -> jax.Array:
         return x
     rows, columns = (jnp.asarray(_averaging(n, side), x.dtype) for n in x.shape[1:3])
     highest = jax.lax.Precision.HIGHEST
-    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision=highest)
+    y = jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision=highest)
+    return noted(y, x, op="adaptive average pool", side=side)
 
 
 def _averaging(n: int, side: int) -> np.ndarray:
@@ -100,4 +127,4 @@ def _averaging(n: int, side: int) -> np.ndarray:
 
 def flattened(x: jax.Array) -> jax.Array:
     """(B, ...) to (B, F)."""
-    return x.reshape(x.shape[0], -1)
+    return noted(x.reshape(x.shape[0], -1), x, op="flatten")

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.models.layers import dense, flattened
+from frepo_scale.models.layers import dense, flattened, relu
 from frepo_scale.models.norm import NORMS, normalised
 
 
@@ -44,5 +44,5 @@ class MLP(nn.Module):
         x = flattened(x)
         for i in range(self.depth):
             x = dense(x, self.width, f"hidden{i}")
-            x = nn.relu(normalised(x, self.norm, train, f"norm{i}"))
+            x = relu(normalised(x, self.norm, train, f"norm{i}"))
         return dense(x, self.num_classes, "head"), x

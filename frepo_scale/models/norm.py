@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from frepo_scale.models.description import noted
+
 NORMS = ("batch", "layer", "group", "instance", "none")
 BATCH_NORM_EPSILON = 1e-5
 RUNNING_WEIGHT = 0.1  # weight of the old running value
@@ -110,18 +112,25 @@ def normalised(x: jax.Array, norm: str, train: bool, name: str) -> jax.Array:
     Returns:
       Shape and dtype of `x`.
     """
+    layer: nn.Module
     match norm:
         case "batch":
-            return BatchNorm(name=name)(x, train)
+            layer = BatchNorm(name=name)
+            y = layer(x, train)
+            constants = {"epsilon": BATCH_NORM_EPSILON, "running_weight": RUNNING_WEIGHT}
         case "layer":
             axes = tuple(range(1 - x.ndim, 0))
             layer = nn.LayerNorm(
                 reduction_axes=axes, feature_axes=-1, param_dtype=x.dtype, name=name
             )
-            return layer(x)
+            y, constants = layer(x), {"epsilon": layer.epsilon}
         case "group":
             groups = next(g for g in range(_GROUPS, 0, -1) if x.shape[-1] % g == 0)
-            return nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)(x)
+            layer = nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)
+            y, constants = layer(x), {"epsilon": layer.epsilon, "groups": groups}
         case "instance":
-            return nn.GroupNorm(num_groups=None, group_size=1, param_dtype=x.dtype, name=name)(x)
-    return x
+            layer = nn.GroupNorm(num_groups=None, group_size=1, param_dtype=x.dtype, name=name)
+            y, constants = layer(x), {"epsilon": layer.epsilon}
+        case _:
+            return x
+    return noted(y, x, op=f"{norm} norm", layer=layer, channels=x.shape[-1], **constants)

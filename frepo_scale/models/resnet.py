@@ -7,16 +7,18 @@ pooling.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.models.layers import (
+    added,
     check_multiplier,
     check_side,
     conv,
     dense,
     is_small,
     max_pool,
+    mean_over_map,
+    relu,
     scaled,
 )
 from frepo_scale.models.norm import normalised
@@ -42,13 +44,13 @@ class BasicBlock(nn.Module):
         """(B, H, W, C) to (B, H / stride, W / stride, channels)."""
         bias = self.norm == "none"
         y = conv(x, self.channels, 3, "conv0", self.stride, bias=bias)
-        y = nn.relu(normalised(y, self.norm, train, "norm0"))
+        y = relu(normalised(y, self.norm, train, "norm0"))
         y = conv(y, self.channels, 3, "conv1", bias=bias)
         y = normalised(y, self.norm, train, "norm1")
         if x.shape != y.shape:
             x = conv(x, self.channels, 1, "shortcut", self.stride, bias=bias)
             x = normalised(x, self.norm, train, "shortcut_norm")
-        return nn.relu(x + y)
+        return relu(added(x, y))
 
 
 class ResNet18(nn.Module):
@@ -89,7 +91,7 @@ class ResNet18(nn.Module):
         widths = [scaled(channels, self.width_multiplier) for channels in _CHANNELS]
         side, stride = (3, 1) if small else (7, 2)
         x = conv(x, widths[0], side, "conv0", stride, bias=bias)
-        x = nn.relu(normalised(x, self.norm, train, "norm0"))
+        x = relu(normalised(x, self.norm, train, "norm0"))
         if not small:
             x = max_pool(x, 3, 2, padding=1)
         for stage, (channels, count) in enumerate(zip(widths, self.blocks, strict=True)):
@@ -97,7 +99,7 @@ class ResNet18(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 block = BasicBlock(channels, stride, self.norm, name=f"stage{stage}_block{i}")
                 x = block(x, train)
-        features = jnp.mean(x, axis=(1, 2))
+        features = mean_over_map(x)
         return dense(features, self.num_classes, "head"), features
 
 

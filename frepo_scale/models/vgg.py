@@ -16,6 +16,7 @@ from frepo_scale.models.layers import (
     flattened,
     is_small,
     max_pool,
+    relu,
     scaled,
 )
 from frepo_scale.models.norm import normalised
@@ -66,13 +67,13 @@ class VGG11(nn.Module):
         for i, (channels, pooled) in enumerate(_LAYERS):
             padding = first_padding if i == 0 else 1
             x = conv(x, self._width(channels), 3, f"conv{i}", padding=padding)
-            x = nn.relu(normalised(x, self.norm, train, f"norm{i}"))
+            x = relu(normalised(x, self.norm, train, f"norm{i}"))
             if pooled:
                 x = max_pool(x, 2, 2)
         if not small:
             x = flattened(adaptive_average(x, 7))
-            x = nn.relu(dense(x, self._width(4096), "hidden0"))
-            x = nn.relu(dense(x, self._width(4096), "hidden1"))
+            x = relu(dense(x, self._width(4096), "hidden0"))
+            x = relu(dense(x, self._width(4096), "hidden1"))
         features = flattened(x)
         return dense(features, self.num_classes, "head"), features
 

@@ -8,13 +8,16 @@ in a process, every process must poll the same number of times, and whether a po
 depend on anything that only one process knows.
 """
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from frepo_scale.core.errors import Preempted
 from frepo_scale.parallel import runtime
-from frepo_scale.parallel.ending import INTERRUPTED_EXIT, PREEMPTED_EXIT
+from frepo_scale.parallel.ending import INTERRUPTED_EXIT, PREEMPTED_EXIT, may_leave
 
 
 class _SharedFlag:
@@ -100,6 +103,48 @@ class Preemption:
     def exit_code(self) -> int:
         """42 (restart) after SIGTERM, 130 (stopped by the user) after Ctrl-C in any process."""
         return INTERRUPTED_EXIT if self._signal == signal.SIGINT else PREEMPTED_EXIT
+
+    @contextlib.contextmanager
+    def leaving_at_once(self, leave: Callable[[int], None]) -> Iterator[None]:
+        """A context in which there is nothing to save, so a stop need not wait for a poll.
+
+        Python handles signals in the main thread, between its instructions, so not before a long
+        call such as a compilation returns. Here another thread acts on them. With several processes
+        they are handled as always, because all of them must stop at the same point; also where the
+        process is not this program's alone.
+
+        Args:
+          leave: ends the process with an exit code; called in another thread.
+
+        Raises:
+          Preempted: a stop was requested before.
+        """
+        if self._several or not may_leave():
+            yield
+            return
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        # The interpreter writes the number of each signal it handles, as soon as it arrives.
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+        def watch() -> None:
+            while number := os.read(read, 1):
+                if number[0] == signal.SIGINT:
+                    leave(INTERRUPTED_EXIT)
+                elif number[0] in (signal.SIGTERM, signal.SIGHUP):
+                    leave(PREEMPTED_EXIT)
+
+        thread = threading.Thread(target=watch, name="signals", daemon=True)
+        thread.start()
+        try:
+            if self._signal is not None:
+                raise Preempted
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(write)
+            thread.join()
+            os.close(read)
 
     def check(self) -> None:
         """Polls like `requested`, and raises Preempted if a stop was requested."""

@@ -20,6 +20,8 @@ _START = 3600.0  # seconds until training starts: large sets are read and whiten
 class Supervisor:
     """Lock, ledger and watchdog of an attempt; lock and ledger on process 0 alone.
 
+    A context manager that watches from its begin to its end.
+
     Attributes:
       ledger: accounts for the time.
     """
@@ -42,6 +44,18 @@ class Supervisor:
         self._watchdog: Watchdog | None = None
         self._longer = contextlib.ExitStack()
         self._diverged = False
+
+    def __enter__(self) -> "Supervisor":
+        """Starts the watchdog; until `begin` an hour without progress is allowed."""
+        if self._minutes:
+            self._watchdog = Watchdog(60.0 * self._minutes, log=self._stacks)
+            self._watchdog.start()
+            self._longer.enter_context(self._watchdog.allowing(_START))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes it."""
+        self.close()
 
     def lock(self) -> None:
         """Locks the workdir and removes files left by killed attempts; may be called again.
@@ -68,13 +82,6 @@ class Supervisor:
             device_kind=jax.devices()[0].device_kind,
             environment=environment,
         )
-
-    def watch(self) -> None:
-        """Starts the watchdog; until `begin` an hour without progress is allowed."""
-        if self._minutes:
-            self._watchdog = Watchdog(60.0 * self._minutes, log=self._stacks)
-            self._watchdog.start()
-            self._longer.enter_context(self._watchdog.allowing(_START))
 
     def heartbeat(self) -> None:
         """Reports progress to the watchdog."""

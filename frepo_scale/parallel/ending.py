@@ -23,9 +23,10 @@ from frepo_scale.parallel.runtime import connected, is_first
 
 PREEMPTED_EXIT = 42  # started again, the run resumes
 INTERRUPTED_EXIT = 130
+_STOPPED = (PREEMPTED_EXIT, INTERRUPTED_EXIT)
+_alone = False  # whether `run_and_leave` was called
 _GRACE = 3.0  # seconds
 _LONGEST_END = 10.0  # seconds
-_LONGEST_STOP = 2.0  # seconds: everything is saved, and the machine may be gone in a moment
 # Messages of transports when another process has ended: gloo (CPU), NCCL (GPU), gRPC. They begin
 # with a status word; JAX raises some of them as ValueError.
 _LOST_PEER = re.compile(
@@ -70,8 +71,9 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     """Calls `main(*arguments)` and ends the process with the exit code that it returns.
 
     A single process ends as Python does, and an exception shows its traceback. After a failure
-    this takes at most ten seconds, even if threads of libraries still wait; after a stop at most
-    two, because JAX alone may need longer to free what the process holds.
+    this takes at most ten seconds, even if threads of libraries still wait. After a stop everything
+    is saved and the machine may be gone in a moment, so the process ends at once: JAX alone may
+    need a minute to free what it holds and to wait for what is computed.
 
     With several processes, codes 0 and 42 are ends that all of them reach. They wait for each
     other, at most five minutes, because the end of process 0 aborts the others. Any other code,
@@ -79,6 +81,8 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     the others and then lose the code. So this process ends at once, and the others end within the
     heartbeat.
     """
+    global _alone
+    _alone = True
     try:
         code = main(*arguments)
     except BaseException as error:
@@ -89,6 +93,8 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
             traceback.print_exc()
         _end_now(exit_code(error, resumable=False))
     if not connected():
+        if code in _STOPPED:
+            leave(code)
         if code:
             _end_in_time(code)
         sys.exit(code)
@@ -101,8 +107,8 @@ def run_and_leave(main: Callable[..., int], *arguments: Any) -> NoReturn:
     except Exception:  # the others may have failed; this one is done
         traceback.print_exc()
         _end_now(code)
-    if code:
-        _end_in_time(code)
+    if code in _STOPPED:
+        leave(code)
     sys.exit(code)
 
 
@@ -112,17 +118,26 @@ def _end_in_time(code: int) -> None:
     One thread of Orbax waits ten minutes for a folder that another thread failed to make.
     """
 
-    stopped = code in (PREEMPTED_EXIT, INTERRUPTED_EXIT)
-
     def end() -> None:
         threading.main_thread().join()  # that exit has begun
-        time.sleep(_LONGEST_STOP if stopped else _LONGEST_END)
-        for child in multiprocessing.active_children():
-            child.terminate()
-        os._exit(code)
+        time.sleep(_LONGEST_END)
+        leave(code)
 
     threading.Thread(target=end, name="end", daemon=True).start()
     _flush()
+
+
+def may_leave() -> bool:
+    """Whether this process runs the program alone; a notebook, for example, must never be ended."""
+    return _alone
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process and those it has started at once, from any thread."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    _flush()
+    os._exit(code)
 
 
 def _flush() -> None:

@@ -6,6 +6,7 @@ off. They are of one device, so they say nothing of collectives.
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +20,14 @@ from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.models.convnet import ConvNet
-from frepo_scale.plan.chips import Chip
+from frepo_scale.plan.chips import CHIPS, Chip
 from frepo_scale.plan.hardware import Hardware
 from frepo_scale.plan.plan import Plan, make_plan
 from frepo_scale.plan.subject import Subject
 from frepo_scale.regression.ridge import RidgeConfig
 
 FILE = "fast.json"
+_NAMED = 2  # words of a name that say maker and model
 
 
 class MeasuredStep(NamedTuple):
@@ -69,19 +71,18 @@ def read_check(folder: Path) -> Check:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         steps = tuple(
-            MeasuredStep(f"{name} {dtype}", dict(shape), dtype, float(row["seconds"]))
+            MeasuredStep(f"{name} {dtype}", dict(shape), dtype, _seconds(row["seconds"]))
             for name, shape in found["shapes"].items()
             for dtype in ("float32", "bfloat16")
             if (row := found["steps"].get(f"{name} {dtype}", {})).get("seconds")
         )
         check = Check(folder, str(found["device"]), steps)
         for step in steps:
-            _subject(step)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"--measured {folder}: {FILE} cannot be read: {type(error).__name__}: {error}",
-            "the folder that benchmarks/gpu_check.py --out wrote its results to",
-        ) from error
+            _predicted(step, CHIPS["h100"])  # any chip: wrong shapes are found
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
+    except (ZeroDivisionError, RecursionError) as error:  # a net without features; deep lists
+        raise _unreadable(folder, type(error).__name__) from error
     if not steps:
         raise InputError(
             f"--measured {folder}: no step was timed",
@@ -91,15 +92,33 @@ def read_check(folder: Path) -> Check:
     return check
 
 
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(f"seconds = {value!r}")
+    return float(value)
+
+
+def _unreadable(folder: Path, why: str) -> InputError:
+    return InputError(
+        f"--measured {folder}: {FILE} cannot be read: {why}",
+        "the folder that benchmarks/gpu_check.py --out wrote its results to",
+    )
+
+
 def factors(check: Check, chip: Chip) -> dict[str, float]:
     """Measured by predicted seconds of each step; empty if another device was measured."""
-    if not (check.device in chip.title or chip.title in check.device):
+    # Whole words: an "NVIDIA L40S" is no "NVIDIA L4". What JAX calls a device may be longer or
+    # shorter than its title, but names its maker and its model.
+    given, known = check.device.split(), chip.title.split()
+    common = min(len(given), len(known))
+    if common < _NAMED or given[:common] != known[:common]:
         return {}
+    return {step.name: step.seconds / _predicted(step, chip) for step in check.steps}
+
+
+def _predicted(step: MeasuredStep, chip: Chip) -> float:
     one = Hardware(chip.name, chip, (1, 1))
-    return {
-        step.name: step.seconds / make_plan(_subject(step), one, 1, 1).ideal_seconds
-        for step in check.steps
-    }
+    return make_plan(_subject(step), one, 1, 1).ideal_seconds
 
 
 def line(check: Check, found: Mapping[str, float], plan: Plan) -> str:

@@ -6,7 +6,10 @@ A device is what JAX calls one: on TPU v4 and v5p both cores of a chip.
 Sources:
   TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, "System architecture", for compute, memory and
     its bandwidth. "How to Scale Your Model" (jax-ml.github.io/scaling-book, part 2, "TPU specs")
-    for one direction of one ICI link, the network per chip, and the devices of a host.
+    for one direction of one ICI link, the network per chip, and the devices of a host. Its ICI
+    rates are a tenth below those of Google Cloud's tables (both directions of all links of a chip:
+    400 GB/s for v5e, 800 for v6e, 1200 for v5p); its network rates are theirs (2 x 100 Gbit/s for
+    the 8 chips of a v5e host, 4 x 200 for those of a v6e host, 50 Gbit/s for a v5p chip).
   A100, H100, H200, L4: NVIDIA's data sheets ("A100 Tensor Core GPU", "H100 Tensor Core GPU", "H200
     Tensor Core GPU", "L4 Tensor Core GPU"), the SXM cards unless the name says PCIe; values with
     sparsity are halved; float64 is that of the tensor cores. The decimals of the H100 are those of
@@ -16,7 +19,10 @@ Sources:
   B200: "NVIDIA Blackwell architecture technical brief", HGX B200 at 1000 W.
   Not here: V100 and older cards, which CUDA 13 does not support.
   Network between hosts: DGX A100 8 x 200 Gbit/s, DGX H100, H200 and B200 8 x 400 Gbit/s (their data
-    sheets); L4: 100 Gbit/s for eight cards (Google Cloud's g2-standard-96).
+    sheets; the DGX B200 user guide: 8 ConnectX-7 cards of 400 Gbit/s). Google Cloud ("Networking
+    and GPU machines") has the same for its H200 (A3 Ultra) and B200 (A4) machines, and 100 Gbit/s
+    for the eight L4 of g2-standard-96. Its A2 machines (A100) have 100 Gbit/s for all cards and
+    those with H100 600 to 1800 Gbit/s, less than here.
   Float32 products on TPUs: one bfloat16 pass at precision "default", three at "high", six at
     "highest" (`jax.lax.Precision`).
 """

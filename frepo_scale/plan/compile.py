@@ -16,13 +16,20 @@ class Cost(NamedTuple):
 
     Attributes:
       arguments: bytes of state and batch, which are always in memory.
-      temporary: largest number of further bytes, code included.
+      temporary: largest number of further bytes.
       operations: floating-point operations; loops are counted once, so a lower bound.
+      code: bytes of the program.
     """
 
     arguments: int
     temporary: int
     operations: float
+    code: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of it."""
+        return self.arguments + self.temporary + self.code
 
 
 def lower_outer_step(
@@ -69,6 +76,7 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
     analysis = compiled.cost_analysis() or {}
     return Cost(
         memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        memory.temp_size_in_bytes,
         float(analysis.get("flops", float("nan"))),
+        memory.generated_code_size_in_bytes,
     )

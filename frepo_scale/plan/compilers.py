@@ -5,23 +5,24 @@ environment: where JAX finds them by itself, every program on a machine without 
 tries to start it.
 """
 
-import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 TPU_FOLDER, GPU_FOLDER = "tpu_compiler", "gpu_compiler"
 _MODULES = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda13"}
+_held: list[IO[str]] = []  # the locked file, open until this process ends
 _FOLDERS = {"tpu": TPU_FOLDER, "gpu": GPU_FOLDER}
 
 
 def lock_path() -> Path:
-    """The file that a process locks while it uses libtpu; one for each user of a machine."""
+    """The file that a process locks that uses libtpu; one for each user of a machine."""
     return Path(tempfile.gettempdir()) / f"frepo-scale-libtpu-{os.getuid()}.lock"
 
 
@@ -56,21 +57,21 @@ def install_command(platform: str) -> str:
     return f'{sys.executable} -m pip install --no-deps --target {folder} "{package}"   # 0.7 GB'
 
 
-@contextlib.contextmanager
-def one_at_a_time(platform: str, say: Callable[[str], None]) -> Iterator[None]:
+def hold_compiler(platform: str, say: Callable[[str], None]) -> None:
     """Waits until no other process uses libtpu; nothing for other platforms.
+
+    This process then holds it until it ends: a library that is loaded is not unloaded.
 
     Args:
       platform: "tpu", "gpu" or "cpu".
       say: called with one line if it has to wait.
     """
-    if platform != "tpu":
-        yield
+    if platform != "tpu" or _held:
         return
-    with lock_path().open("a") as file:  # another's file is not emptied
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that uses the TPU compiler")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    file = lock_path().open("a")  # another's file is not emptied
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that uses the TPU compiler")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    _held.append(file)

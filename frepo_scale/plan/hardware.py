@@ -1,7 +1,9 @@
 """The machines that plans are made for: what `--on v5e:4x4` and `--on h100:4x8` mean."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from math import prod
 
 from frepo_scale.core.errors import InputError, nearest
@@ -11,6 +13,8 @@ LARGEST = 2**16  # devices
 _OF_LARGE_SLICES = 4  # devices of a machine of a TPU slice with several machines
 _CUBE = 4  # larger slices of v4 and v5p are of cubes of this side
 _BELOW_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+# Other names of chips: of Google Cloud, and of cards that are sold with several sizes of memory.
+_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "a100-80gb": "a100", "h100-80gb": "h100"}
 _RING = {2: 16, 3: _CUBE}  # a side of a slice is a ring if it is a multiple of this
 
 
@@ -68,24 +72,83 @@ def parse_hardware(text: str) -> Hardware:
     Raises:
       InputError: no such chip, or it does not come in this shape.
     """
+    found = _parsed(text)
+    if found is not None:
+        return found
+    name = text.partition(":")[0]
+    meant = next((guess for guess in _guesses(text.lower()) if _parsed(guess)), "")
+    if name in CHIPS:
+        raise _wrong_shape(text, CHIPS[name], meant)
+    if name.lower() == "cpu":
+        raise InputError(f"--on {text}", "cpu alone, which is this machine", "use --on cpu")
+    if name.lower() in ("tpu", "gpu"):
+        known = [chip.name for chip in CHIPS.values() if chip.platform == name.lower()]
+        hint = f"name the kind: {', '.join(known)}"
+    else:
+        hint = nearest(name, CHIPS)
+    raise InputError(
+        f"--on {text}: no chip {name!r} is known",
+        "such as v5e:4x4, v4:2x2x2, h100:8 (one host) or h100:4x8 (four hosts), or cpu",
+        f"use --on {meant}" if meant else hint,
+    )
+
+
+def _parsed(text: str) -> Hardware | None:
     name, _, shape = text.partition(":")
     chip = CHIPS.get(name)
-    if chip is not None and chip.platform == "gpu" and not shape:
-        shape = "1"
     if chip is None:
-        raise InputError(
-            f"--on {text}: no chip {name!r} is known",
-            "such as v5e:4x4, v4:2x2x2, h100:8 (one host) or h100:4x8 (four hosts), or cpu",
-            nearest(name, [*CHIPS, "cpu"]),
-        )
-    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){0,2}", shape):
-        raise _wrong_shape(text, chip)
+        return None
+    if chip.platform == "gpu" and not shape:
+        shape = "1"
+    if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){0,2}", shape):
+        return None
     sides = tuple(int(x) for x in shape.split("x"))
     if not _comes_in(chip, shape, sides):
-        raise _wrong_shape(text, chip)
+        return None
     if chip.platform == "gpu" and len(sides) == 1:
         sides = (1, *sides)
     return Hardware(text, chip, sides)
+
+
+def _guesses(text: str) -> Iterator[str]:
+    """What a text in lower case may mean, as Google Cloud and shops write it; not all exist."""
+    text = text.replace("\N{MULTIPLICATION SIGN}", "x").replace(" ", "")
+    name, _, shape = text.partition(":")
+    name = _ALIASES.get(name, name)
+    yield f"{name}:{shape}" if shape else name
+    sides = sorted(int(x) for x in shape.split("x") if re.fullmatch("[0-9]{1,5}", x))
+    if sides:
+        yield f"{name}:{'x'.join(map(str, sides))}"  # 8x4x4, or 08
+    # 8xh100, h100x8, v5litepod-16, v4-64, h100:16
+    if found := re.fullmatch(r"([0-9]{1,5})x([a-z].*)", text):
+        count, name = int(found[1]), found[2]
+    elif found := re.fullmatch(r"(.+?)[x:-]([0-9]{1,5})", text):
+        count, name = int(found[2]), found[1]
+    else:
+        return
+    chip = CHIPS.get(_ALIASES.get(name, name))
+    if chip is None:
+        return
+    if chip.platform == "gpu":
+        hosts = count // chip.per_host
+        yield f"{chip.name}:{count}"
+        yield f"{chip.name}:{hosts}x{chip.per_host}" if count % chip.per_host == 0 else ""
+    elif chip.shapes:
+        yield from (f"{chip.name}:{x}" for x in chip.shapes if prod(_numbers(x)) == count)
+    else:
+        yield from (f"{chip.name}:{x}" for x in shapes_of(count // 2))  # a name counts cores
+
+
+def _numbers(shape: str) -> list[int]:
+    return [int(x) for x in shape.split("x")]
+
+
+def shapes_of(chips: int) -> list[str]:
+    """Slices of v4 and v5p with so many chips, the most compact one first."""
+    small = [x for x in _BELOW_A_CUBE if prod(_numbers(x)) == chips]
+    sides = combinations_with_replacement(range(_CUBE, 65, _CUBE), 3)
+    cubes = sorted((x for x in sides if prod(x) == chips), key=max)
+    return [*small, *("x".join(map(str, x)) for x in cubes)]
 
 
 def _comes_in(chip: Chip, shape: str, sides: tuple[int, ...]) -> bool:
@@ -98,12 +161,13 @@ def _comes_in(chip: Chip, shape: str, sides: tuple[int, ...]) -> bool:
     return shape in _BELOW_A_CUBE or (cubes and ordered and prod(sides) <= chip.largest)
 
 
-def _wrong_shape(text: str, chip: Chip) -> InputError:
+def _wrong_shape(text: str, chip: Chip, meant: str) -> InputError:
     if chip.shapes:
         known, fix = f"one of {', '.join(chip.shapes)}", f"such as --on {chip.name}:4x4"
     elif chip.platform == "gpu":
         known = (
-            f"a number of devices, or HOSTSxDEVICES with at most {chip.per_host} devices of a host"
+            f"a number of devices, or HOSTSxDEVICES, with at most {chip.per_host} devices of a host"
+            f" and {LARGEST} in all"
         )
         fix = f"such as --on {chip.name}:{chip.per_host} or --on {chip.name}:4x{chip.per_host}"
     else:
@@ -112,6 +176,10 @@ def _wrong_shape(text: str, chip: Chip) -> InputError:
             f" most {chip.largest} devices"
         )
         fix = f"such as --on {chip.name}:4x4x4"
+    if meant:
+        fix = f"use --on {meant}"
+    elif "," in text:
+        fix = "give --on once for each hardware"
     return InputError(f"--on {text}: {chip.title} does not come in this shape", known, fix)
 
 

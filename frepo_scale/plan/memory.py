@@ -14,8 +14,8 @@ from frepo_scale.distill.features import even_chunk
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.rcig import RCIG
 from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.sizes import Sizes
 from frepo_scale.plan.subject import Subject, state_bytes
-from frepo_scale.plan.work import Sizes
 
 # Arrays of the size of a net's parameters in an online step. Compilers for TPUs keep apart the
 # member, its trained and its fresh successor and the one that is chosen, each with two moments.
@@ -26,6 +26,8 @@ _COPIES = 4.8  # of the features of all rows in the dual form, in float32, with 
 _SOLUTIONS = {True: 5, False: 8}  # arrays of the size of W, in float64 and in float32 (iterative)
 _COLUMNS = {True: 3, False: 8}  # arrays of the size of the labels of all rows
 _MATRICES = 3  # Gram matrix, with its diagonal raised, factor
+_READ_AHEAD = 5  # batches of each reading process: `data.pipeline` reads four ahead
+_TEST_BATCH = 500  # images at most of a step of a test, as `evaluate.fit` has it
 _ROWS_PRIMAL = 5  # copies of this device's features in the primal form
 
 
@@ -38,6 +40,7 @@ class Memory(NamedTuple):
       temporary: largest number of further bytes.
       parts: the parts of `temporary`, of which the largest counts; empty where compiled.
       compiled: whether the compiler reported it; otherwise it is an estimate.
+      code: the program; 0 in an estimate.
     """
 
     state: float
@@ -45,26 +48,49 @@ class Memory(NamedTuple):
     temporary: float
     parts: dict[str, float]
     compiled: bool = False
+    code: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.state + self.batch + self.temporary
+        return self.state + self.batch + self.temporary + self.code
 
 
 class Beside(NamedTuple):
     """Memory that other parts of a run need, in bytes.
 
     Attributes:
-      evaluation: a step of an evaluation, on each device of one process.
+      evaluation: a step of an evaluation, in training or in the test, on each device of one
+        process.
       checkpoint: the state once, which is written at a save.
-      images: the real images in the memory of one host, or of one device where they are kept
-        there; 0 if they are streamed or their number is not known.
+      images: the real images that a device holds; 0 where they are elsewhere.
+      save: what a save needs of a device: a copy of the state where rows do not divide over the
+        devices, else nothing.
     """
 
     evaluation: float
     checkpoint: float
     images: float
+    save: float
+
+
+class HostMemory(NamedTuple):
+    """Memory of one host, in bytes, beside what the program itself takes.
+
+    Attributes:
+      images: real images; 0 if they are streamed or their number is not known.
+      batches: target batches that were read ahead.
+      save: a copy of what this host writes of the state.
+    """
+
+    images: float
+    batches: float
+    save: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.images + self.batches + self.save
 
 
 def estimate(subject: Subject, algorithm: Algorithm, sizes: Sizes | None, platform: str) -> Memory:
@@ -137,16 +163,40 @@ def _regression(sizes: Sizes) -> float:
 
 
 def beside(subject: Subject, algorithm: Algorithm, placement: str) -> Beside:
-    """What evaluations, saves and feeding need."""
+    """What evaluations and saves need, and real images on devices."""
     net = net_facts(algorithm.problem, subject.image_shape)
     size = algorithm.problem.size
     batch = min(size, subject.evaluation_batch)
     distilled = 4.0 * size * (subject.pixels + subject.num_classes)
-    evaluation = BACKWARD * 4 * batch * net.products + 16.0 * net.parameters + distilled
+    training = BACKWARD * 4 * batch * net.products
+    test = 4.0 * min(_TEST_BATCH, subject.evaluation_batch) * (net.widest + subject.pixels)
+    evaluation = max(training, test) + 16.0 * net.parameters + distilled
+    here, whole = state_bytes(subject, algorithm)
+    # `distill.state.checkpoint_tree` takes away the rows that fill the devices up: a copy, in which
+    # every device has all rows of the set, of its two moments and of the best set.
+    save = 0.0 if algorithm.rows == size else here + 4 * distilled
+    images = _pixels(subject) / algorithm.problem.mesh.size if placement == "device" else 0.0
+    return Beside(evaluation, float(whole), images, save)
+
+
+def host_memory(subject: Subject, algorithm: Algorithm, placement: str, hosts: int) -> HostMemory:
+    """What a run needs of each host.
+
+    Args:
+      subject: what is planned.
+      algorithm: built for the mesh.
+      placement: of the target images.
+      hosts: each with one process.
+    """
+    # As read; whitened ones also as net inputs, except where the devices make those.
+    copies = 1.0 + (4.0 if subject.whitened and placement == "memory" else 0.0)
+    images = 0.0 if subject.prepared and placement != "memory" else copies * _pixels(subject)
+    size = 4.0 if subject.whitened and placement == "memory" else 1.0
+    batch = algorithm.batch_size / hosts * (size * subject.pixels + 4)
+    batches = 0.0 if placement == "device" else _READ_AHEAD * max(1, subject.workers) * batch
     _, whole = state_bytes(subject, algorithm)
-    pixels = float((subject.images or 0) * subject.pixels)
-    images = {
-        "memory": pixels * (4.0 if subject.whitened else 1.0),
-        "device": pixels / algorithm.problem.mesh.size,
-    }.get(placement, 0.0)
-    return Beside(evaluation, float(whole), images)
+    return HostMemory(images, batches, whole / hosts)
+
+
+def _pixels(subject: Subject) -> float:
+    return float((subject.images or 0) * subject.pixels)

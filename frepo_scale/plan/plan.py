@@ -8,10 +8,12 @@ from frepo_scale.data.placement import Room, choose_placement
 from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.memory import Beside, Memory, beside, estimate
+from frepo_scale.plan.memory import Beside, HostMemory, Memory, beside, estimate, host_memory
+from frepo_scale.plan.phase import Phase
 from frepo_scale.plan.roofline import PhaseTime, measured_seconds, phase_times, step_seconds
+from frepo_scale.plan.sizes import sizes_of
 from frepo_scale.plan.subject import Subject, abstract_mesh
-from frepo_scale.plan.work import Phase, phases, sizes_of
+from frepo_scale.plan.work import phases
 
 # Records of 64 px (12 288 bytes) that one core reads per second: docs/measurements.md, "Reading
 # records".
@@ -52,7 +54,8 @@ class Plan(NamedTuple):
       phases: the work of one device.
       times: of the phases.
       memory: of one device.
-      beside: memory of other parts of the run.
+      beside: memory of a device, and of disk, for other parts of the run.
+      host: memory of one host.
       input: what is read.
       iterations: assumed for each solve of the regression in float32; None in float64.
     """
@@ -69,19 +72,32 @@ class Plan(NamedTuple):
     times: list[PhaseTime]
     memory: Memory
     beside: Beside
+    host: HostMemory
     input: Input
     iterations: int | None
 
     @property
     def fits(self) -> bool:
-        """Whether a step fits into the memory of a device; an estimate keeps a tenth free."""
-        return self.memory.total <= self.room
+        """Whether the run fits into the memory of a device: its steps and its evaluations."""
+        return self.step_excess <= 0 and self.evaluation_excess <= 0
 
     @property
-    def room(self) -> float:
-        """Bytes of a device that the step may take."""
+    def step_excess(self) -> float:
+        """Bytes that a step, beside the real images that a device holds, needs beyond its room; an
+        estimate keeps a tenth of a device free."""
         share = 1.0 if self.memory.compiled else ESTIMATED_SHARE
-        return share * self.hardware.chip.memory
+        return self.memory.total + self.beside.images - share * self.hardware.chip.memory
+
+    @property
+    def evaluation(self) -> float:
+        """Bytes of a device during an evaluation: state and real images stay there, and a step's
+        arrays do not."""
+        return self.memory.state + self.beside.images + self.beside.evaluation
+
+    @property
+    def evaluation_excess(self) -> float:
+        """The same as `step_excess` for an evaluation, which is always estimated."""
+        return self.evaluation - ESTIMATED_SHARE * self.hardware.chip.memory
 
     @property
     def seconds(self) -> float:
@@ -145,6 +161,7 @@ def make_plan(
         times=times,
         memory=estimate(subject, algorithm, sizes, hardware.chip.platform),
         beside=beside(subject, algorithm, placement),
+        host=host_memory(subject, algorithm, placement, hardware.hosts),
         input=_input(subject, algorithm, hardware, placement, seconds),
         iterations=None if sizes is None or sizes.float64 else sizes.iterations,
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from frepo_scale.parallel.mesh import DATA, POOL
 from frepo_scale.plan.hardware import Hardware
-from frepo_scale.plan.work import Phase
+from frepo_scale.plan.phase import Phase
 
 
 class PhaseTime(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frepo_scale.core.atomic import whole_file
+from frepo_scale.core.errors import InputError
 from frepo_scale.plan.hardware import Hardware, with_devices
 from frepo_scale.plan.plan import Plan, best_mesh, make_plan, meshes
 from frepo_scale.plan.subject import Subject
@@ -26,9 +27,15 @@ GROUPS = {
         "recomputation",
         "synthetic backward",
         "implicit gradient",
+        "further operations",
         "outer step",
     ),
-    "regression": ("Gram matrix", "factorisation and solves", "products with features"),
+    "regression": (
+        "Gram matrix",
+        "factorisation and solves",
+        "products with features",
+        "implicit solves",
+    ),
     "optimiser and online step": ("optimiser", "online step"),
 }
 COMMUNICATION = "communication"
@@ -58,7 +65,8 @@ def strong(subject: Subject, hardware: Hardware, counts: Sequence[int]) -> list[
 def weak(
     vary: Callable[[Mapping[str, Any]], Subject], hardware: Hardware, counts: Sequence[int]
 ) -> list[Plan]:
-    """The recipe with as many members as rows of a mesh whose axis "data" stays the same."""
+    """The recipe with as many members as rows of a mesh whose axis "data" stays the same, up to the
+    largest pool."""
     subject = vary({})
     pool, data = subject.problem.pool, max(1, subject.mesh[1])
     strata = max(1, pool.size // pool.members)
@@ -66,9 +74,23 @@ def weak(
     for count in counts:
         if count % data == 0:
             rows = count // data
-            larger = vary({"MEMBERS": rows, "POOL_SIZE": rows * strata})
+            try:
+                larger = vary({"MEMBERS": rows, "POOL_SIZE": rows * strata})
+            except InputError:  # a larger pool than there may be
+                break
             found.append(make_plan(larger, with_devices(hardware, count), rows, data))
     return found
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """A bar of the figure for programs, with seconds of its parts."""
+    settings = {"MESH_POOL": plan.pool, "MESH_DATA": plan.data, "MEMBERS": plan.members}
+    return {
+        "devices": plan.hardware.devices,
+        **settings,
+        "fits": plan.fits,
+        "seconds": grouped(plan),
+    }
 
 
 def draw(path: Path, title: str, found: Mapping[str, Sequence[Plan]]) -> None:

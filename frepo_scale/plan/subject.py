@@ -1,9 +1,10 @@
 """What is planned: an algorithm of a recipe that can be built for any mesh, and its data."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -14,6 +15,14 @@ from frepo_scale.distill.algorithm import Algorithm, Problem
 from frepo_scale.distill.frepo import FRePo
 from frepo_scale.distill.state import TrainState, train_state_shapes, train_state_shardings
 from frepo_scale.parallel.mesh import DATA, POOL
+
+
+class _State(NamedTuple):
+    """What the shapes of a state depend on, of one recipe."""
+
+    rows: int
+    pool_size: int
+    members: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,9 @@ class Subject:
       prepared: whether it is read from a prepared set.
       placement: `DATA_PLACEMENT` of the recipe.
       evaluation_batch: images of a step of an evaluation.
+      workers: processes of a host that read a streamed set; 0: threads.
       states: shapes of states by rows, size of the pool and members, filled by `state_of`.
+      sizes: bytes of states by the same and the mesh, filled by `state_bytes`.
     """
 
     recipe: str
@@ -46,7 +57,11 @@ class Subject:
     prepared: bool
     placement: str
     evaluation_batch: int
-    states: dict[tuple[int, int, int], TrainState] = field(default_factory=dict, compare=False)
+    workers: int = 0
+    states: dict["_State", TrainState] = field(default_factory=dict, compare=False)
+    sizes: dict[tuple["_State", tuple[int, ...]], tuple[int, int]] = field(
+        default_factory=dict, compare=False
+    )
 
     @property
     def pixels(self) -> int:
@@ -66,27 +81,31 @@ def abstract_mesh(pool: int, data: int) -> Mesh:
 
 def state_of(subject: Subject, algorithm: Algorithm) -> TrainState:
     """Shapes and dtypes of the state of the training loop."""
-    pool = algorithm.problem.pool
-    key = (algorithm.rows, pool.size, pool.members)
+    key = _key(algorithm)
     if key not in subject.states:
-        rows, shape = algorithm.rows, subject.image_shape
-        start = DistilledSet(
-            jax.ShapeDtypeStruct((rows, *shape), np.float32),
-            jax.ShapeDtypeStruct((rows, subject.num_classes), np.float32),
-        )
-        subject.states[key] = _shapes(algorithm, start)
+        subject.states[key] = _shapes(subject, algorithm)
     return subject.states[key]
 
 
-def _shapes(algorithm: Algorithm, start: DistilledSet) -> TrainState:
+def _key(algorithm: Algorithm) -> _State:
+    pool = algorithm.problem.pool
+    return _State(algorithm.rows, pool.size, pool.members)
+
+
+def _shapes(subject: Subject, algorithm: Algorithm) -> TrainState:
     """As `train_state_shapes`. A pool of hundreds of members takes seconds to trace: of FRePo one
     member is traced, and its arrays get the axis of the whole pool."""
-    if not isinstance(algorithm, FRePo):
+    pool = algorithm.problem.pool
+    if not isinstance(algorithm, FRePo) or (pool.size, pool.members) == (1, 1):
+        rows = algorithm.rows
+        start = DistilledSet(
+            jax.ShapeDtypeStruct((rows, *subject.image_shape), np.float32),
+            jax.ShapeDtypeStruct((rows, subject.num_classes), np.float32),
+        )
         return train_state_shapes(algorithm, start)
     one = copy.copy(algorithm)
-    pool = algorithm.problem.pool
     one.problem = algorithm.problem._replace(pool=replace(pool, size=1, members=1))
-    found = train_state_shapes(one, start)
+    found = state_of(subject, one)
     members = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((pool.size, *x.shape[1:]), x.dtype), found.algorithm.pool
     )
@@ -95,7 +114,13 @@ def _shapes(algorithm: Algorithm, start: DistilledSet) -> TrainState:
 
 def state_bytes(subject: Subject, algorithm: Algorithm) -> tuple[int, int]:
     """Bytes of the state on one device, and of the whole state once."""
-    state = state_of(subject, algorithm)
+    key = (_key(algorithm), tuple(algorithm.problem.mesh.shape.values()))
+    if key not in subject.sizes:
+        subject.sizes[key] = _state_bytes(algorithm, state_of(subject, algorithm))
+    return subject.sizes[key]
+
+
+def _state_bytes(algorithm: Algorithm, state: TrainState) -> tuple[int, int]:
     leaves = jax.tree.leaves(state)
     shardings = jax.tree.leaves(
         train_state_shardings(algorithm, state),
@@ -109,4 +134,4 @@ def state_bytes(subject: Subject, algorithm: Algorithm) -> tuple[int, int]:
 
 
 def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
-    return int(np.prod(shape)) * int(dtype.itemsize)
+    return math.prod(shape) * int(dtype.itemsize)

@@ -5,7 +5,6 @@ their own (`plan.compilers`). Only one process of a machine may load libtpu at a
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.plan.compilers import install_command
 from frepo_scale.plan.gpu_target import target_text
 from frepo_scale.plan.hardware import Hardware
 
@@ -37,8 +37,8 @@ def tpu_devices(name: str) -> Sequence[jax.Device]:
     return _found(
         f"TPU slice {name!r}",
         "a slice such as v5e:4x4 or v4:2x2x2, and the compiler for it",
-        f"check the name; {sys.executable} -m pip install 'jax[tpu]'; one process at a time may use"
-        " it",
+        f"check the name; without the compiler: {install_command('tpu')}; one process at a time may"
+        " use it",
         platform="tpu",
         topology_name=name,
         **options,

@@ -20,149 +20,34 @@ products (`plan.net_facts`); a backward pass to the images moves A + S. s bytes 
   optimiser            28 bytes an element of the distilled set
   online step          3 o F, s o (4 A + 2 S) bytes, and 28 bytes a parameter
 
+RCIG's are in `plan.implicit`.
+
 Legend: b target images of this device, r rows of the regression here and R in all, o images of an
 online step here, d features, K classes, n unknowns (padded to blocks of c rows), h rows of their
 matrix on this device and H on all that share it (h = H = n where nothing is shared), D pixels of an
 image, E of one of its grids.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from frepo_scale.data.whitening import whitened_size
 from frepo_scale.distill.algorithm import Algorithm
 from frepo_scale.distill.flops import (
-    dimension,
     forward_flops,
     gradient_rows,
     mean_online_steps,
     outer_step_phases,
 )
 from frepo_scale.distill.frepo import FRePo
+from frepo_scale.distill.rcig import RCIG
 from frepo_scale.parallel.mesh import DATA, POOL
+from frepo_scale.plan.implicit import implicit_phases
 from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.phase import GATHER, REDUCE, SCATTER, Exchange, Phase
+from frepo_scale.plan.sizes import Sizes, sizes_of
 from frepo_scale.plan.subject import Subject
-from frepo_scale.regression.iterative import LONGEST, SHIFT
 
-GATHER, REDUCE, SCATTER = "all-gather", "all-reduce", "reduce-scatter"
-# At a ridge of 1e-4 and above the iteration in float32 takes two to four steps.
-FEWEST_ITERATIONS = 3
-_FLOAT32_EPSILON = 2.0**-24
 _OPTIMISER_BYTES = 28  # value, gradient and two moments read, value and moments written
-
-
-class Exchange(NamedTuple):
-    """A collective operation.
-
-    Attributes:
-      kind: "all-gather", "all-reduce" or "reduce-scatter".
-      axis: the mesh axis.
-      bytes: of the whole array: the result of a gather, the input of a scatter.
-    """
-
-    kind: str
-    axis: str
-    bytes: float
-
-    def sent(self, devices: int) -> float:
-        """Bytes that each of the devices of the axis sends on a ring."""
-        share = (devices - 1) / devices * self.bytes
-        return 2 * share if self.kind == REDUCE else share
-
-
-class Phase(NamedTuple):
-    """A part of the outer step.
-
-    Attributes:
-      name: of the phase.
-      counted: operations of the algorithm over all devices, as `Algorithm.flops` counts them.
-      operations: executed by one device.
-      precision: a key of `Chip.rates`.
-      bytes: moved by one device between its memory and its units.
-      exchanges: collective operations.
-    """
-
-    name: str
-    counted: float
-    operations: float
-    precision: str
-    bytes: float
-    exchanges: tuple[Exchange, ...] = ()
-
-
-class Sizes(NamedTuple):
-    """The sizes of an outer step on one device of a mesh; see the legend of the module."""
-
-    data: int
-    pool: int
-    members: int  # of this row of the mesh
-    b: int
-    images: int  # synthetic, of this device
-    r: int
-    R: int
-    o: int
-    d: int
-    K: int
-    dual: bool
-    unknowns: int  # columns of the matrix of the regression
-    stored: int  # its rows on this device
-    block: int  # rows of a block; 0 for the library's factorisation
-    share: int  # devices that share the matrix
-    float64: bool
-    iterations: int  # of each of the two solves in float32
-
-
-def sizes_of(subject: Subject, algorithm: Algorithm, chip: Any) -> Sizes:
-    """The sizes for an algorithm on a mesh.
-
-    Args:
-      subject: what is planned.
-      algorithm: FRePo or a subclass, built for the mesh.
-      chip: the devices, a `plan.chips.Chip`.
-    """
-    problem = algorithm.problem
-    data, pool = problem.mesh.shape[DATA], problem.mesh.shape[POOL]
-    flip = 2 if problem.config.flip else 1
-    images = algorithm.rows // data
-    dim = dimension(problem.module, subject.image_shape)
-    ridge = problem.ridge.resolved(chip)
-    dual = ridge.is_dual(problem.size * flip, dim)
-    unknowns = algorithm.rows * flip if dual else dim
-    stored, block, share = unknowns, 0, 1
-    spread = ridge.spread(unknowns, DATA, data, dual)
-    if spread is not None:
-        block, share = spread.block, spread.devices
-        unknowns = spread.padded(unknowns)
-        stored = spread.count(unknowns) * block
-    most = problem.pool.batch
-    return Sizes(
-        data=data,
-        pool=pool,
-        members=problem.pool.members // pool,
-        b=problem.batch // data,
-        images=images,
-        r=images * flip,
-        R=algorithm.rows * flip,
-        o=images if problem.size <= most else -(-most // data),
-        d=dim,
-        K=subject.num_classes,
-        dual=dual,
-        unknowns=unknowns,
-        stored=stored,
-        block=block,
-        share=share,
-        float64=ridge.precision == "float64",
-        iterations=_iterations(ridge.ridge, problem.size * flip, ridge.scale == "relative"),
-    )
-
-
-def _iterations(ridge: float, rows: int, relative: bool) -> int:
-    """Steps of conjugate gradients in float32, from the condition number of the preconditioned
-    system, `shift / ridge`: half its square root for each factor e of the error of 1e-4."""
-    if not relative or ridge <= 0:
-        return FEWEST_ITERATIONS
-    condition = max(1.0, SHIFT * _FLOAT32_EPSILON * rows / ridge)
-    bound = 0.5 * condition**0.5 * 9.9  # ln(2 / 1e-4)
-    return int(min(LONGEST, max(FEWEST_ITERATIONS, bound if condition > 1 else 0)))
 
 
 def phases(subject: Subject, algorithm: Algorithm, chip: Any, on_device: bool) -> list[Phase]:
@@ -189,9 +74,12 @@ def phases(subject: Subject, algorithm: Algorithm, chip: Any, on_device: bool) -
         *_nets(subject, algorithm, sizes, counted, nets),
         *_regression(sizes, counted),
     ]
+    if isinstance(algorithm, RCIG) and algorithm.implicit.inner_steps:
+        found += implicit_phases(subject, algorithm, sizes, nets)
+        counted |= {phase.name: phase.counted for phase in found[-2:]}
     rest = total - sum(counted.values())
-    if rest > 1e-6 * total:  # RCIG's implicit gradient, whose phases are not known
-        found.append(Phase("implicit gradient", rest, rest / devices, nets, 0.0))
+    if rest > 1e-6 * total:  # of another subclass, whose phases are not known
+        found.append(Phase("further operations", rest, rest / devices, nets, 0.0))
     found.append(_optimiser(subject, sizes))
     if not problem.pool.frozen:
         found.append(_online(subject, algorithm, sizes, counted))

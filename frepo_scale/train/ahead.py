@@ -54,7 +54,7 @@ def with_program(
             print(
                 "frepo-scale: the outer step compiled ahead takes one batch per call, and here the"
                 " devices hold the images: another program is compiled"
-                " (--gin.DATA_PLACEMENT=memory loads the stored one)"
+                " (--gin.DATA_PLACEMENT=memory, or stream for a prepared set, loads the stored one)"
             )
         return step
     return _Loading(step, found, refused, mesh)

@@ -34,7 +34,8 @@ class Hooks:
         and save.
       probe: evaluates the set; None: never.
       save: writes checkpoints; None: never.
-      compiling: a context around the first step, which may compile for long.
+      compiling: a context around the first step and a probe before it, which may compile for long;
+        there is nothing to save yet.
       after_step: called after each call with the number of steps dispatched; must not wait for the
         device.
       stragglers: measures the time of this process per step; None: nothing does.
@@ -88,7 +89,7 @@ def train(
             hooks.check(state)
         if probe is not None and probing and not stop:
             try:
-                with ledger.during("probe"):
+                with ledger.during("probe"), hooks.compiling() if done == start else nullcontext():
                     state, row = probe.run(state, done)
                 log.probed(done, row)
                 probe.step = done

@@ -93,15 +93,19 @@ def test_full_data_is_a_setting(context):
 
 
 @pytest.mark.parametrize(
-    ("selected_by", "label"),
+    ("selected_by", "step", "label"),
     [
-        ("", "distilled set"),
-        ("held-out", "distilled set, best on held-out images"),
-        ("last step", "distilled set, last step"),
+        ("", None, "distilled set"),
+        ("held-out", 10, "distilled set, best on held-out images"),
+        (
+            *("held-out", 0),
+            "distilled set, best on held-out images, step 0 (initial images and labels)",
+        ),
+        ("last step", 10, "distilled set, last step"),
     ],
 )
-def test_the_label_says_how_the_set_was_selected(context, selected_by, label):
-    first = next(iter(Accuracy().run(context(selected_by=selected_by))))
+def test_the_label_says_how_the_set_was_selected(context, selected_by, step, label):
+    first = next(iter(Accuracy().run(context(selected_by=selected_by, selected_step=step))))
     assert (first.key, first.label) == ("distilled", label)
 
 

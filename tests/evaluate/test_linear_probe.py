@@ -8,7 +8,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.distill.synthetic import scaled_labels
 from frepo_scale.evaluate.encoders import Encoders
 from frepo_scale.evaluate.evaluation import Task
-from frepo_scale.evaluate.linear_probe import RIDGES, LinearProbe
+from frepo_scale.evaluate.linear_probe import RIDGES, LinearProbe, _Probe
 from frepo_scale.evaluate.protocol import EvaluationConfig
 from frepo_scale.models.registry import NetConfig, build_net
 from frepo_scale.models.weights import write_net_file
@@ -54,9 +54,13 @@ def accuracy(encoder, images, labels, context):
 
 
 @pytest.mark.slow
-def test_accuracies_are_those_of_least_squares(context, encoders):
-    given = context(encoders=encoders)
+def test_accuracies_are_those_of_least_squares(context, encoders, tmp_path, monkeypatch):
+    given = context(tmp_path / "progress.json", encoders=encoders)
     rows = {row.key: row for row in LinearProbe().run(given)}
+    with monkeypatch.context() as patch:  # a restart measures nothing again
+        patch.setattr(_Probe, "measure", lambda *given: pytest.fail("measured again"))
+        again = context(tmp_path / "progress.json", encoders=encoders)
+        assert [*LinearProbe().run(again)] == [*rows.values()]
     assert list(rows) == ["distilled", "distilled_hard", "random_real", "full_data"]
     train = given.real.train
     sets = {  # 4 images and 40: fewer and more than the 36 features

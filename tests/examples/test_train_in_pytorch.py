@@ -120,6 +120,17 @@ def test_initial_weights(example):
         assert abs(np.abs(one).max() / np.abs(other).max() - 1) < 0.1  # cut at the same value
 
 
+def test_a_net_that_it_does_not_build_is_one_line(example):
+    for other, net in {
+        "instance norm": NetConfig(width=4, depth=2, norm="instance"),
+        "global average pool": NetConfig("resnet10", norm="none"),
+        "not describe": NetConfig("frepo_scale.models.mlp.MLP", norm="none"),
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            example.build(architecture(net, 10, (16, 16, 3)))
+        assert other in ended.value.code and "\n" not in ended.value.code
+
+
 @pytest.mark.parametrize("operation", ["colour", "crop", "rotate", "translate", "flip"])
 def test_operations(example, operation, monkeypatch):
     """With the same random numbers u in [-1, 1) the operations give the same images."""
@@ -162,15 +173,16 @@ def test_every_operation_is_drawn_and_holes_have_their_sizes(example):
 
 
 @pytest.mark.slow
-def test_accuracies_agree(tmp_path):
-    """Ten networks each, without and with augmentation: within two standard errors."""
-    pixels, labels = digits_export(tmp_path / "e.npz")
+@pytest.mark.parametrize(("ipc", "nets"), [(1, 10), (10, 60)])
+def test_accuracies_agree(ipc, nets, tmp_path):
+    """Without and with augmentation the means are within two standard errors."""
+    pixels, labels = digits_export(tmp_path / "e.npz", ipc)
     np.savez(tmp_path / "test.npz", images=pixels, labels=labels)
     exported, data = read_npz(tmp_path / "e.npz"), dict(np.load(tmp_path / "e.npz"))
     test = Split(exported.preprocessing.apply(pixels), labels)
     for augmented in (False, True):
-        here = handover.in_jax(exported, test, 10, augmented)
-        there = handover.in_pytorch(data, pixels, labels, 10, augmented)
+        here = handover.in_jax(exported, test, nets, augmented)
+        there = handover.in_pytorch(data, pixels, labels, nets, augmented)
         assert handover.standard_errors(here, there) < 2, (here, there)
     command = [sys.executable, handover.EXAMPLE, "e.npz", "test.npz", "--nets=1"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -255,7 +255,8 @@ def test_a_folder_that_export_wrote_keeps_what_pixels_cannot_hold(tmp_path: Path
 def test_a_file_of_pytorch_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pt").write_bytes(b"x")
-    assert "pip install torch" in refused(tmp_path / "a.pt", "a.pt").fix
+    fix = refused(tmp_path / "a.pt", "a.pt").fix
+    assert "-m pip install 'frepo-scale[torch]'" in fix and "Start locally" in fix
 
 
 class Harmful:

@@ -101,7 +101,7 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError) as caught:
         write_safetensors(tmp_path / "set", make())
-    assert caught.value.fix.endswith("-m pip install safetensors")
+    assert caught.value.fix.endswith("-m pip install 'frepo-scale[safetensors]'")
     assert not (tmp_path / "set").exists()
 
 

@@ -2,10 +2,12 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 from bad_input.made import make_run
 
 from frepo_scale.export.formats import read_npz, write_npz
+from frepo_scale.jobs.evaluation_folder import JUDGED, fingerprint_of, folder_of, open_evaluation
 from frepo_scale.main import main
 
 METRICS = [{"step": s, "probe_accuracy": 0.1 * s, "regression_loss": 1 / s} for s in range(1, 5)]
@@ -96,16 +98,109 @@ def test_names_are_recipes_where_they_differ(sets, capsys):
     assert (sets / "compare.html").is_file()
 
 
+def rows_of(out):
+    """The accuracies by label, with the heading of their table."""
+    found, title = {}, ""
+    for line in out.splitlines():
+        if not line.startswith(" "):
+            title = line
+        elif "%" in line:
+            label, *cells = re.split(r"  +", line.strip())
+            found[title, label] = cells
+    return found
+
+
+def judge(path, mean, export, **evaluated):
+    """What `frepo-scale evaluate` leaves beside a set."""
+    workdir = open_evaluation(folder_of(path), fingerprint_of(export), {}, {}, export)
+    content = result(mean) | {"protocol": {"net": "convnet", "width": 16}} | evaluated
+    workdir.evaluation.write_text(json.dumps(content))
+    return workdir
+
+
+def test_evaluation_json_is_shown_beside_the_result(sets, capsys):
+    content = result(0.6) | {"protocol": {"net": "mlp", "width": 16}}
+    (sets / "a" / "evaluation.json").write_text(json.dumps(content))
+    assert main(["compare", "a", "b"]) == 0
+    out = capsys.readouterr().out
+    found = rows_of(out)
+    label = "distilled set, last step"
+    assert found["test accuracy", label] == ["80.0 ± 1.0 %", "90.0 ± 1.0 %"]
+    assert found["test accuracy (frepo-scale evaluate)", label] == ["60.0 ± 1.0 %", "–"]
+    assert re.search(r"evaluation \(frepo-scale evaluate\): net +mlp +–", out)
+    page = (sets / "compare.html").read_text()
+    assert "Test accuracy (frepo-scale evaluate)" in page and "same protocol" in page
+    (sets / "a" / "evaluation.json").write_text("{")
+    assert main(["compare", "a", "b"]) == 2
+    assert "evaluation.json" in capsys.readouterr().err
+
+
+def test_every_export_is_taken(sets, capsys):
+    export = read_npz("a/distilled.npz")
+    images = np.random.default_rng(0).uniform(-0.2, 1.2, export.images.shape).astype(np.float32)
+    write_npz("a/distilled.npz", dataclasses.replace(export, images=images))
+    written = [("npz", "e.npz"), ("folder", "f"), ("safetensors", "s")]
+    for form, name in written:
+        assert main(["export", "a", "--format", form, "--out", name]) == 0
+    names = [name for _, name in written]
+    judge(sets / "f", 0.3, read_npz("e.npz"))
+    capsys.readouterr()
+    assert main(["compare", *names, "b"]) == 0
+    found = rows_of(capsys.readouterr().out)
+    label = "distilled set, last step"
+    assert found["test accuracy", label] == ["80.0 ± 1.0 %"] * 3 + ["90.0 ± 1.0 %"]
+    cells = ["–", "30.0 ± 1.0 %", "–", "–"]
+    assert found["test accuracy (frepo-scale evaluate)", label] == cells
+    images = re.findall(r'src="(data:[^"]+)"', (sets / "compare.html").read_text())
+    # The same pixels from each form, and others of the other run.
+    assert len(images) == 4 and len(set(images[:3])) == 1 and len(set(images)) == 2
+    (sets / "f" / "dataset.json").write_text("{")
+    assert main(["compare", "a", "f"]) == 2
+    assert "f/dataset.json" in capsys.readouterr().err
+
+
+def test_a_judged_set_of_another_program(sets, capsys):
+    """Its numbers stand in the row of those that a run has measured at its end."""
+    export = dataclasses.replace(read_npz("c.npz"), results={}, provenance={"dataset": "digits"})
+    np.savez("set.npz", images=np.zeros((10, 8, 8, 1), np.uint8), labels=np.arange(10))
+    folder = judge(sets / "set.npz", 0.65, export).root
+    folder.rename(sets / "kept")
+    judge(sets / "set.npz", 0.65, export)
+    for given in ("set.npz", "kept"):
+        assert main(["compare", "a", given]) == 0
+        out = capsys.readouterr().out
+        cells = ["80.0 ± 1.0 %", "65.0 ± 1.0 %"]
+        assert rows_of(out)["test accuracy", "distilled set, last step"] == cells
+        assert "(frepo-scale evaluate)" not in out and given in out
+    assert (sets / "compare.html").read_text().count("<img") == 2
+    (sets / "kept" / "evaluation.json").unlink()
+    assert main(["compare", "a", "kept"]) == 2
+    assert "kept" in capsys.readouterr().err
+
+
+def test_the_evaluation_of_another_export_is_refused(sets, capsys):
+    export = read_npz("c.npz")
+    judge(sets / "c.npz", 0.65, export)
+    assert main(["compare", "a", "c.npz"]) == 0
+    write_npz("c.npz", dataclasses.replace(export, images=export.images + 1))
+    capsys.readouterr()
+    assert main(["compare", "a", "c.npz"]) == 2
+    assert "c.npz.evaluation" in capsys.readouterr().err
+    assert (sets / "c.npz.evaluation" / JUDGED).is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "mention"),
     [
         (["a"], "1 set"),
         (["a", "none"], "none"),
+        (["a", "images"], "evaluate PATH --dataset"),
         (["a", "b", "--out", "a"], "--out a"),
         (["a", "b", "./a/../b"], "twice"),
     ],
 )
 def test_wrong_input(arguments, mention, sets, capsys):
+    (sets / "images" / "0").mkdir(parents=True)
     before = sorted(sets.rglob("*"))
     assert main(["compare", *arguments]) == 2
     err = capsys.readouterr().err

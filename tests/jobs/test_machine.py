@@ -37,6 +37,10 @@ def device(room, platform="gpu", kind="NVIDIA H100 80GB HBM3"):
 def test_a_line_where_it_fits():
     line = memory_line(run(), device(80 * 10**9))
     assert line.startswith("memory of a device: ") and " of 80.0 GB" in line
+    assert "in evaluations " in line and "Evaluation.batch" not in line
+    wide = run(WIDTH="2048", POOL_SIZE="1")
+    needed = float(memory_line(wide, device(80 * 10**9)).split("in evaluations ")[1].split()[0])
+    assert "Evaluation.batch" in memory_line(wide, device(int(0.95e9 * needed)))
 
 
 @pytest.mark.parametrize("other", [device(80 * 10**9, "cpu", "cpu"), device(0)])

@@ -53,6 +53,10 @@ def storage(words: list[str]) -> None:
             fail("HTTPError 403: the account does not have storage.buckets.get access")
     elif words[0] == "rm":
         bucket(words[1]).unlink()
+    elif words[0] == "cp" and words[1].startswith("gs://"):
+        if not bucket(words[1]).exists():
+            fail(f"The following URLs matched no objects or files: {words[1]}")
+        shutil.copy(bucket(words[1]), words[2])
     elif words[0] == "cp":
         target = bucket(words[-1])
         assert words[-1].endswith("/")

@@ -38,6 +38,11 @@ if arguments[2:3] == ["--dry-run"] and arguments[3].startswith("--devices="):
     if "--gin.WRONG=1" in arguments:
         print(f"frepo-scale: --gin.WRONG=1 with {arguments[3]}", file=sys.stderr)
         sys.exit(2)
+    if "--workdir" in arguments:
+        folder = arguments[arguments.index("--workdir") + 1]
+        identity = Path(folder, "identity.json").read_text()
+        print(f"frepo-scale: workdir {folder} belongs to {identity}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)
 recipe = arguments[1]
 workdir = ""

@@ -399,6 +399,19 @@ def test_test_installs_for_itself_and_for_local(machine: Machine) -> None:
     assert machine.installs == 2
 
 
+def test_an_environment_for_tests_is_enough_to_run_and_stays_one(machine: Machine) -> None:
+    machine.python("python3", "3.12")
+    machine.run(script="launch/test.sh")
+    (machine.venv / "installed-base").unlink()
+    machine.run()
+    assert machine.installs == 1
+    (machine.repo / "pyproject.toml").write_text("[project]\nname = 'new'\n")
+    assert machine.run("--dry-run").out.splitlines()[0].endswith("-e .\\[dev\\])")
+    machine.run()
+    machine.run(script="launch/test.sh")
+    assert machine.installs == 2 and machine.logged("|install|")[1].endswith("|-e|.[dev]|")
+
+
 def test_scripts_are_executable() -> None:
     for script in ("launch/local.sh", "launch/test.sh", ".ci/run"):
         assert os.access(REPO / script, os.X_OK), script

@@ -167,6 +167,39 @@ def test_an_end_by_a_stranger_is_not_an_attempt_without_progress(slurm, bench):
     assert (notes / "progress").read_text() == "-1/0/0 2 1\n"
 
 
+def test_another_program_runs_and_tells_the_progress_and_nothing_is_installed(
+    slurm, bench, helpers
+):
+    """As with a script that starts a container."""
+    other = bench.top / "in a container"
+    helpers.write_program(other, f'#!/bin/sh\necho $1 >>"{bench.top}/said"\n'
+                          f'exec "{bench.program}.real" "$@"\n')  # fmt: skip
+    bench.program.rename(f"{bench.program}.real")
+    for kind in ("base", "dev", "tpu"):
+        (bench.repo / ".venv" / f"installed-{kind}").unlink()
+    deaths = "--gin.DIE=0:7:42,1:7:42"
+    results = [
+        bench.end(slurm.start(*slurm.arguments(deaths), restart=n, FREPO_PROGRAM=str(other)))
+        for n in (0, 1)
+    ]
+    assert [r.code for r in results] == [0, 0] and slurm.requeued == 1, results
+    assert "attempt 1: code 42, saved step 5" in results[0].err
+    assert (bench.top / "said").read_text().split().count("distill") == 4
+    assert not bench.program.exists()
+
+
+def test_a_task_that_lacked_memory_is_not_requeued(slurm, bench, helpers):
+    counts, real = bench.top / "counts", bench.program.with_name("real")
+    bench.program.rename(real)
+    kill = f'echo oom_kill 1 >"{counts}"; kill -9 $$'
+    helpers.write_program(
+        bench.program, f'#!/bin/sh\n[ $1 = status ] && exec "{real}" "$@"\n{kill}\n'
+    )
+    result = bench.end(slurm.start(*slurm.arguments(), FREPO_OOM_COUNTS=str(counts)))
+    assert result.code == 1 and slurm.requeued == 0, result
+    assert "giving up" in result.err and "DATA_PLACEMENT=stream" in result.err
+
+
 def test_cancelled_it_waits_for_the_tasks_and_is_not_requeued(slurm, bench, helpers):
     later = str(int(time.time()) + 3600)
     process = slurm.start(*slurm.arguments("--gin.STEPS=100000"), SLURM_JOB_END_TIME=later)
@@ -232,6 +265,7 @@ def test_dry_run_can_be_pasted(slurm, bench, nasty):
         (["r", "--time=1:00"], {}, "'--time'"),
         (["r"], {"SLURM_JOB_ID": ""}, "submit it with sbatch"),
         (["r"], {"SLURM_TASKS_PER_NODE": "4,3"}, "have 4,3 tasks"),
+        (["r"], {"FREPO_PROGRAM": "no_such"}, "FREPO_PROGRAM is 'no_such'"),
         (["r"], {"SLURM_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "8"}, "=8"),
         (["r"], {"SLURM_SUBMIT_DIR": "/nowhere", "FREPO_ROOT": "/neither"}, "set FREPO_ROOT"),
     ],

@@ -277,3 +277,70 @@ def test_a_lack_of_memory_is_not_tried_again(bench, counts, code, runs):
     assert result.code == code, result
     assert len((bench.top / "runs").read_text().split()) == runs
     assert ("DATA_PLACEMENT=stream" in result.err) == (counts == "1")
+
+
+def test_a_lack_of_memory_of_one_process_of_several_is_not_tried_again(bench):
+    """What the kernel killed in a group is the group's end, whatever the others end with."""
+    counts = bench.top / "counts"
+    counts.write_text("oom_kill 3\n")
+    program = (
+        f"echo x >> {bench.top}/runs; [ $FREPO_PROCESS = 1 ] || exec sleep 60;"
+        f" echo oom_kill 4 >{counts}; kill -9 $$"
+    )
+    group = [str(bench.repo / "launch" / "processes.sh"), "2", "--", "bash", "-c", program]
+    result = bench.run("supervise.sh", "--pause", "0", "--", *group, FREPO_OOM_COUNTS=str(counts))
+    assert result.code == 1 and len((bench.top / "runs").read_text().split()) == 2, result
+    assert "process 1 ended with 137" in result.err and "DATA_PLACEMENT=stream" in result.err
+
+
+def test_a_failed_allocation_is_seen_in_a_file_with_the_output(bench):
+    program = f'echo x >> {bench.top}/runs; echo "what():  std::bad_alloc" >&2; kill -ABRT $$'
+    supervise = ["bash", str(bench.repo / "launch" / "supervise.sh"), "--pause", "0", "--"]
+    with open(bench.top / "log", "a") as log:
+        done = subprocess.run(
+            [*supervise, "bash", "-c", program],
+            cwd=bench.cwd, env=bench.environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert done.returncode == 1 and (bench.top / "runs").read_text() == "x\n"
+
+
+STRANGER, NO_MEMORY = "1 unexpectedly tried to connect with a", "what():  std::bad_alloc"
+SLURM = "slurmstepd: error: Detected 2 oom_kill events in StepId=7.0. Some of the step tasks have"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "begin", "expected"),
+    [
+        (134, NO_MEMORY, 1, 202),
+        (42, SLURM, 1, 202),
+        (134, STRANGER, 1, 201),
+        (202, STRANGER, 1, 202),
+        (1, NO_MEMORY, 1, 1),
+        (134, NO_MEMORY, 90, 134),
+    ],
+)
+def test_what_a_log_says_of_an_end(bench, code, log, begin, expected):
+    (bench.top / "log").write_text(f"{log}\n")
+    assert policy(bench, f'code_of {code} "{bench.top}/log" {begin}') == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("group_code 134 202 201 42", 202),
+        ("group_code 202 201 0", 202),
+        ("group_code 202 2", 2),
+        ("end_code 202 yes", 1),
+        ("end_code 202", 137),
+        ("end_code 201 yes", 42),
+        ("end_code 139 yes", 139),
+    ],
+)
+def test_codes_of_groups_and_launchers(bench, call, expected):
+    assert policy(bench, call) == expected
+
+
+def policy(bench, call):
+    return int(
+        subprocess.check_output(["bash", "-c", f'. "{bench.repo}/launch/policy.sh"; {call}'])
+    )

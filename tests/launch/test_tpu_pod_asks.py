@@ -52,7 +52,7 @@ def test_dry_run_of_the_other_commands(cloud, verb):
         (["digits_ipc1", "--accelerator-type", "v9-16"], {}, "RUNTIME_VERSION, too"),
         (["digits_ipc1", "--accelerator-type=v4-32"], {"RUNTIME_VERSION": "v2-alpha-tpuv5"},
          "expected tpu-ubuntu2204-base"),
-        (["digits_ipc1", "--gin.WRONG=1"], {}, "--gin.WRONG=1 with --devices=16"),
+        (["digits_ipc1", "--gin.WRONG=1"], {}, "--gin.WRONG=1 with --devices=v5litepod-16"),
         (["digits_ipc1", "--recreat"], {}, "did you mean --create or --recreate?"),
         (["--frobnicate", "1", "digits_ipc1"], {}, "option '--frobnicate'"),
         (["digits_ipc1", "--zone"], {}, "--zone has no value"),
@@ -62,6 +62,7 @@ def test_dry_run_of_the_other_commands(cloud, verb):
         (["--provision", "flex-start", "digits_ipc1"], {}, "needs --max-hours"),
         (["--setup", "no_such.sh", "digits_ipc1"], {}, "--setup 'no_such.sh'"),
         (["--setup", ".", "digits_ipc1"], {}, "--setup '.'"),
+        (["--setup", __file__, "digits_ipc1"], {}, "is not a bash script: "),
         (["--env", "JAX CACHE=1", "digits_ipc1"], {}, "--env 'JAX CACHE=1'"),
         (["--env", "PATH", "digits_ipc1"], {}, "--env 'PATH'"),
         (["status", "--env", "A=1"], {}, "status does not take --env"),
@@ -77,7 +78,7 @@ def test_wrong_input_is_one_line_before_anything_is_asked(cloud, arguments, envi
     result = cloud.run("--create", *arguments, **environment) if arguments[:1] != ["status"] \
         else cloud.run(*arguments, **environment)  # fmt: skip
     assert result.code == 2 and result.err.count("\n") == 1 and words in result.err, result
-    assert not cloud.calls()
+    assert not cloud.calls("compute")
 
 
 @pytest.mark.parametrize(
@@ -127,13 +128,18 @@ def test_an_ssh_key_that_will_not_work_is_found_before_the_queue(cloud, key, hel
     if words is None:
         assert result.code == 1 and cloud.calls("create"), result
     else:
-        assert result.code == 2 and words in result.err and not cloud.calls(), result
+        assert result.code == 2 and words in result.err and not cloud.calls("compute"), result
         assert result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["digits_ipc1", "--create"]])
 def test_without_a_login_it_says_so_at_once(cloud, arguments):
     (cloud.top / "logged out").touch()
+    (cloud.bench.repo / ".venv" / "installed-base").write_text(
+        "old\n"
+    )  # nothing is installed first
+    (cloud.bench.repo / ".venv" / "installed-dev").unlink()
+    (cloud.bench.repo / ".venv" / "installed-tpu").unlink()
     result = cloud.run(*arguments)
     assert result.code == 2 and "gcloud auth login" in result.err, result
     assert result.err.count("\n") == 1 and not cloud.calls("tpu-vm")
@@ -149,6 +155,42 @@ def test_a_dry_run_checks_the_recipe_and_its_output_is_only_commands(cloud):
     assert result.code == 2 and result.out == "", result
     result = cloud.run("digits_ipc1", "--dry-run")
     assert result.code == 0 and "must not contain" not in result.out, result
+    assert "NOT CHECKED" not in result.err
+
+
+@pytest.mark.parametrize("workdir", [WORKDIR, "shared"])
+def test_a_workdir_of_another_run_is_found_before_the_queue(cloud, workdir):
+    folder = cloud.workdir if workdir == WORKDIR else cloud.bench.top / workdir
+    folder.mkdir(parents=True)
+    (folder / "identity.json").write_text("another run")
+    workdir = WORKDIR if workdir == WORKDIR else str(folder)
+    result = cloud.run("digits_ipc1", "--create", "--poll", "0", WORKDIR=workdir)
+    assert result.code == 2 and not cloud.calls("compute"), result
+    assert result.err == f"frepo-scale: workdir {workdir} belongs to another run\n"
+
+
+def test_what_does_not_fit_is_refused_unless_it_is_not_planned(cloud):
+    """Only of the accelerator type the program knows the memory."""
+    recipe = ["digits_ipc1", "--dry-run", "--accelerator-type=v4-32"]
+    assert "--devices=v4-32" in cloud.run(*recipe, "--gin.WRONG=1").err
+    assert "--devices=16" in cloud.run(*recipe, "--gin.WRONG=1", "--no-plan").err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_dry_run_without_an_installation_says_what_it_could_not_check(cloud, there):
+    """The program of an older installation still checks the recipe."""
+    for kind in ("base", "dev", "tpu"):
+        (cloud.bench.repo / ".venv" / f"installed-{kind}").unlink()
+    if not there:
+        cloud.bench.program.unlink()
+    result = cloud.run("digits_ipc1", "--dry-run", "--gin.WRONG=1")
+    assert not cloud.calls() and " -m pip install " in result.out, result
+    if there:
+        assert result.code == 2 and "--gin.WRONG=1" in result.err
+    else:
+        line = result.err.splitlines()[0]
+        assert result.code == 0 and "THE RECIPE WAS NOT CHECKED" in line
+        assert line.endswith("--dry-run --devices=v5litepod-16 --gin.WRONG=1")
 
 
 @pytest.mark.parametrize("lack", ["read-only", "no description"])

@@ -109,3 +109,18 @@ def test_variables_arrive_on_every_worker_as_they_were_typed(cloud, nasty):
     # What installs gets them, too: a proxy, or another package index.
     [prepare] = cloud.calls("tpu_worker.sh prepare")
     assert any(word.startswith("--command=env FREPO_T0=") for word in prepare)
+
+
+@pytest.mark.slow
+def test_a_worker_that_lacks_memory_is_not_started_again(cloud, helpers):
+    counts, real = cloud.bench.top / "counts", cloud.bench.program.with_name("real")
+    cloud.bench.program.rename(real)
+    helpers.write_program(
+        cloud.bench.program,
+        f'#!/bin/sh\ncase "$*" in status* | *--dry-run*) exec "{real}" "$@" ;; esac\n'
+        f'echo oom_kill 1 >"{counts}"; kill -9 $$\n',
+    )
+    cloud.make(workers=1)
+    result = cloud.run(*quick("digits_ipc1", "--env", f"FREPO_OOM_COUNTS={counts}"))
+    assert result.code == 1 and "worker 0 ended with 202" in result.err, result
+    assert "DATA_PLACEMENT=stream" in result.err

@@ -86,3 +86,17 @@ def test_what_it_installs_is_enough_for_a_workdir_on_a_store():
         if name == "frepo-scale":
             wanted += extras[extra.rstrip("]")]
     assert {"jax", "google-cloud-storage", "google-cloud-storage-control"} <= seen
+
+
+def test_a_program_that_lacked_memory_is_reported_as_that(bench, helpers):
+    counts = bench.top / "counts"
+    (bench.top / "run").mkdir()
+    (bench.top / "run" / "id").write_text("a-1\n")
+    bench.fake("curl", "#!/bin/sh\necho 3\n")
+    helpers.write_program(bench.program, f'#!/bin/sh\necho oom_kill 1 >"{counts}"; kill -9 $$\n')
+    result = bench.run(
+        "tpu_worker.sh", "attempt", str(bench.workdir), "r", FREPO_OOM_COUNTS=str(counts)
+    )
+    assert result.code == 0, result
+    assert (bench.top / "run" / "worker-3.exit").read_text() == "202\n"
+    assert bench.run("tpu_worker.sh", "report").out == "frepo-worker 3 202\n"

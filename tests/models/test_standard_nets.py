@@ -59,15 +59,36 @@ def test_parameters_at_224_pixels_and_1000_classes(name, norm, published):
         ("resnet18", "batch", 32, 3, 11_173_962),
         ("resnet18", "batch", 64, 3, 11_173_962),
         ("resnet10", "batch", 32, 3, 4_903_242),
+        ("resnet10", "batch", 64, 3, 4_903_242),
     ],
 )
 def test_parameters_of_the_forms_for_cifar(name, norm, side, channels, published):
     assert parameters(built(name, norm, side, channels), side, channels) == published
 
 
+@pytest.mark.parametrize(
+    ("norm", "side", "channels", "depth", "classes", "expected"),
+    [
+        # Zhou et al. 2022: 128, 256, 512, ... channels; a linear layer on maps of side 4, at 224 px
+        # of side 7. By hand: 3,584 + 295,168 + 1,180,160 (+ 4,719,616 + 18,876,416) and the head.
+        ("none", 32, 3, 3, 10, 1_478_912 + 10 * (512 * 16 + 1)),
+        ("batch", 32, 3, 3, 10, 1_478_912 + 10 * (512 * 16 + 1) + 2 * (128 + 256)),
+        ("none", 28, 1, 3, 10, 1_478_912 - 2 * 9 * 128 + 10 * (512 * 16 + 1)),
+        ("none", 64, 3, 4, 10, 6_198_528 + 10 * (1024 * 16 + 1)),
+        ("none", 224, 3, 5, 1000, 25_074_944 + 1000 * (2048 * 49 + 1)),
+    ],
+)
+def test_parameters_of_the_convnet(norm, side, channels, depth, classes, expected):
+    module = built("convnet", norm, side, channels, classes, depth=depth)
+    assert parameters(module, side, channels) == expected
+
+
 def test_parameters_of_the_mlp_and_of_resnet_34():
     # networks.py of Dataset Condensation: 3072-128-128-10.
     assert parameters(built("mlp", "none", width=128, depth=2), 32) == 411_146
+    for side, pixels in ((64, 12_288), (224, 150_528)):
+        expected = (pixels + 1) * 128 + 129 * 128 + 129 * 10
+        assert parameters(built("mlp", "none", side, width=128, depth=2), side) == expected
     thirty_four = built("resnet18", "batch", 224, classes=1000, blocks=[3, 4, 6, 3])
     assert parameters(thirty_four, 224) == 21_797_672  # torchvision.models.resnet34
 
@@ -141,6 +162,7 @@ def test_the_width_multiplier_scales_every_hidden_width():
 
 
 TINY = {
+    "convnet": {},
     "alexnet": {"width_multiplier": 1 / 32},
     "vgg11": {"width_multiplier": 1 / 16},
     "resnet10": {"width_multiplier": 1 / 16},
@@ -182,7 +204,8 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32_parameters(name):
 
     rounded, exact = both(params, stats)
     # Every layer of `deep` rounds weights, input and output by at most 2^-8.
-    deep = {"alexnet": 6, "vgg11": 9, "resnet10": 10, "resnet18": 18, "mlp": 3}[name]
+    depths = {"alexnet": 6, "vgg11": 9, "resnet10": 10, "resnet18": 18, "mlp": 3, "convnet": 3}
+    deep = depths[name]
     error = np.linalg.norm(rounded.features - exact.features) / np.linalg.norm(exact.features)
     assert 0 < error < 3 * deep * 2**-8
     assert {leaf.dtype for leaf in jax.tree.leaves(rounded)} == {jnp.dtype("float32")}
@@ -224,7 +247,7 @@ def test_the_smallest_images_leave_features():
 
 
 def test_the_registry_names_them_all():
-    assert set(NETS) == {"convnet", *TINY}
+    assert set(NETS) == set(TINY)
     assert all(name in NetConfig.__dataclass_fields__["name"].metadata["setting"].help
                for name in NETS)  # fmt: skip
 

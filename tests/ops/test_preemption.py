@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from frepo_scale.ops.preemption import Preempted, Preemption
+from frepo_scale.parallel import ending
 
 
 @pytest.fixture
@@ -51,6 +53,25 @@ def test_sigterm_is_sticky(preemption: Preemption) -> None:
     assert preemption.exit_code == 42
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)])
+def test_a_stop_in_one_long_call_need_not_wait_for_its_end(
+    preemption: Preemption, number: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    with preemption.leaving_at_once(left.append):  # a notebook, for example
+        assert signal.set_wakeup_fd(-1) == -1
+    monkeypatch.setattr(ending, "_alone", True)
+    with preemption.leaving_at_once(left.append):
+        os.kill(os.getpid(), number)
+        while not left:  # in the other thread
+            time.sleep(0.001)
+    assert left == [code] and preemption.exit_code == code
+    assert signal.set_wakeup_fd(-1) == -1
+    with pytest.raises(Preempted), preemption.leaving_at_once(left.append):
+        left.append(0)  # not reached: the stop was requested before
+    assert left == [code]
+
+
 def test_first_interrupt_is_noted_and_the_second_stops(preemption: Preemption) -> None:
     signal.raise_signal(signal.SIGINT)
     assert preemption.requested and preemption.exit_code == 130
@@ -73,6 +94,7 @@ def test_the_first_signal_decides_the_exit_code(
 _PROGRAM = """
 import sys, time
 from frepo_scale.ops.preemption import Preempted, Preemption
+from frepo_scale.parallel import ending
 preemption = Preemption()
 preemption.install()
 print("ready", flush=True)

@@ -1,4 +1,3 @@
-import contextlib
 import signal
 import threading
 
@@ -16,9 +15,7 @@ def watched():
 
 def test_silence_may_be_long_until_the_work_starts(tmp_path):
     (tmp_path / "attempts").mkdir()
-    supervisor = Supervisor(Workdir(tmp_path), 15.0)
-    with contextlib.closing(supervisor):
-        supervisor.watch()
+    with Supervisor(Workdir(tmp_path), 15.0) as supervisor:
         assert supervisor._watchdog.limit() == 3600.0
         supervisor.begin(0)
         assert supervisor._watchdog.limit() == 900.0
@@ -28,8 +25,7 @@ def test_silence_may_be_long_until_the_work_starts(tmp_path):
 
 
 def test_nothing_is_watched_without_a_limit(tmp_path):
-    with contextlib.closing(Supervisor(Workdir(tmp_path), 0.0)) as supervisor:
-        supervisor.watch()
+    with Supervisor(Workdir(tmp_path), 0.0) as supervisor:
         assert not watched()
         supervisor.begin(0)
 
@@ -53,7 +49,7 @@ def test_the_lock_removes_files_that_killed_attempts_left_half_written(tmp_path)
     # Of another process, which is taking the lock.
     others = tmp_path / f".partial-{workdir.lock.name}-0"
     others.write_text("{")
-    with contextlib.closing(Supervisor(workdir, 0.0)) as supervisor:
+    with Supervisor(workdir, 0.0) as supervisor:
         supervisor.lock()
         assert list(tmp_path.rglob(".partial-*")) == [others]
 

@@ -40,9 +40,9 @@ def test_devices_and_hosts(name, devices, hosts):
         ("v5e:4x4x4", "4x4"),
         ("v4:2x2", "2x2x1"),
         ("v4:3x3x3", "4x4x4"),
-        ("v4:8x4x4", "4x4x4"),  # sides ascend
+        ("v4:8x4x4", "4x4x8"),  # sides ascend
         ("v4:16x16x32", "4096"),
-        ("h100:16", "h100:8"),
+        ("h100:16", "h100:2x8"),
         ("h100:0", "h100:8"),
         ("h100:2x2x2", "h100:8"),
         ("h100:1e3", "h100:8"),
@@ -53,6 +53,50 @@ def test_what_does_not_exist(name, named):
         parse_hardware(name)
     assert f"--on {name}" in caught.value.what
     assert named in f"{caught.value.expected} {caught.value.fix}"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("v5litepod-16", "v5e:4x4"),
+        ("v6e-256", "v6e:16x16"),
+        ("v4-8", "v4:2x2x1"),  # a name of Google Cloud counts cores
+        ("v4-128", "v4:4x4x4"),
+        ("v5p-512", "v5p:4x8x8"),
+        ("V5E:4X4", "v5e:4x4"),
+        ("v4:8x4x4", "v4:4x4x8"),
+        ("h100:16", "h100:2x8"),
+        ("h100:08", "h100:8"),
+        ("h100x8", "h100:8"),
+        ("8xH100", "h100:8"),
+        ("h100-pcie-4", "h100-pcie:4"),
+        ("h100: 4x8", "h100:4x8"),
+        ("a100-80gb:8", "a100:8"),
+        ("a100-80gb", "a100"),
+    ],
+)
+def test_other_spellings_are_understood(written, meant):
+    with pytest.raises(InputError) as caught:
+        parse_hardware(written)
+    assert caught.value.fix == f"use --on {meant}"
+    assert parse_hardware(meant).devices > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("cpu:8", "use --on cpu"),
+        ("CPU", "use --on cpu"),
+        ("gpu:8", "h100"),
+        ("TPU", "v5e"),
+        ("v5e:4x4,h100:8", "--on once for each"),
+        ("h100:8193x8", "such as"),
+    ],
+)
+def test_what_is_no_name_of_a_chip(name, named):
+    with pytest.raises(InputError) as caught:
+        parse_hardware(name)
+    assert f"--on {name}" in caught.value.what and named in caught.value.fix
 
 
 def test_every_advice_about_shapes_is_accepted():

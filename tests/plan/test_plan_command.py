@@ -8,6 +8,7 @@ import pytest
 from frepo_scale import config
 from frepo_scale.core.errors import InputError
 from frepo_scale.jobs import plan as job
+from frepo_scale.jobs import planner
 from frepo_scale.jobs.plan_options import PlanOptions, device_counts
 from frepo_scale.main import main
 from frepo_scale.parallel import failures
@@ -43,7 +44,8 @@ def planned(capsys, *arguments):
 def checked(found):
     """A plan is complete and consistent."""
     memory = found["memory"]
-    assert memory["total"] == memory["state"] + memory["batch"] + memory["temporary"]
+    parts = ("state", "batch", "temporary", "code")
+    assert memory["total"] == sum(memory[part] for part in parts)
     assert 0 < memory["state"] < memory["total"]
     assert found["seconds"]["expected"] > 0
     settings = found["settings"]
@@ -82,14 +84,14 @@ def test_what_the_compiler_refuses_is_not_the_best(capsys, monkeypatch):
     """A search goes on to the next plan; nothing is compiled here."""
     asked = []
 
-    def refuse_the_first(planner, found, settings):
+    def refuse_the_first(one, found, settings):
         asked.append(settings)
         memory = found.memory._replace(compiled=True, temporary=1.0)
         if len(asked) == 1:
             memory = memory._replace(temporary=1e15)
         return found._replace(memory=memory)
 
-    monkeypatch.setattr(job._Planner, "_with_compiler", refuse_the_first)
+    monkeypatch.setattr(planner.Planner, "_with_compiler", refuse_the_first)
     capsys.readouterr()
     plan("imagenet1k_ipc10", "--on", "v5e:2x4", "--best", "--json")
     (found,) = json.loads(capsys.readouterr().out)
@@ -172,7 +174,7 @@ def test_the_figure_of_scaling(cwd, capsys):
 
 
 def test_without_a_compiler_the_command_that_installs_it_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(job, "find_compiler", lambda platform: False)
+    monkeypatch.setattr(planner, "find_compiler", lambda platform: False)
     plan("digits_ipc1", "--on", "v5e:1x1", "--on", "h100:1")
     out, err = capsys.readouterr()
     assert err == ""
@@ -227,7 +229,7 @@ def test_this_cpu_is_measured_and_its_step_compiled(capsys, monkeypatch, cwd):
         (["--on", "h100:8", "--write", "x.gin"], ["--best"]),
         (["--on", "h100:8", "--on", "h100:1", "--best", "--write", "x.gin"], ["--on"]),
         (["--on", "h100:8", "--best", "--write", "nowhere/x.gin"], ["nowhere/x.gin"]),
-        (["--on", "h100:8", "--best", "--write", "."], ["cannot be written"]),
+        (["--on", "h100:8", "--best", "--write", "."], ["--write .", ".gin"]),
         (["--on", "h100:1", "--best", "--gin.CHUNK=8"], ["--may-change"]),
         (["--on", "h100:8", "--price", "-1"], ["--price"]),
         (["--on", "h100:8", "--price", "nan"], ["--price"]),
@@ -276,7 +278,7 @@ def test_wrong_input_is_one_line(arguments, named, capsys, cwd):
 def test_where_no_program_can_be_left_is_said_before_compiling(
     recipe, workdir, more, named, capsys, cwd, monkeypatch
 ):
-    monkeypatch.setattr(job, "find_compiler", lambda platform: False)
+    monkeypatch.setattr(planner, "find_compiler", lambda platform: False)
     (cwd / "file").write_text("x")
     (cwd / "full").mkdir()
     (cwd / "full" / "x").write_text("x")
@@ -299,22 +301,30 @@ def test_a_write_where_nothing_fits_is_refused(cwd):
 
 
 def test_one_process_at_a_time_uses_the_tpu_compiler(tmp_path, monkeypatch):
+    """From its first use on until the process ends."""
     import fcntl
     import threading
 
-    monkeypatch.setattr(compilers, "lock_path", lambda: tmp_path / "lock")
+    path, held = tmp_path / "lock", []
+    monkeypatch.setattr(compilers, "lock_path", lambda: path)
+    monkeypatch.setattr(compilers, "_held", held)
     said, entered = [], threading.Event()
 
     def use():
-        with compilers.one_at_a_time("tpu", said.append):
-            entered.set()
+        compilers.hold_compiler("tpu", said.append)
+        entered.set()
 
-    with (tmp_path / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    compilers.hold_compiler("gpu", said.append)
+    assert held == [] and not path.exists()
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         thread = threading.Thread(target=use)
         thread.start()
         assert not entered.wait(0.3)
     thread.join(10)
     assert entered.is_set() and len(said) == 1
-    with compilers.one_at_a_time("gpu", said.append):
-        assert len(said) == 1
+    compilers.hold_compiler("tpu", said.append)  # for the next hardware: it has it
+    assert len(said) == len(held) == 1
+    with path.open("a") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    held.pop().close()

@@ -20,11 +20,13 @@ from frepo_scale.models.convnet import ConvNet
 from frepo_scale.plan import memory, plan, report, work
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.net_facts import net_facts
+from frepo_scale.plan.phase import Exchange, Phase
 from frepo_scale.plan.plan import best_mesh, make_plan, meshes
 from frepo_scale.plan.roofline import PhaseTime, measured_seconds, phase_times
+from frepo_scale.plan.scaling import grouped
 from frepo_scale.plan.search import search, smallest_change
+from frepo_scale.plan.sizes import Sizes
 from frepo_scale.plan.subject import Subject, state_bytes, state_of
-from frepo_scale.plan.work import Exchange, Phase
 from frepo_scale.regression.ridge import RidgeConfig
 
 IMAGE, CLASSES, BATCH = (8, 8, 3), 2, 8
@@ -117,6 +119,33 @@ def test_the_phases_add_up_to_the_algorithms_own_count(cls, members):
     assert ("implicit gradient" in [phase.name for phase in plan.phases]) == (cls is RCIG)
 
 
+def test_the_implicit_gradient_by_hand():
+    """40 iterations of both solves; two devices with 2 rows and 4 target images each."""
+    given = subject(RCIG, scale="absolute")
+    two = make_plan(given, parse_hardware("h100:2"), 1, 2)
+    phases = {phase.name: phase for phase in two.phases}
+    nets, solves = phases["implicit gradient"], phases["implicit solves"]
+    flops = phases["target features"].operations / 4
+    assert nets.operations == pytest.approx((5 * 2 * 42 + 5 * 4 + 13 * 2) * flops)
+    both_ways = 6 * 834 + 2 * 258
+    assert nets.bytes == 4 * ((2 * 42 + 4) * both_ways + 2 * (13 * 834 + 9 * 258))
+    body = 9 * 3 * 4 + 4 + 2  # convolution, and the bias of the head
+    assert nets.exchanges == (Exchange("all-reduce", "data", 4.0 * body),) * 43
+    # In float64, dual: two triangular solves with 4 unknowns, one product with the features.
+    assert (solves.counted, solves.precision) == (0, "float64")
+    assert solves.operations == 42 * (2 * 4**2 * CLASSES + 2 * 2 * DIM * CLASSES)
+    assert solves.bytes == 42 * 8 * (2 * 4**2 + 2 * DIM)
+    each = (Exchange("all-gather", "data", 8 * 4 * 2), Exchange("all-reduce", "data", 8 * DIM * 2))
+    assert solves.exchanges == each * 42
+    # In float32 each solve has 3 iterations with two products; one block of 256 unknowns.
+    tpu = make_plan(given, parse_hardware("v5e:1x1"), 1, 1)
+    solves = {phase.name: phase for phase in tpu.phases}["implicit solves"]
+    of_one = 3 * 4 * 256**2 * CLASSES + 6 * 2 * 4 * DIM * CLASSES
+    assert (solves.operations, solves.precision) == (42 * of_one, "highest")
+    assert len(solves.exchanges) == 42 * 3 * 2
+    assert sum(grouped(two).values()) == pytest.approx(two.ideal_seconds)
+
+
 def test_an_algorithm_whose_phases_are_not_known(monkeypatch):
     class Nothing:
         pass
@@ -155,7 +184,7 @@ def test_float32_regressions_iterate_and_blocked_ones_cost_more():
 )
 def test_a_spread_regression_by_hand(form, devices, unknowns, stored, block):
     """10 000 rows of 16 384 features, 2 classes."""
-    sizes = work.Sizes(
+    sizes = Sizes(
         *(devices, 1, 1, 4, 1, 10_000 // devices, 10_000, 1, 16_384, 2, form == "dual"),
         *(unknowns, stored, block, devices, False, 3),
     )
@@ -246,10 +275,12 @@ def test_meshes_divide_members_and_batch():
 
 def varying(**fixed):
     names = {"CHUNK": "chunk", "MEMBERS": "members", "POOL_SIZE": "size", "FEATURE_DTYPE": "dtype"}
+    plain = subject(**fixed)  # none of these changes the state but by the pool, as in `varied`
 
     def vary(settings):
         known = {names[name]: value for name, value in settings.items() if name in names}
-        return subject(**(fixed | known))
+        found = subject(**(fixed | known))
+        return replace(found, states=plain.states, sizes=plain.sizes)
 
     return vary
 
@@ -267,6 +298,8 @@ def test_a_search_puts_what_fits_first_and_sorts_by_time():
     assert all("MEMBERS" not in one.settings for one in found)
     more = search(varying(ipc=500), parse_hardware("h100:4"), ("MEMBERS", "POOL_SIZE"))
     assert {one.plan.members for one in more} > {1, 2}
+    own = search(varying(members=3, size=6), H100, ("MEMBERS",))
+    assert {one.plan.members for one in own} == {1, 2, 3}
 
 
 def test_a_search_with_nothing_to_search_is_refused():

@@ -4,6 +4,7 @@ import pytest
 from jax.experimental import topologies
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.plan.compilers import install_command
 from frepo_scale.plan.hardware import parse_hardware
 from frepo_scale.plan.topology import devices_of, tpu_devices
 
@@ -13,8 +14,10 @@ def test_what_the_compiler_says_of_a_wrong_slice_is_passed_on(monkeypatch):
         raise RuntimeError(f"no {given['topology_name']} here\nsecond line")
 
     monkeypatch.setattr(topologies, "get_topology_desc", refuse)
-    with pytest.raises(InputError, match="'v5e:3x3': no v5e:3x3 here: expected a slice"):
+    with pytest.raises(InputError, match="'v5e:3x3': no v5e:3x3 here: expected a slice") as caught:
         tpu_devices("v5e:3x3")
+    # Apart from the packages: where JAX finds libtpu, every program tries to start a TPU.
+    assert install_command("tpu") in caught.value.fix
 
 
 @pytest.mark.parametrize(
