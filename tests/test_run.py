@@ -203,7 +203,7 @@ def test_stopped_and_resumed_equals_undisturbed(whole, tmp_path, number, code):
     assert rows == undisturbed
 
 
-def test_rcig_stopped_and_resumed_equals_undisturbed(tmp_path, monkeypatch):
+def test_rcig_stopped_and_resumed_equals_undisturbed(tmp_path, capsys, monkeypatch):
     """With its count of dropped parts, the running average and the learned temperature."""
     changes = {
         "ALGORITHM": "rcig",
@@ -211,9 +211,11 @@ def test_rcig_stopped_and_resumed_equals_undisturbed(tmp_path, monkeypatch):
         **{"RIDGE": 5e-4, "RIDGE_SCALE": "absolute", "AVERAGE": 0.9, "OUTER_LOSS": "cross_entropy"},
         **{"STEPS": 8, "SAVE_EVERY": 3, "LOG_EVERY": 2, "PROBE_EVERY": 4, "PROBE_STEPS": 2},
         **{"EVAL_NETS": 1, "EVAL_STEPS": 2, "WIDTH": 4, "DEPTH": 1, "BATCH": 16},
+        "GRADIENT_IMAGES": 50,
     }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(command(whole, **changes)) == 0
+    assert "GRADIENT_IMAGES = 50 changes nothing" in capsys.readouterr().out
     save = checkpoint.Checkpointer.save
 
     def save_and_stop(checkpointer, step, state, facts):
