@@ -22,6 +22,7 @@ from frepo_scale.core.settings import Declared, by_macro, class_name, declared_s
 from frepo_scale.core.text import read_text
 from frepo_scale.core.versions import made_by_newer, version
 from frepo_scale.data.sources import spec_for
+from frepo_scale.distill.registry import ALGORITHMS
 from frepo_scale.gin_files import Scan, error_lines
 from frepo_scale.jobs.foreign import check_no_code
 from frepo_scale.jobs.settings import Recipe, RunConfig
@@ -215,6 +216,16 @@ def _renamed(where: str, macro: str) -> InputError:
     return InputError(f"{where}{macro} is now {RENAMED[macro]}", f"the name {RENAMED[macro]}")
 
 
+def _advice(line: str) -> str:
+    """What to write instead of a reference that gin does not know."""
+    unknown = re.search(r"No configurable matching reference '@(\w+)", line)
+    if unknown is None:
+        return ""
+    if (algorithm := unknown[1].lower()) in ALGORITHMS:
+        return f"write ALGORITHM = {algorithm!r} instead of the line with this reference"
+    return nearest(unknown[1], _BOUND)
+
+
 def _build(name: str, overrides: Mapping[str, str], scan: Scan, text: str) -> Recipe:
     known, bindings = settings(), []
     for key, given in overrides.items():
@@ -246,7 +257,8 @@ def _build(name: str, overrides: Mapping[str, str], scan: Scan, text: str) -> Re
     except RecursionError as error:
         raise InputError(f"{name}: a name that refers to itself", "a value for each") from error
     except (SyntaxError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"{name}: {error_lines(error)[0]}", "a recipe gin can read") from error
+        line = error_lines(error)[0]
+        raise InputError(f"{name}: {line}", "a recipe gin can read", _advice(line)) from error
     operative = gin.operative_config_str()
     for key in overrides:
         if "." not in key and not re.search(rf"^{key} =", operative, re.MULTILINE):

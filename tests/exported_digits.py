@@ -21,17 +21,17 @@ STRENGTHS = {
 }
 
 
-def digits_export(path):
-    """One real digit of each class with the recipe of a small net; test images and labels."""
+def digits_export(path, ipc=1):
+    """Real digits, `ipc` of each class, with the recipe of a small net; test images and labels."""
     settings = {"WIDTH": "8", "EVAL_STEPS": "150", "EVAL_LEARNING_RATE": "3e-3"}
     read = config.load_recipe(config.find_recipe("digits_ipc1"), settings).config
     dataset = load_dataset(read.data)
     preprocessing = dataset.fit_preprocessing()
-    first = np.array([np.flatnonzero(dataset.train.labels == k)[0] for k in range(10)])
+    chosen = [np.flatnonzero(dataset.train.labels == k)[:ipc] for k in range(10)]
     export = Export(
-        images=preprocessing.apply(dataset.train.at(first)),
-        labels=scaled_labels(np.arange(10), 10),
-        hard_labels=hard_labels(10, 1),
+        images=preprocessing.apply(dataset.train.at(np.concatenate(chosen))),
+        labels=scaled_labels(np.repeat(np.arange(10), ipc), 10),
+        hard_labels=hard_labels(10, ipc),
         class_names=dataset.class_names,
         preprocessing=preprocessing,
         evaluation=evaluation_recipe(read, dataset),

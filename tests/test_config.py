@@ -175,6 +175,16 @@ def test_an_unknown_choice_gives_the_nearest(name, value, hint):
         digits(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("reference", "fix"), [("RCIG", "ALGORITHM = 'rcig'"), ("Distil", "did you mean Distill")]
+)
+def test_an_unknown_reference_is_refused_with_what_to_write(recipe, reference, fix):
+    with pytest.raises(InputError) as refused:
+        recipe(f"{DIGITS}Run.algorithm = @{reference}()\n")
+    assert f"@{reference}()" in refused.value.what
+    assert fix in refused.value.fix
+
+
 def test_an_override_without_effect_is_refused(recipe):
     text = DIGITS + "Data.batch = 7\n"
     assert recipe(text).config.data.batch == 7

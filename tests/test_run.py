@@ -203,6 +203,34 @@ def test_stopped_and_resumed_equals_undisturbed(whole, tmp_path, number, code):
     assert rows == undisturbed
 
 
+def test_rcig_stopped_and_resumed_equals_undisturbed(tmp_path, monkeypatch):
+    """With its count of dropped parts, the running average and the learned temperature."""
+    changes = {
+        "ALGORITHM": "rcig",
+        "ALGORITHM_ARGS": {"inner_steps": 1, "implicit_steps": 1},
+        **{"RIDGE": 5e-4, "RIDGE_SCALE": "absolute", "AVERAGE": 0.9, "OUTER_LOSS": "cross_entropy"},
+        **{"STEPS": 8, "SAVE_EVERY": 3, "LOG_EVERY": 2, "PROBE_EVERY": 4, "PROBE_STEPS": 2},
+        **{"EVAL_NETS": 1, "EVAL_STEPS": 2, "WIDTH": 4, "DEPTH": 1, "BATCH": 16},
+    }
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(command(whole, **changes)) == 0
+    save = checkpoint.Checkpointer.save
+
+    def save_and_stop(checkpointer, step, state, facts):
+        save(checkpointer, step, state, facts)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpointer, "save", save_and_stop)
+        assert main(command(stopped, **changes)) == 42
+    assert not (stopped / "result.json").exists()
+    assert 3 <= saved_steps(stopped)[-1] < 8
+    assert main(command(stopped, **changes)) == 0
+    assert_equal_runs(whole, stopped)
+    assert "implicit_dropped_share" in json.loads((whole / "result.json").read_text())
+
+
 def test_started_on_four_devices_and_finished_on_one(whole, tmp_path):
     """Ten images over four devices are padded there; the checkpoint fits any mesh."""
     workdir = tmp_path / "moved"

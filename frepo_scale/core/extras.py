@@ -5,7 +5,7 @@ import sys
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.versions import PACKAGE
 
-_TORCH_FOR_CPUS = "--extra-index-url https://download.pytorch.org/whl/cpu"
+_TORCH_FOR_CPUS = 'PyTorch\'s page "Start locally" has a smaller build for CPUs'
 
 
 def not_installed(what: str, package: str, further: str = "") -> InputError:
@@ -18,5 +18,5 @@ def not_installed(what: str, package: str, further: str = "") -> InputError:
     """
     fix = f"install the extra: {sys.executable} -m pip install '{PACKAGE}[{package}]'"
     if package == "torch":
-        fix += f" (the smaller build for CPUs: add {_TORCH_FOR_CPUS})"
+        fix += f" ({_TORCH_FOR_CPUS})"
     return InputError(what, f"the package {package}", fix + further)

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from frepo_scale.core.checks import check_float, check_int
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Metrics, Problem
 from frepo_scale.distill.chosen import Chosen
-from frepo_scale.distill.conjugate_gradients import Solved, conjugate_gradients
+from frepo_scale.distill.conjugate_gradients import Solved, conjugate_gradients, is_reliable
 from frepo_scale.distill.features import chunked_features, map_chunks, sum_over_chunks
 from frepo_scale.distill.member_gradient import (
     Gradient,
@@ -48,6 +49,7 @@ from frepo_scale.regression.problem import Solution
 from frepo_scale.regression.ridge import RidgeConfig, adjoint, coefficients, solve, with_labels
 
 HEAD_KERNEL = ("head", "kernel")
+_LEAST = 1.0  # no eigenvalue of A is smaller
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,24 @@ class _Slopes(NamedTuple):
     features: jax.Array
 
 
+class _Solution(NamedTuple):
+    """The solution of a system with the matrix A; x and its products are 0 where it is not used.
+
+    Attributes:
+      x: the solution, a pytree.
+      j_x: `J_s x`, this device's rows (r, K).
+      weighed: `(K + rho I)⁻¹ J_s x`, this device's rows (r, K).
+      used: whether it is reliable (bool scalar).
+      found: what conjugate gradients found.
+    """
+
+    x: Any
+    j_x: jax.Array
+    weighed: jax.Array
+    used: jax.Array
+    found: Solved
+
+
 class _Inner(NamedTuple):
     """The regression and the products that both solves need, in the dtype of the images."""
 
@@ -183,13 +203,19 @@ class _Inner(NamedTuple):
         """`A v`."""
         return jax.tree.map(jnp.add, v, self.net.to_body(self.inverse(self.net.of_rows(v))))
 
-    def solve(self, right: Any, steps: int, tolerance: float) -> Solved:
-        """`A⁻¹ right`, or zero where conjugate gradients did not converge at all."""
+    def solve(self, right: Any, steps: int, tolerance: float) -> _Solution:
+        """`A⁻¹ right`, or zero where conjugate gradients broke down."""
         found = conjugate_gradients(self.product, right, steps, tolerance, self.net.platform)
-        useful = found.residual < 1
-        return found._replace(
-            x=jax.tree.map(lambda x: jnp.where(useful, x, jnp.zeros_like(x)), found.x)
-        )
+        x = found.x
+        j_x = self.net.of_rows(x)
+        weighed = self.inverse(j_x)
+        square = optax.tree.vdot(x, x) + jax.lax.psum(jnp.sum(j_x * weighed), DATA)
+        used = is_reliable(found, 0.5 * square - optax.tree.vdot(right, x), _LEAST)
+
+        def kept(value: jax.Array) -> jax.Array:
+            return jnp.where(used, value, jnp.zeros_like(value))
+
+        return _Solution(jax.tree.map(kept, x), kept(j_x), kept(weighed), used, found)
 
 
 def implicit_gradient(
@@ -217,9 +243,8 @@ def implicit_gradient(
 
     # The inner problem.
     right = net.to_body(inner.inverse(rows.y_rK))
-    found = inner.solve(right, settings.inner_steps, settings.tolerance)
-    tau = found.x
-    r_rK = rows.y_rK - net.of_rows(tau)
+    inner_solution = inner.solve(right, settings.inner_steps, settings.tolerance)
+    tau, r_rK = inner_solution.x, rows.y_rK - inner_solution.j_x
     solution = with_labels(solution, r_rK, rows.total, ridge, DATA)
     w_dK = solution.w_dK.astype(f_rd.dtype)
 
@@ -237,7 +262,7 @@ def implicit_gradient(
     # The gradient through tau.
     g = jax.tree.map(jnp.subtract, net.cotangent(batch.images, e_bK), net.to_body(dr_rK))
     through = inner.solve(g, settings.implicit_steps, settings.tolerance)
-    a_rK = inner.inverse(net.of_rows(through.x))
+    a_rK = through.weighed
     b_rK = coefficients(solution, rows.total, ridge, DATA).astype(a_rK.dtype) * rows.weight
     with jax.default_matmul_precision("highest"):
         a_d = jax.lax.psum(f_rd.T @ a_rK, DATA)
@@ -245,19 +270,19 @@ def implicit_gradient(
 
     pulled = net.to_images(tau, through.x, direct, implicit)
     grads = to_images(problem, pulled[:, 0], dr_rK)
-    extra, facts = _safe(grads, to_images(problem, pulled[:, 1], a_rK), found, through)
-    if settings.implicit_steps == 0:  # there is none, by choice
-        facts["implicit_dropped"] = jnp.zeros_like(facts["implicit_dropped"])
+    implied = to_images(problem, pulled[:, 1], a_rK)
+    extra, facts = _safe(grads, implied, inner_solution.used & through.used)
+    facts |= _of_solves(inner_solution.found, through.found)
     metrics = target_metrics(problem, pred_bK, batch, loss, solution) | facts
     return Gradient(jax.tree.map(jnp.add, grads, extra), mean_slope(problem, loss), metrics)
 
 
 def _safe(
-    direct: DistilledSet, implicit: DistilledSet, inner: Solved, through: Solved
+    direct: DistilledSet, implicit: DistilledSet, solved: jax.Array
 ) -> tuple[DistilledSet, Metrics]:
     """The implicit part, clipped per array to the norm of the direct part, and metrics.
 
-    It is dropped where it is not finite or a solve did not converge.
+    It is dropped where it is not finite or not both systems are `solved`.
     """
 
     def norms(tree: DistilledSet) -> list[jax.Array]:
@@ -266,7 +291,7 @@ def _safe(
     dtype = direct.labels.dtype
     of_direct, of_implicit = norms(direct), norms(implicit)
     finite = jnp.all(jnp.isfinite(jnp.stack(of_implicit)))
-    used = finite & (inner.residual < 1) & (through.residual < 1)
+    used = finite & solved
     tiny = jnp.finfo(dtype).tiny
     clipped = [
         jnp.where(used, _clipped(x, norm, limit), 0.0)
@@ -275,12 +300,21 @@ def _safe(
     facts = {
         "implicit_dropped": (~used).astype(dtype),
         "implicit_ratio": jnp.where(finite, of_implicit[0] / jnp.maximum(of_direct[0], tiny), 0.0),
-        "inner_residual": inner.residual.astype(dtype),
-        "implicit_residual": through.residual.astype(dtype),
+    }
+    return DistilledSet(*clipped), facts
+
+
+def _of_solves(inner: Solved, through: Solved) -> Metrics:
+    """Metrics of both solves."""
+    dtype = inner.residual.dtype
+    return {
+        "inner_residual": inner.residual,
+        "implicit_residual": through.residual,
+        "inner_last_fall": inner.last,
+        "implicit_last_fall": through.last,
         "inner_iterations": inner.steps.astype(dtype),
         "implicit_iterations": through.steps.astype(dtype),
     }
-    return DistilledSet(*clipped), facts
 
 
 def _clipped(part: jax.Array, norm: jax.Array, limit: jax.Array) -> jax.Array:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.settings import check_settings, setting
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.config import DistillConfig
+from frepo_scale.distill.pool import PoolConfig
 
 LOSSES = ("mse", "cross_entropy")
 OPTIMISERS = ("lamb", "adabelief", "adam")
@@ -51,12 +53,15 @@ class OuterConfig:
         high=0.9999,
     )
     clip: float = setting(
-        0.0, "CLIP", "largest norm of the gradient, in units of its running norm; 0: no limit"
+        0.0,
+        "CLIP",
+        "largest norm of the gradient, in units of its running norm, above 1; 0: no limit",
     )
     gradient_images: int = setting(
         0,
         "GRADIENT_IMAGES",
-        "distilled images that get a gradient in an outer step, a random choice; 0: all",
+        "distilled images that get a gradient in an outer step, a random choice; 0: all;"
+        " the gradient is unbiased in FRePo, biased in RCIG",
         low=0,
     )
     margin: float = setting(
@@ -72,6 +77,13 @@ class OuterConfig:
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its bounds."""
         check_settings(self)
+        if 0 < self.clip <= 1:
+            raise InputError(
+                f"CLIP = {self.clip:g}",
+                "0 (no limit) or a number above 1: otherwise the running norm of the gradient can"
+                " only fall",
+                "use --gin.CLIP=2",
+            )
 
 
 class OuterState(NamedTuple):
@@ -88,6 +100,25 @@ class OuterState(NamedTuple):
     sharpness_optimiser: optax.OptState | None
     average: DistilledSet | None
     norm: jax.Array | None
+
+
+def without_effect(outer: OuterConfig, pool: PoolConfig, size: int) -> list[str]:
+    """A line for each setting that changes nothing in a run with these others.
+
+    Args:
+      outer: the switches.
+      pool: the pool.
+      size: distilled images, N.
+    """
+    lines = []
+    if outer.gradient_images >= size:
+        lines.append(
+            f"GRADIENT_IMAGES = {outer.gradient_images} changes nothing: there are {size} distilled"
+            " images, and all get a gradient"
+        )
+    if pool.draw_online_steps and pool.online_steps == 1:
+        lines.append("DRAW_ONLINE_STEPS = True changes nothing with ONLINE_STEPS = 1")
+    return lines
 
 
 def learning_rate_schedule(config: DistillConfig, outer: OuterConfig) -> optax.Schedule:

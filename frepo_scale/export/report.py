@@ -261,6 +261,8 @@ def _facts(result: dict[str, Any]) -> str:
         facts["time until the final evaluation"] = duration(seconds)
     if share := result.get("ridge_raised_share"):
         facts["ridge raised"] = f"in {100 * share:.0f} % of the logged steps"
+    if share := result.get("implicit_dropped_share"):
+        facts["implicit gradient dropped"] = f"in {100 * share:.2g} % of the steps"
     if (selected := result.get("selected_step")) is not None:
         by = result.get("selected_by")
         held_out = result.get("held_out_images")

@@ -12,7 +12,7 @@ from frepo_scale.ops.metrics import read_jsonl
 # Names of values with one type, wherever they occur; each may also be null.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("steps", "selected_step", "held_out_images", "n", "test_images"), int),
-    **dict.fromkeys(("seconds", "ridge_raised_share"), int | float),
+    **dict.fromkeys(("seconds", "ridge_raised_share", "implicit_dropped_share"), int | float),
     **dict.fromkeys(("mean", "std", "top5_mean", "top5_std", "standard_error", "x"), int | float),
     **dict.fromkeys(("selected_by", "config_sha256", "name", "title", "key", "label"), str),
     **dict.fromkeys(("row", "column", "unit", "x_label"), str),

@@ -21,6 +21,7 @@ from frepo_scale.data.types import Rows
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.algorithm import Algorithm, Problem
 from frepo_scale.distill.frozen import check_frozen
+from frepo_scale.distill.outer import without_effect
 from frepo_scale.distill.registry import algorithm_class, build_algorithm
 from frepo_scale.distill.synthetic import centred_labels, choose_rows, hard_labels, real_set
 from frepo_scale.evaluate.evaluation import Evaluation, EvaluationContext, RealData, Task
@@ -61,6 +62,11 @@ class Run:
     def size(self) -> int:
         """Synthetic images, N."""
         return self.algorithm.problem.size
+
+    def print_settings_without_effect(self) -> None:
+        """Prints a line for each setting that changes nothing in this run."""
+        for line in without_effect(self.config.outer, self.config.pool, self.size):
+            print(f"frepo-scale: {line}")
 
     def start(self, target: Rows) -> DistilledSet:
         """Random images of the target part, as net inputs, with initial labels.

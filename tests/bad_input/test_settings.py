@@ -165,6 +165,7 @@ def test_a_seed_has_31_bits(distill):
         ("NET=convnett", ["'convnett'", "did you mean convnet?"]),
         ("NORM=btch", ["'btch'", "did you mean batch?"]),
         ("ALGORITHM_ARGS={'rate': 1}", ["'rate'", "ALGORITHM_ARGS={}"]),
+        ("CLIP=0.001", ["CLIP = 0.001", "use --gin.CLIP=2"]),
         ("ALGORITHM=rcig", ["RIDGE_SCALE = 'relative'", "--gin.RIDGE_SCALE=absolute"]),
         ("EVALUATIONS=['no.Such']", ["'no.Such'", "PYTHONPATH"]),
         ("ALGORITHM=no.Such", ["'no.Such'", "PYTHONPATH"]),

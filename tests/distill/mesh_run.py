@@ -18,7 +18,7 @@ import numpy as np
 
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.data.augment import AugmentConfig
-from frepo_scale.distill import members
+from frepo_scale.distill import implicit, members
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
 from frepo_scale.distill.frepo import FRePo
@@ -51,7 +51,8 @@ def random_net(module, number):
 def prepared(text):
     """The start, the step and the mesh of a case, which is compiled once."""
     case = json.loads(text)
-    members.platform_of = lambda mesh: case.get("platform", platform_of(mesh))
+    for module in (members, implicit):
+        module.platform_of = lambda mesh: case.get("platform", platform_of(mesh))
     pool_axis, data_axis = case["mesh"]
     devices = jax.devices()[: pool_axis * data_axis]
     mesh = build_mesh(MeshConfig(pool_axis, data_axis), devices)
@@ -86,6 +87,7 @@ def prepared(text):
     ridge = RidgeConfig(
         case.get("ridge", 1e-6),
         case.get("form", "auto"),
+        case.get("precision", "auto"),
         factorisation=case.get("factorisation", "auto"),
         block=case.get("block", 256),
         distribute_above=case.get("distribute_above", 4096),

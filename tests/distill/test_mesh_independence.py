@@ -32,12 +32,18 @@ RCIG = {
     "members": 2,
     "width": 2,
     "norm": "none",
-    "steps": 8,
-    "rcig": [3, 3],
+    "steps": 6,
+    "rcig": [2, 2],
     "scale": "absolute",
     "ridge": 5e-4,
     "outer": SWITCHES,
     "online_steps": 2,
+}
+RCIG_SPREAD = RCIG | {
+    "platform": "tpu",
+    "factorisation": "blocked",
+    "block": 4,
+    "distribute_above": 0,
 }
 AUGMENTED = {
     "members": 2,
@@ -153,19 +159,35 @@ def test_spread_factorisation():
 
 
 def test_rcig_with_all_switches(tmp_path):
-    """Conjugate gradients over uneven shards, chunks, and a run that moves with its average."""
-    moving = RCIG | {"checkpoints": str(tmp_path)}
+    """Conjugate gradients over uneven shards, and a run that moves with its average.
+
+    The iterations are unrolled on one device, and in a loop on meshes, as on accelerators. There
+    the factorisation is spread, in both forms; then in two processes.
+    """
+    spread = RCIG_SPREAD | {"mesh": [2, 4]}
+    primal = RCIG_SPREAD | {"mesh": [1, 4], "form": "primal", "block": 6, "chunk": 4}
+    moving = {"checkpoints": str(tmp_path)}
     found = on_eight_devices(
         [
-            *on_meshes(RCIG, [1, 1], [2, 4]),
-            *on_meshes(RCIG | {"chunk": 4}, [1, 4]),
-            moving | {"mesh": [1, 4], "chunk": 4, "steps": 4},
-            moving | {"mesh": [2, 4], "steps": 8},
+            *on_meshes(RCIG, [1, 1]),
+            spread,
+            primal,
+            primal | moving | {"steps": 3},
+            spread | moving,
         ]
     )
     *whole, first, second = found
     whole.append({"losses": first["losses"] + second["losses"]})
+    whole.extend(run_in_two_processes([spread]))
     assert max(differences(whole)) <= 1e-9, differences(whole)
+
+
+def test_rcig_in_float32():
+    """With the regression of accelerators, which is iterative."""
+    case = RCIG | {"platform": "tpu", "dtype": "float32", "precision": "float32", "ridge": 1e-3}
+    found = on_eight_devices(on_meshes(case, [1, 1], [2, 4]))
+    assert not np.array([np.array(f["losses"])[:, 2] for f in found]).any()
+    assert max(differences(found)) <= 1e-3, differences(found)
 
 
 def test_frozen_nets_with_augmentation(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import Batch, DistilledSet
 from frepo_scale.distill.algorithm import Problem
 from frepo_scale.distill.config import DistillConfig
@@ -19,6 +20,7 @@ from frepo_scale.distill.outer import (
     learning_rate_schedule,
     optimiser,
     updated,
+    without_effect,
 )
 from frepo_scale.distill.pool import PoolConfig
 from frepo_scale.distill.state import (
@@ -107,6 +109,23 @@ def test_the_sharpness_follows_its_gradient_at_ten_times_the_rate():
     state = initial_outer_state(CONFIG, outer, start())
     state = updated(CONFIG, outer, state, start(), jnp.float32(2.5))
     np.testing.assert_allclose(state.sharpness, -0.1, rtol=1e-5)  # Adam's first step is its rate
+
+
+@pytest.mark.parametrize("clip", [0.001, 0.999, 1])
+def test_a_clip_that_only_lowers_the_running_norm_is_refused(clip):
+    with pytest.raises(InputError) as refused:
+        OuterConfig(clip=clip)
+    assert refused.value.what == f"CLIP = {clip:g}"
+    assert OuterConfig(clip=1.001) and OuterConfig(clip=0)
+
+
+def test_settings_without_effect_are_named():
+    drawn = PoolConfig(draw_online_steps=True)
+    assert without_effect(OuterConfig(), PoolConfig(online_steps=3), 10) == []
+    assert without_effect(OuterConfig(gradient_images=9), POOL, 10) == []
+    some, draw = without_effect(OuterConfig(gradient_images=50), drawn, 10)
+    assert "GRADIENT_IMAGES = 50" in some and "10" in some
+    assert "DRAW_ONLINE_STEPS = True" in draw and "ONLINE_STEPS = 1" in draw
 
 
 def algorithm(outer, pool=POOL):

@@ -1,8 +1,10 @@
 """RCIG: its closed form against automatic differentiation of the same problem in float64."""
 
 import itertools
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,57 +12,23 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
-from jax.sharding import PartitionSpec as P
+from one_device import on_one_device
+from processes import finished, start
+from rcig_problem import CLASSES, RIDGE, SHARPNESS, SIZE, inputs, pool_of, problem
 
 from frepo_scale.core.errors import InputError
-from frepo_scale.core.types import Batch, DistilledSet
-from frepo_scale.distill.algorithm import Problem
+from frepo_scale.core.types import DistilledSet
 from frepo_scale.distill.chosen import Chosen
-from frepo_scale.distill.config import DistillConfig
-from frepo_scale.distill.conjugate_gradients import Solved
-from frepo_scale.distill.frepo import FRePo
-from frepo_scale.distill.implicit import _safe
+from frepo_scale.distill.frepo import FRePo, FRePoState
+from frepo_scale.distill.implicit import _Inner, _safe
 from frepo_scale.distill.member_gradient import frepo_gradient
-from frepo_scale.distill.outer import OuterConfig
-from frepo_scale.distill.pool import PoolConfig, initial_pool, take_member
-from frepo_scale.distill.rcig import RCIG
+from frepo_scale.distill.pool import PoolConfig, take_member
+from frepo_scale.distill.rcig import RCIG, RCIGState
 from frepo_scale.distill.state import initial_train_state, make_train_step
 from frepo_scale.distill.step import make_meta_gradient
-from frepo_scale.models.convnet import ConvNet
-from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.regression.ridge import RidgeConfig
 
-CLASSES, SIZE, BATCH, SIDE, RIDGE = 3, 6, 8, 8, 5e-4
-MODULE = ConvNet(num_classes=CLASSES, width=2, depth=2, norm="none")
-
-
-def problem(flip=False, form="auto", loss="mse", chunk=1024, scale="absolute"):
-    return Problem(
-        MODULE,
-        DistillConfig(ipc=2, steps=10, flip=flip, seed=1, chunk=chunk),
-        PoolConfig(size=1),
-        RidgeConfig(RIDGE, form, scale=scale),
-        single_device_mesh(),
-        SIZE,
-        BATCH,
-        OuterConfig(loss=loss, margin=0.0),
-    )
-
-
-def inputs(dtype):
-    rng = np.random.default_rng(0)
-    labels = np.eye(CLASSES)[np.arange(SIZE) % CLASSES] - 1 / CLASSES
-    distilled = DistilledSet(
-        jnp.asarray(rng.normal(size=(SIZE, SIDE, SIDE, 3)), dtype),
-        jnp.asarray(labels + 0.05 * rng.normal(size=(SIZE, CLASSES)), dtype),
-    )
-    images = jnp.asarray(rng.normal(size=(BATCH, SIDE, SIDE, 3)), dtype)
-    return distilled, Batch(images, jnp.asarray(rng.integers(0, CLASSES, BATCH), jnp.int32))
-
-
-def pool_of(given, dtype):
-    image = jax.ShapeDtypeStruct((SIDE, SIDE, 3), dtype)
-    return initial_pool(given.module, given.pool, 1, image)
+PROGRAM = Path(__file__).with_name("rcig_run.py")
 
 
 def by_differentiation(given, member, distilled, batch, sharpness):
@@ -119,47 +87,43 @@ def by_differentiation(given, member, distilled, batch, sharpness):
 
 
 def difference(ours, truth):
-    return float(jnp.linalg.norm(ours - truth) / jnp.linalg.norm(truth))
+    ours, truth = np.asarray(ours), np.asarray(truth)
+    assert ours.dtype == truth.dtype == np.float64
+    return np.linalg.norm(ours - truth) / np.linalg.norm(truth)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flip", "form", "loss", "chunk", "unrolled"),
+    ("flip", "form", "loss", "chunk", "devices"),
     [
-        (False, "dual", "cross_entropy", 1024, True),
-        (True, "dual", "mse", 5, False),
-        (True, "primal", "cross_entropy", 1024, False),
+        (False, "dual", "cross_entropy", 1024, 4),
+        (True, "dual", "mse", 5, 1),
+        (True, "primal", "cross_entropy", 1024, 4),
     ],
 )
 def test_the_gradient_is_that_of_automatic_differentiation(
-    flip, form, loss, chunk, unrolled, monkeypatch
+    flip, form, loss, chunk, devices, tmp_path
 ):
-    # The safeguard would hide an error of the implicit part.
-    monkeypatch.setattr("frepo_scale.distill.implicit._clipped", lambda part, *_: part)
-    if not unrolled:  # as on accelerators
-        monkeypatch.setattr("frepo_scale.distill.implicit.platform_of", lambda mesh: "gpu")
-    # A - I has the rank of at most the rows times the classes.
-    iterations = 24 if unrolled else 150
+    """On four devices with 2, 2, 2 and 0 of the six images, too."""
+    case = {"flip": flip, "form": form, "loss": loss, "chunk": chunk}
+    file, paths = tmp_path / "found.npz", [PROGRAM.parents[1]]
+    finished(start(PROGRAM, json.dumps(case), file, devices=devices, paths=paths))
+    with np.load(file) as stored:
+        found = dict(stored)
     with jax.enable_x64(True):
-        given = problem(flip, form, loss, chunk)
-        algorithm = RCIG(given, inner_steps=iterations, implicit_steps=iterations, tolerance=1e-13)
+        given = problem(**case)
         distilled, batch = inputs(jnp.float64)
-        pool = pool_of(given, jnp.float64)
-        sharpness = jnp.float64(0.3) if loss == "cross_entropy" else None
-        found = jax.jit(make_meta_gradient(given, algorithm.member_gradient))(
-            jnp.int32(0), distilled, sharpness, pool, jax.tree.map(lambda x: x[None], batch)
-        )
-        member = take_member(pool, jnp.int32(0))
+        member = take_member(pool_of(given, jnp.float64), jnp.int32(0))
         value, (d_images, d_labels, slope) = jax.jit(partial(by_differentiation, given))(
-            member, distilled, batch, jnp.float64(0.3)
+            member, distilled, batch, jnp.float64(SHARPNESS)
         )
-        assert found.metrics["implicit_dropped"] == 0
-        assert found.metrics["implicit_ratio"] > 1e-3  # there is an implicit part to compare
-        np.testing.assert_allclose(found.metrics["loss"], value, rtol=1e-9)
-        assert difference(found.distilled.images, d_images) < 1e-9
-        assert difference(found.distilled.labels, d_labels) < 1e-9
-        if sharpness is not None:
-            np.testing.assert_allclose(found.sharpness, slope, rtol=1e-9)
+    assert found["implicit_dropped"] == 0
+    assert found["implicit_ratio"] > 1e-3  # there is an implicit part to compare
+    np.testing.assert_allclose(found["loss"], value, rtol=1e-9)
+    assert difference(found["images"], d_images) < 1e-9
+    assert difference(found["labels"], d_labels) < 1e-9
+    if loss == "cross_entropy":
+        np.testing.assert_allclose(found["sharpness"], slope, rtol=1e-9)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -168,20 +132,15 @@ def test_the_gradient_for_some_images_is_unbiased(flip):
     given = problem(flip)
     distilled, batch = inputs(jnp.float32)
     member = take_member(pool_of(given, jnp.float32), jnp.int32(0))
-    run = partial(
-        jax.shard_map, mesh=single_device_mesh(), in_specs=P(), out_specs=P(), check_vma=False
-    )
 
-    @jax.jit
-    def gradient(rows):
+    @on_one_device
+    def gradient(d, b, rows):
         chosen = None if rows is None else Chosen(rows, 2)
-        return run(
-            lambda d, b: frepo_gradient(given, member, d, jnp.ones(SIZE), b, None, chosen).distilled
-        )(distilled, batch)
+        return frepo_gradient(given, member, d, jnp.ones(SIZE), b, None, chosen).distilled
 
-    every = gradient(None)
+    every = gradient(distilled, batch, None)
     pairs = list(itertools.combinations(range(SIZE), 2))
-    parts = [gradient(jnp.array(pair)) for pair in pairs]
+    parts = [gradient(distilled, batch, jnp.array(pair)) for pair in pairs]
     for pair, part in zip(pairs, parts, strict=True):
         there = np.abs(np.asarray(part.images)).sum((1, 2, 3)) > 0
         assert np.flatnonzero(there).tolist() == list(pair)
@@ -199,16 +158,13 @@ def test_the_implicit_gradient_for_some_images_is_that_of_a_body_linearised_on_t
         algorithm = RCIG(given, inner_steps=150, implicit_steps=150, tolerance=1e-13)
         distilled, batch = inputs(jnp.float64)
         member = take_member(pool_of(given, jnp.float64), jnp.int32(0))
-        run = partial(
-            jax.shard_map, mesh=single_device_mesh(), in_specs=P(), out_specs=P(), check_vma=False
-        )
 
         def gradient(rows):
             chosen = None if rows is None else Chosen(jnp.array(rows), len(rows))
             real = jnp.ones(SIZE)
             found = algorithm.member_gradient
-            return jax.jit(
-                run(lambda d, b: found(given, member, d, real, b, None, chosen).distilled)
+            return on_one_device(
+                lambda d, b: found(given, member, d, real, b, None, chosen).distilled
             )(distilled, batch)
 
         every, permuted, some = gradient(None), gradient([3, 1, 0, 5, 4, 2]), gradient([4, 1])
@@ -236,31 +192,86 @@ def test_the_implicit_part_is_clipped_to_the_direct_one_and_dropped_where_it_is_
     direct = DistilledSet(jnp.full((2, 2), 3.0), jnp.full((2, 1), 1.0))
     implicit = DistilledSet(jnp.full((2, 2), -30.0), jnp.full((2, 1), 0.5))
 
-    def safe(implicit, residual):
-        solved = Solved(None, jnp.float32(residual), jnp.int32(1))
-        mesh = single_device_mesh()
-        run = partial(jax.shard_map, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-        return run(lambda a, b: _safe(a, b, solved, solved))(direct, implicit)
-
-    extra, facts = safe(implicit, 0.1)
+    safe = on_one_device(_safe)
+    extra, facts = safe(direct, implicit, True)
     np.testing.assert_allclose(extra.images, -3.0, rtol=1e-6)
     np.testing.assert_allclose(extra.labels, 0.5)
     np.testing.assert_allclose(facts["implicit_ratio"], 10.0, rtol=1e-6)
     assert facts["implicit_dropped"] == 0
-    for bad, residual in (
-        (implicit, 1.5),
-        (implicit._replace(labels=jnp.full((2, 1), jnp.nan)), 0.1),
+    for bad, solved in (
+        (implicit, False),
+        (implicit._replace(labels=jnp.full((2, 1), jnp.nan)), True),
     ):
-        extra, facts = safe(bad, residual)
+        extra, facts = safe(direct, bad, solved)
         assert facts["implicit_dropped"] == 1
         assert all(np.array_equal(x, np.zeros_like(x)) for x in extra)
 
 
-def test_a_relative_ridge_is_refused():
+@pytest.mark.slow
+def test_without_reliable_solves_it_is_the_gradient_of_frepo(monkeypatch):
+    """With K replaced by -K the matrix of both systems is indefinite."""
+    monkeypatch.setattr("frepo_scale.distill.implicit.platform_of", lambda mesh: "gpu")
+    inverse = _Inner.inverse
+    monkeypatch.setattr(_Inner, "inverse", lambda inner, z: -inverse(inner, z))
+    given = problem()
+    distilled, batch = inputs(jnp.float32)
+    member = take_member(pool_of(given, jnp.float32), jnp.int32(0))
+
+    def gradient(function):
+        return on_one_device(lambda d, b: function(given, member, d, jnp.ones(SIZE), b, None, None))
+
+    found = gradient(RCIG(given).member_gradient)(distilled, batch)
+    expected = gradient(frepo_gradient)(distilled, batch)
+    assert found.metrics["implicit_dropped"] == 1
+    for ours, theirs in zip(found.distilled, expected.distilled, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_dropped_parts_are_counted_in_every_step(monkeypatch):
+    """Also in those that are not logged; the log, the result and the report then say so."""
+    algorithm = RCIG(problem()._replace(pool=PoolConfig(size=4, members=2)))
+    dropped = iter([0.0, 0.5, 1.0, 0.0])
+
+    def step(_, state, batch):
+        part = {"implicit_dropped": jnp.float32(next(dropped))}
+        return FRePoState(state.step + 1, *state[1:-1]), part
+
+    monkeypatch.setattr(FRePo, "step", step)
+    state = RCIGState(jnp.int32(0), *4 * [None], dropped=jnp.int32(0))
+    rows = []
+    for _ in range(4):
+        state, row = algorithm.step(state, None)
+        rows.append({name: float(value) for name, value in row.items()})
+    assert state.dropped == 3 and state.dropped.dtype == jnp.int32
+    assert [row["implicit_dropped_share"] for row in rows] == [0, 0.25, 0.5, 0.375]
+    assert algorithm.warning(rows[0]) == ""
+    assert "38 %" in algorithm.warning(rows[3])  # of which nothing was dropped
+    facts, line = algorithm.summary([rows[0], rows[3]])
+    assert facts == {"ridge_raised_share": 0.0, "implicit_dropped_share": 0.375}
+    assert "--gin.RIDGE" in line
+    assert algorithm.summary([])[0]["implicit_dropped_share"] == 0
+
+
+def test_solves_that_stop_early_are_a_warning_with_the_steps_to_raise():
+    algorithm = RCIG(problem(), inner_steps=2, implicit_steps=2)
+    fine = {"inner_residual": 0.1, "inner_last_fall": 0.1, "implicit_residual": 1.9}
+    assert algorithm.warning(fine | {"implicit_last_fall": 0.1}) == ""
+    line = algorithm.warning(fine | {"implicit_last_fall": 0.7})
+    assert "70 %" in line and "'implicit_steps'" in line and "ALGORITHM_ARGS" in line
+    assert "inner_steps" not in line
+    solved = {"inner_residual": 1e-4, "inner_last_fall": 1.0}  # one iteration was enough
+    assert algorithm.warning(solved) == ""
+
+
+@pytest.mark.parametrize(
+    ("scale", "ridge", "named"),
+    [("relative", RIDGE, "RIDGE_SCALE = 'relative'"), ("absolute", 0.0, "RIDGE = 0 ")],
+)
+def test_a_relative_ridge_and_none_are_refused(scale, ridge, named):
     with pytest.raises(InputError) as refused:
-        RCIG(problem(scale="relative"))
-    assert "RIDGE_SCALE" in str(refused.value)
-    assert "--gin.RIDGE_SCALE=absolute" in refused.value.fix
+        RCIG(problem()._replace(ridge=RidgeConfig(ridge, scale=scale)))
+    assert named in refused.value.what
+    assert "--gin.RIDGE=5e-4" in refused.value.fix
 
 
 class Headless(nn.Module):

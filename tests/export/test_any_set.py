@@ -256,7 +256,7 @@ def test_a_file_of_pytorch_without_pytorch(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pt").write_bytes(b"x")
     fix = refused(tmp_path / "a.pt", "a.pt").fix
-    assert "-m pip install 'frepo-scale[torch]'" in fix and "/whl/cpu" in fix
+    assert "-m pip install 'frepo-scale[torch]'" in fix and "Start locally" in fix
 
 
 class Harmful:
