@@ -219,7 +219,6 @@ class _Attempt:
     ) -> Iterator[tuple[Step, Iterator[Any], Hooks]]:
         """The step, its target batches and the hooks of the loop, from step `start` on."""
         run, config = self.work.run, self.work.run.config
-        _say(run.print_settings_without_effect)
         feed = self.work.inputs.feed(
             run.algorithm.batch_size, config.distill.seed, config.data.workers
         )

@@ -66,6 +66,7 @@ def open_workdir(workdir: Workdir, supervisor: Supervisor, run: Run) -> None:
     write_text(workdir.operative_config, run.recipe.operative)
     for note in run.dataset.notes:
         print(f"data: {note}")
+    run.print_settings_without_effect()
 
 
 def _stopped(workdir: Workdir, supervisor: Supervisor) -> None:

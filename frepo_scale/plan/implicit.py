@@ -8,7 +8,8 @@ t iterations of both solves together:
 
   nets     (5 r (t + 2) + 5 b + 13 r) F, s ((r (t + 2) + b) (6 A + 2 S) + r (13 A + 9 S)) bytes
   sums     t + 3 of 4 p bytes over the axis "data"
-  solves   t + 2 of the regression with the factor that exists
+  solves   t + 4 of the regression with the factor that exists: for each iteration, the first
+           right-hand side, the check of each solution, and the labels that tau leaves
 """
 
 from frepo_scale.distill.flops import forward_flops, gradient_rows, implicit_flops
@@ -49,7 +50,7 @@ def implicit_phases(subject: Subject, algorithm: RCIG, sizes: Sizes, precision: 
             *(GRADIENT, counted, sizes.members * operations, precision),
             *(sizes.members * s * moved, sums),
         ),
-        _solves(sizes, iterations + 2),
+        _solves(sizes, iterations + 4),
     ]
 
 

@@ -66,11 +66,7 @@ def search(
     """
     own = vary({}).problem
     own_chunk, own_strata = own.config.chunk, own.pool.size // own.pool.members
-    chunks = sorted({own_chunk, *CHUNKS}, key=lambda chunk: preferred(chunk, own_chunk))
-    values: dict[str, Sequence[Any]] = {"CHUNK": chunks}
-    dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
-    values |= {name: found for name, found in dtypes.items() if name in may_change}
-    values = {name: found for name, found in values.items() if name not in fixed}
+    values = _values(own_chunk, may_change, fixed)
     if not values and not may_change and len(_allowed(vary({}), hardware, fixed)) <= 1:
         raise InputError(
             f"--best on {hardware.name}: nothing of this recipe may change",
@@ -103,6 +99,18 @@ def search(
             f"leave {given} out",
         )
     return sorted(found, key=order)
+
+
+def _values(
+    own_chunk: int, may_change: Sequence[str], fixed: Sequence[str]
+) -> dict[str, Sequence[Any]]:
+    """What is searched beside mesh, members and pool: values by macro, the preferred ones first."""
+    values: dict[str, Sequence[Any]] = {
+        "CHUNK": sorted({own_chunk, *CHUNKS}, key=lambda chunk: preferred(chunk, own_chunk))
+    }
+    dtypes = {name: _DTYPES for name in ("FEATURE_DTYPE", "NET_DTYPE")}
+    values |= {name: found for name, found in dtypes.items() if name in may_change}
+    return {name: found for name, found in values.items() if name not in fixed}
 
 
 def _varied(
