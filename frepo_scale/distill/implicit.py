@@ -195,13 +195,9 @@ class _Inner(NamedTuple):
 
     def inverse(self, z_rK: jax.Array) -> jax.Array:
         """`(K + rho I)⁻¹ z`, this device's rows."""
-        total = self.net.pulled.rows.total
-        return self.weighed(with_labels(self.solution, z_rK, total, self.ridge, DATA), z_rK.dtype)
-
-    def weighed(self, solution: Solution, dtype: Any) -> jax.Array:
-        """`(K + rho I)⁻¹ Y` for the labels Y of a solution, this device's rows."""
-        rows = self.net.pulled.rows
-        return coefficients(solution, rows.total, self.ridge, DATA).astype(dtype) * rows.weight
+        solved = with_labels(self.solution, z_rK, self.net.pulled.rows.total, self.ridge, DATA)
+        found = coefficients(solved, self.net.pulled.rows.total, self.ridge, DATA)
+        return found.astype(z_rK.dtype) * self.net.pulled.rows.weight
 
     def product(self, v: Any) -> Any:
         """`A v`."""
@@ -246,7 +242,7 @@ def implicit_gradient(
     inner = _Inner(net, ridge, solution)
 
     # The inner problem.
-    right = net.to_body(inner.weighed(solution, f_rd.dtype))
+    right = net.to_body(inner.inverse(rows.y_rK))
     inner_solution = inner.solve(right, settings.inner_steps, settings.tolerance)
     tau, r_rK = inner_solution.x, rows.y_rK - inner_solution.j_x
     solution = with_labels(solution, r_rK, rows.total, ridge, DATA)
@@ -267,7 +263,7 @@ def implicit_gradient(
     g = jax.tree.map(jnp.subtract, net.cotangent(batch.images, e_bK), net.to_body(dr_rK))
     through = inner.solve(g, settings.implicit_steps, settings.tolerance)
     a_rK = through.weighed
-    b_rK = inner.weighed(solution, a_rK.dtype)
+    b_rK = coefficients(solution, rows.total, ridge, DATA).astype(a_rK.dtype) * rows.weight
     with jax.default_matmul_precision("highest"):
         a_d = jax.lax.psum(f_rd.T @ a_rK, DATA)
         implicit = _Slopes(b_rK, -a_rK, -(a_rK @ w_dK.T) - b_rK @ a_d.T)
