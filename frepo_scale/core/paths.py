@@ -10,12 +10,12 @@ import importlib.util
 import io
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.extras import not_installed
 
 # etils knows more (s3://, az://), but Orbax writes checkpoints to local disks and gs:// only.
 _STORES = ("gs://",)
@@ -106,11 +106,8 @@ def check_checkpoints(path: Path) -> None:
     with contextlib.suppress(ModuleNotFoundError):  # not even google.cloud
         found = importlib.util.find_spec("google.cloud.storage") is not None
     if not found:
-        raise InputError(
-            f"checkpoints in {path} need the package google-cloud-storage",
-            "the package to be installed",
-            f"{sys.executable} -m pip install google-cloud-storage google-cloud-storage-control",
-        )
+        package = "google-cloud-storage"
+        raise not_installed(f"checkpoints in {path} need {package}", package, extra="gs")
 
 
 @contextlib.contextmanager

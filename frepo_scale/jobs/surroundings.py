@@ -96,9 +96,11 @@ def leaving_at_once(
     """
 
     def leave(code: int) -> None:
-        print(file=sys.stderr)  # after a progress bar
-        say()
-        ending.leave(code)
+        try:
+            print(file=sys.stderr)  # after a progress bar
+            say()
+        finally:  # also if the disk is full and the end cannot be recorded
+            ending.leave(code)
 
     return preemption.leaving_at_once(leave)
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -86,7 +87,7 @@ def device_error(error: BaseException) -> InputError | None:
         f"the driver does not suit the installed libraries ({_brief(error)})",
         "a driver and CUDA libraries that suit each other",
         "update the NVIDIA driver, or install libraries that are not newer than the CUDA version"
-        " that `nvidia-smi` shows: pip install 'jax[cuda12]' or 'jax[cuda13]'",
+        f" that `nvidia-smi` shows: {sys.executable} -m pip install 'jax[cuda12]' or 'jax[cuda13]'",
     )
 
 
@@ -111,7 +112,8 @@ def no_backend(error: BaseException) -> InputError:
         f"{asked}JAX cannot use these devices ({_brief(error)})",
         "devices that this machine has, and the packages for them",
         (f"unset {given[0].partition('=')[0]} to use those that there are, or " if given else "")
-        + "install the packages: pip install 'jax[cuda13]' for NVIDIA GPUs, 'jax[tpu]' for TPUs",
+        + f"install the packages: {sys.executable} -m pip install 'jax[cuda13]' for NVIDIA GPUs,"
+        " 'jax[tpu]' for TPUs",
     )
 
 

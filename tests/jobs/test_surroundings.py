@@ -11,11 +11,12 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.identity import scientific_settings
 from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import surroundings
-from frepo_scale.jobs.surroundings import check_environment, ends_recorded
+from frepo_scale.jobs.surroundings import check_environment, ends_recorded, leaving_at_once
 from frepo_scale.ops.goodput import Ledger, read_ledger
 from frepo_scale.ops.preemption import Preemption
 from frepo_scale.ops.supervisor import Supervisor
 from frepo_scale.ops.workdir import Workdir
+from frepo_scale.parallel import ending
 from frepo_scale.parallel.mesh import MeshConfig
 
 OLD, NEW = {"jax": "1", "devices": "8"}, {"jax": "2", "devices": "8"}
@@ -113,3 +114,19 @@ def test_the_job_checks_it_before_it_restores(tmp_path, monkeypatch):
         distill_job.distill(recipe, workdir.root)
     assert "attempt 1" in refused.value.what and "jax was '1'" in refused.value.what
     assert not workdir.config.exists()
+
+
+def test_a_stop_that_cannot_be_recorded_ends_the_process_all_the_same(monkeypatch):
+    class Handed:
+        """Gives back what would be called at a stop."""
+
+        leaving_at_once = staticmethod(lambda leave: leave)
+
+    def say():
+        raise OSError("no space")
+
+    codes = []
+    monkeypatch.setattr(ending, "leave", codes.append)
+    with pytest.raises(OSError, match="no space"):
+        leaving_at_once(Handed(), say)(42)
+    assert codes == [42]

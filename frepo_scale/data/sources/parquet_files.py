@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.core.extras import not_installed
 from frepo_scale.data.archive import DAMAGE, truncated
 
 _IMAGES = ("image", "img", "images", "jpg", "png")
@@ -39,9 +40,8 @@ def open_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise InputError(
-            f"{path} cannot be read without pyarrow", "it installed", "pip install pyarrow"
-        ) from error
+        what = f"{path} cannot be read without pyarrow"
+        raise not_installed(what, "pyarrow", extra="parquet") from error
     with _damage(path):
         return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
 

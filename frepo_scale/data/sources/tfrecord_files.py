@@ -7,6 +7,7 @@ compares its checksum, to find its label and where in the file its encoded image
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,8 +228,8 @@ def read_records(path: Path) -> Iterator[Record]:
     except ImportError as error:
         raise InputError(
             f"{path} cannot be read without TensorFlow",
-            "it installed",
-            "pip install tensorflow-cpu",
+            "the package tensorflow",
+            f"{sys.executable} -m pip install tensorflow-cpu",
         ) from error
     from google.protobuf.message import DecodeError
 

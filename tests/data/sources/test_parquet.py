@@ -130,7 +130,8 @@ def test_without_pyarrow(tmp_path, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError) as error:
         list_source(source)
-    assert error.value.fix.startswith("pip install") and "pyarrow" in error.value.fix
+    assert f"{sys.executable} -m pip install 'frepo-scale[parquet]'" in error.value.fix
+    assert "pyarrow" in error.value.what
 
 
 @settings(
