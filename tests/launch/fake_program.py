@@ -11,11 +11,13 @@ evaluation, stopped with 42 after each; CUTS=<n> attempts that JAX aborts, becau
 registers as process 1.
 """
 
+import functools
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -92,13 +94,32 @@ def attempts_of(number: int) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-# As the real processes, these start together.
-end = time.monotonic() + 5
-while not stop and time.monotonic() < end:
-    others = range(int(os.environ.get("FREPO_PROCESSES", "1")))
-    if all(attempts_of(other) >= attempts_of(process) for other in others):
-        break
-    time.sleep(0.01)
+attempt = attempts_of(process)
+count = int(os.environ.get("FREPO_PROCESSES") or os.environ.get("SLURM_NTASKS") or "1")
+together = count > 1
+
+
+def wait_for_the_others(reached: Callable[[int], bool]) -> None:
+    """As in the real ones, where each step is a collective operation: no process runs ahead."""
+    global together
+    end = time.monotonic() + 20
+    while together and not stop and not all(map(reached, range(count))):
+        together = time.monotonic() < end
+        time.sleep(0.005)
+
+
+def enter() -> None:
+    if together:
+        with open(root / f"entered-{attempt}-{process}", "ab") as file:
+            file.write(b".")  # one byte for each step
+
+
+def entered(step: int, other: int) -> bool:
+    path = root / f"entered-{attempt}-{other}"
+    return path.exists() and path.stat().st_size > step - first
+
+
+wait_for_the_others(lambda other: attempts_of(other) >= attempt)
 
 
 def save(step: int) -> None:
@@ -122,6 +143,7 @@ if int(cut.name.rpartition("-")[2]) < int(settings["CUTS"]):
     os.abort()
 print(f"process {process} starts at {first}", flush=True)
 for step in range(first, int(settings["STEPS"])):
+    enter()
     for plan in filter(None, settings["DIE"].split(",")):
         who, when, code = map(int, plan.split(":"))
         mark = root / f"died-{process}-{when}-{code}"
@@ -144,6 +166,7 @@ for step in range(first, int(settings["STEPS"])):
         save(step)
         saved.append(step)
     time.sleep(float(settings["SECONDS"]))
+    wait_for_the_others(functools.partial(entered, step))
 if int(settings["STEPS"]) not in saved:
     save(int(settings["STEPS"]))
 progress = root / "evaluation_progress.json"
