@@ -57,8 +57,11 @@ def settings_table() -> str:
         for one in found:
             default = "must be set" if one.default is MISSING else repr(one.default)
             name = one.setting.macro + ("*" if one.operational else "")
-            lines.append(f"  {name:20} {default:12} {one.setting.help}")
-    note = "Settings marked with * change the result by rounding at most."
+            lines.append(f"  {name:23} {default:12} {one.setting.help}")
+    note = (
+        "Settings marked with * change the result of a run by rounding at most; they may differ"
+        " when it resumes.\nThose of `pretrain` are used by `frepo-scale pretrain` only."
+    )
     return "\n".join([*lines, "", note]).lstrip()
 
 

@@ -1,4 +1,4 @@
-"""`frepo-scale compare`: several runs, exports and sets that were judged, side by side."""
+"""`frepo-scale compare`: several runs, exports and sets that were evaluated, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from frepo_scale.ops.workdir import Workdir
 
 FORMS = (
     "the workdir of a finished run, an export (.npz, folder or safetensors), or a set of another"
-    " program that frepo-scale evaluate has judged, or the folder that it named with --out"
+    " program that frepo-scale evaluate has measured, or the folder of its --out"
 )
 
 

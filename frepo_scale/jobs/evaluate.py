@@ -136,7 +136,7 @@ def _scores(
     preemption: Preemption,
 ) -> tuple[dict[str, Any], str]:
     """The scores of one distilled set, and what was not measured."""
-    mesh = single_device_mesh()  # the result of a pod can be judged on any machine
+    mesh = single_device_mesh()  # the result of a pod can be evaluated on any machine
     dataset, exported, sha256 = _read(config, target, told, room_of(mesh))
     for note in dataset.notes:
         print(f"data: {note}")
