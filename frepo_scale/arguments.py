@@ -1,6 +1,7 @@
 """The command line: arguments and help of every command."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,9 +13,11 @@ OVERRIDES = (
     "Any setting of a recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10."
     " `frepo-scale settings` lists them. Strings need no quotes."
 )
-
-
 _DEBUG = "show the traceback of an error"
+_RECIPE: dict[str, Any] = {
+    "metavar": "RECIPE",
+    "help": "a .gin file, or the name of one under gin/",
+}
 
 
 class _Version(argparse.Action):
@@ -30,10 +33,30 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     """Reports wrong arguments as InputError: one line, without the usage."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown arguments here, where the options of the command are known."""
+        from frepo_scale.core.errors import close_names
+
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [name for action in self._actions for name in action.option_strings]
+            self._refuse(f"unknown argument {rest[0]}", close_names(rest[0], options))
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
+        """Raises InputError for a message of argparse."""
+        from frepo_scale.core.errors import close_names
+
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            known = re.findall(r"[a-z]+", wrong[2])
+            self._refuse(f"unknown command {wrong[1]}", close_names(wrong[1], known))
+        self._refuse(message)
+
+    def _refuse(self, what: str, fix: str = "") -> NoReturn:
         from frepo_scale.core.errors import InputError
 
-        raise InputError(message, f"the arguments that {self.prog} --help lists")
+        raise InputError(what, f"the arguments that {self.prog} --help lists", fix)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +82,7 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
         description="Runs a recipe. The same command again resumes an interrupted run.",
         epilog=OVERRIDES,
     )
-    distill.add_argument(
-        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
-    )
+    distill.add_argument("recipe", **_RECIPE)
     distill.add_argument(
         "--workdir",
         metavar="DIR",
@@ -91,9 +112,7 @@ def _pretrain(commands: "argparse._SubParsersAction[Any]") -> None:
         epilog="Longer training: --gin.PRETRAIN_STEPS=20000; other nets: --gin.SEED=1. `frepo-scale"
         " settings` lists all settings.",
     )
-    pretrain.add_argument(
-        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
-    )
+    pretrain.add_argument("recipe", **_RECIPE)
     pretrain.add_argument(
         "--out",
         required=True,
@@ -222,7 +241,6 @@ def _plan(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
         usage="%(prog)s PATH [--dataset NAME] [--out DIR] ... [--gin.NAME=VALUE ...]",
@@ -265,7 +283,6 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _export(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale export`."""
     export = commands.add_parser(
         "export",
         usage="%(prog)s WORKDIR [--format npz|folder|safetensors] --out PATH",
@@ -284,7 +301,6 @@ def _export(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale compare`."""
     compare = commands.add_parser(
         "compare",
         help="show several runs, exports or evaluated sets side by side",
@@ -296,8 +312,8 @@ def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="the workdir of a finished run; an export (npz, folder or safetensors); or a set that"
-        " `frepo-scale evaluate` has measured, or the folder of its --out",
+        help="at least two: the workdir of a finished run; an export (npz, folder or safetensors);"
+        " or a set that `frepo-scale evaluate` has measured, or the folder of its --out",
     )
     compare.add_argument(
         "--out",

@@ -97,12 +97,12 @@ def find_recipe(name: str) -> Path:
     for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
         if os.path.isfile(candidate):  # unlike Path.is_file() it raises no error for any text
             return candidate
+    expected = f"a gin file, or the name of one under {RECIPES}"
+    if os.path.isdir(name):
+        fix = f"to resume a run, give its recipe again, with --workdir {name}"
+        raise InputError(f"recipe {name!r} is a folder", expected, fix)
     known = [p.name for p in RECIPES.glob("*.gin")]
-    raise InputError(
-        f"recipe {name!r} does not exist",
-        f"a gin file, or the name of one under {RECIPES}",
-        nearest(name, known),
-    )
+    raise InputError(f"recipe {name!r} does not exist", expected, nearest(name, known))
 
 
 def parse_value(text: str) -> Any:

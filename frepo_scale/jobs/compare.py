@@ -85,7 +85,9 @@ def _read(path: Path) -> _Found:
         evaluated, result = _evaluation(folder_of(path)) or {}, export.results
     else:
         name, folder = path.name, path if is_file(path / JUDGED) else folder_of(path)
-        if not is_file(folder / JUDGED) or not (is_file(path) or is_folder(path)):
+        if not (is_file(path) or is_folder(path)):
+            raise InputError(f"{path} does not exist", FORMS, "check the path")
+        if not is_file(folder / JUDGED):
             raise InputError(
                 f"{path} cannot be compared",
                 FORMS,

@@ -14,7 +14,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.identity import default_settings
-from frepo_scale.core.paths import is_file, is_folder
+from frepo_scale.core.paths import is_file, is_folder, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import Room, room_of
@@ -193,12 +193,20 @@ def told_about(target: Path, labels: str | None, normalised: Sequence[str] | Non
       normalised: mean and standard deviation, each a number or numbers separated by commas.
 
     Raises:
-      InputError: a number is none, or the set is an export, which says all this itself.
+      InputError: there is no set, a number is none, or the set is an export, which says all this
+        itself.
     """
+    if is_local(target) and not (is_file(target) or is_folder(target)):
+        expected = "the workdir of a run, an export, or a set of another program"
+        raise InputError(f"{target} does not exist", expected, "check the path")
     if is_own(target):
         if labels is not None or normalised is not None:
             option = "--labels" if labels is not None else "--normalised"
-            raise InputError(f"{option} with {target}", "a set that is no workdir and no export")
+            raise InputError(
+                f"{option} with {target}, which is a workdir or an export",
+                "a set of another program",
+                f"leave {option} out: the set says this itself",
+            )
         return None
     numbers = None
     if normalised is not None:
