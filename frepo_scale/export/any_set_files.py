@@ -17,12 +17,17 @@ import numpy as np
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.extras import not_installed
 from frepo_scale.core.paths import is_file, is_folder, is_local, read_bytes
-from frepo_scale.data.decode import eight_bit
+from frepo_scale.data.decode import (
+    Decoded,
+    UnreadableImage,
+    decode_image,
+    deep_note,
+    is_image,
+)
 from frepo_scale.export.folder import DATASET, LABELS, PIXELS, folder_names
 from frepo_scale.export.formats import Export, check_arrays, checked_description, from_arrays
 from frepo_scale.export.npz_files import Header, check_size, read_arrays
 
-_IMAGE_FILES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _TORCH_FILES = (".pt", ".pth")
 _LARGE = 2**28  # bytes of a tensor that may be expanded
 _FORMS = "a folder of class folders of images, an .npz with images and labels, or a .pt of PyTorch"
@@ -47,7 +52,9 @@ class RawSet:
     hard: np.ndarray | None = None
 
 
-def read_raw(path: Path, labels: Path | None, class_names: tuple[str, ...]) -> RawSet:
+def read_raw(
+    path: Path, labels: Path | None, class_names: tuple[str, ...], channels: int
+) -> RawSet:
     """The images and labels in a file or folder.
 
     Args:
@@ -55,13 +62,14 @@ def read_raw(path: Path, labels: Path | None, class_names: tuple[str, ...]) -> R
       labels: a further file with the labels: .npy, .npz with an array `labels`, or .pt; None: they
         are in `path`.
       class_names: K names, for class folders.
+      channels: 1 or 3, of the images of class folders.
 
     Raises:
       InputError: nothing can be read there, or there are no labels.
     """
     if not is_local(path):
         raise InputError(f"{path} is no local path", "a local path", "copy the set first")
-    raw = _read(path, class_names)
+    raw = _read(path, class_names, channels)
     if labels is not None:
         raw = replace(raw, labels=_labels_file(labels), note=f"{raw.note}, labels of {labels}")
     if raw.labels is None:
@@ -69,11 +77,11 @@ def read_raw(path: Path, labels: Path | None, class_names: tuple[str, ...]) -> R
     return raw
 
 
-def _read(path: Path, class_names: tuple[str, ...]) -> RawSet:
+def _read(path: Path, class_names: tuple[str, ...], channels: int) -> RawSet:
     if is_folder(path):
         if is_file(path / DATASET) and is_file(path / PIXELS):
             return _exported_folder(path)
-        return _class_folders(path, class_names)
+        return _class_folders(path, class_names, channels)
     if not is_file(path):
         raise InputError(f"{path}: no such file or folder", _FORMS)
     if path.suffix in _TORCH_FILES:
@@ -89,7 +97,11 @@ def _read(path: Path, class_names: tuple[str, ...]) -> RawSet:
 def _images_first(path: Path) -> Any:
     def check(headers: Mapping[str, Header]) -> None:
         if "images" not in headers:
-            raise InputError(f"{path}: no array images", "arrays images and labels")
+            raise InputError(
+                f"{path}: no array images",
+                "arrays images and labels",
+                "give them these names: numpy.savez(FILE, images=..., labels=...)",
+            )
         if "labels" in headers and headers["labels"].shape[:1] != headers["images"].shape[:1]:
             raise InputError(
                 f"{path}: images {headers['images'].shape}, labels {headers['labels'].shape}",
@@ -102,7 +114,7 @@ def _images_first(path: Path) -> Any:
 def _labels_file(path: Path) -> np.ndarray:
     if path.suffix in _TORCH_FILES:
         content = _load_torch(path)
-        found = content.get("labels") if isinstance(content, dict) else content
+        found = _entry(path, content, "labels") if isinstance(content, dict) else content
         return _array(path, found, "labels")
     if path.suffix == ".npz":
         arrays = read_arrays(path, ("labels",), lambda headers: None, "an array labels")
@@ -131,13 +143,24 @@ def _torch_file(path: Path) -> RawSet:
         note += f", the first of {len(content['data'])} sets"
         content = content["data"][0]
     if isinstance(content, dict):
-        images, labels = content.get("images"), content.get("labels")
+        images, labels = _entry(path, content, "images"), content.get("labels")
     elif isinstance(content, list | tuple) and len(content) == 2:
         images, labels = content
     else:
         images, labels = content, None
     found = None if labels is None else _array(path, labels, "labels")
     return RawSet(_array(path, images, "images"), found, note)
+
+
+def _entry(path: Path, content: dict[Any, Any], name: str) -> Any:
+    if name not in content:
+        held = ", ".join(map(repr, list(content)[:5])) + (", ..." if len(content) > 5 else "")
+        raise InputError(
+            f"{path}: no entry {name!r}" + (f" beside {held[:200]}" if held else ""),
+            "a tensor of images, [images, labels], or {'images': ..., 'labels': ...}",
+            "save it again with torch.save({'images': images, 'labels': labels}, FILE)",
+        )
+    return content[name]
 
 
 def _load_torch(path: Path) -> Any:
@@ -241,32 +264,46 @@ def _exported_folder(path: Path) -> RawSet:
     return RawSet(arrays["pixels"], labels, note, unit=True, hard=hard)
 
 
-def _class_folders(path: Path, class_names: tuple[str, ...]) -> RawSet:
-    from PIL import Image
-
+def _class_folders(path: Path, class_names: tuple[str, ...], channels: int) -> RawSet:
+    """Image files as the sources of data sets read them: upright, 8 bits, grey or RGB."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     classes = _classes_of(path, [p.name for p in folders], class_names)
-    images: list[np.ndarray] = []
+    images: list[Decoded] = []
     labels: list[int] = []
     for folder, label in zip(folders, classes, strict=True):
-        for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_FILES):
-            try:
-                with Image.open(file) as image:
-                    if images and image.size != images[0].shape[1::-1]:
-                        raise InputError(
-                            f"{file} has {image.size[0]}x{image.size[1]} pixels",
-                            f"the size of the others, {images[0].shape[1]}x{images[0].shape[0]}",
-                        )
-                    images.append(np.asarray(eight_bit(image)[0]))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise InputError(f"{file} cannot be read ({error})", "an image") from error
+        for file in sorted(p for p in folder.iterdir() if is_image(str(p))):
+            images.append(_decoded(file, channels, images))
             labels.append(label)
     if not images:
         raise InputError(f"{path} has no images", _FORMS)
-    if any(image.ndim == 3 for image in images):
-        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, -1) for i in images]
     note = f"{len(images)} image files in {len(folders)} class folders of {path}"
-    return RawSet(np.stack(images), np.array(labels), note)
+    grey = sum(image.grey for image in images)
+    if channels == 3 and grey:
+        note += f", {grey} of them grey"
+    if channels == 1 and grey < len(images):
+        note += f", {len(images) - grey} of them in colour and made grey"
+    for deep in deep_note(max(image.deep for image in images)):
+        note += f", {deep}"
+    return RawSet(np.stack([i.pixels for i in images]), np.array(labels), note)
+
+
+def _decoded(file: Path, channels: int, others: list[Decoded]) -> Decoded:
+    """One image file, in its own size, which must be that of the others."""
+    try:
+        # The bytes decide which decoder is used, never one that starts another program.
+        image = decode_image(file.read_bytes(), file.name, channels, None, "crop")
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror or error})", "an image"
+        ) from error
+    except UnreadableImage as error:
+        raise InputError(f"{file} cannot be read ({error.reason})", "an image") from error
+    if others and image.pixels.shape != others[0].pixels.shape:
+        raise InputError(
+            f"{file} has {image.width}x{image.height} pixels",
+            f"the size of the others, {others[0].width}x{others[0].height}",
+        )
+    return image
 
 
 def _classes_of(path: Path, names: list[str], class_names: tuple[str, ...]) -> list[int]:
