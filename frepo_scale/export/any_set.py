@@ -15,8 +15,9 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.data.subset import text_of
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.synthetic import scaled_labels
-from frepo_scale.export.any_set_files import RawSet, read_raw
+from frepo_scale.export.any_set_files import read_raw
 from frepo_scale.export.formats import Export
+from frepo_scale.export.raw_set import RawSet
 
 _ONE = 0.95  # images that reach beyond it on both sides, but not beyond 1, have that range
 _MOST = 12.0  # of the absolute value of normalised images; more are taken for an error

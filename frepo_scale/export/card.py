@@ -130,7 +130,7 @@ def _measured(results: dict[str, Any], recipe: dict[str, Any], remark: str) -> s
     for table in tables:
         lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
         lines += [*_rows(table), ""]
-    known = ("net", "width", "depth", "norm", "steps", "batch", "learning_rate")
+    known = ("dataset", "net", "width", "depth", "norm", "steps", "batch", "learning_rate")
     protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
     test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}
     return "\n".join(

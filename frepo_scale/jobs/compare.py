@@ -6,7 +6,7 @@ from typing import Any
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, is_folder, is_local
-from frepo_scale.export.any_set_files import read_folder
+from frepo_scale.export.any_set_folders import read_folder
 from frepo_scale.export.compare import ComparedSet, compared_table, write_comparison
 from frepo_scale.export.folder import DATASET, PIXELS
 from frepo_scale.export.formats import Export, read_npz

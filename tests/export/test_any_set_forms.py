@@ -76,6 +76,21 @@ def test_grey_files_of_a_colour_set_and_the_other_way_round(tmp_path: Path) -> N
     assert "3 of them in colour" in note
 
 
+def test_labels_of_image_files_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    root = folders(tmp_path / "set", Image.fromarray, ".png")  # cat, cow, dog: 0, 2, 1
+    soft = np.array([[5, 1, 0], [0, 1, 5], [6, 5, 0]], np.float32)  # of the dog another is largest
+    np.save(tmp_path / "soft.npy", soft)
+    found = read_any_set(root, Told(tmp_path / "soft.npy"), (8, 8, 3), NAMES, np.arange(3))
+    np.testing.assert_array_equal(found.images, PIXELS)
+    np.testing.assert_array_equal(found.labels, soft[[0, 2, 1]])
+    assert found.hard_labels.tolist() == [0, 1, 2]
+    for wrong in (soft[[0, 2, 1]], np.arange(3)):  # in the order of the classes
+        np.save(tmp_path / "wrong.npy", wrong)
+        with pytest.raises(InputError) as refused:
+            read_any_set(root, Told(tmp_path / "wrong.npy"), (8, 8, 3), NAMES, np.arange(3))
+        assert "wrong.npy" in refused.value.what and "sorted by name" in refused.value.expected
+
+
 def test_dark_images_of_16_bits_are_said(tmp_path: Path) -> None:
     deep = folders(
         tmp_path / "set", lambda p: Image.fromarray(p[..., 0].astype(np.uint16) * 16), ".png"
