@@ -54,8 +54,8 @@ class Continual:
             curves["full_data"] = ("all training images", partial(_all_real, context))
         for key, (label, labelled) in curves.items():
             steps = context.config.steps or STEPS
-            if key == "full_data":
-                steps = context.config.full_data_steps or steps
+            if key == "full_data" and (own := context.config.full_data_steps):
+                steps, label = own, f"{label}, {own:,} steps"
             for step in range(len(context.parts)):
                 score, seen = _after(context, key, step, labelled, steps)
                 name = f"{label}, {seen} classes seen"
