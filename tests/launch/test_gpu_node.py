@@ -94,7 +94,7 @@ def test_the_worst_code_counts_though_another_came_first(bench, helpers):
 def test_a_process_that_does_not_stop_is_killed_after_the_grace_period(bench, helpers):
     result = bench.end(
         group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", "--gin.DIE=1:7:1",
-              options=["--grace", "1"])
+              options=["--grace=1"])
     )  # fmt: skip
     assert result.code == 1 and "process 0 did not end in time" in result.err, result
     assert not any(map(helpers.alive, bench.pids()))
@@ -168,7 +168,9 @@ def test_dry_run_can_be_pasted(bench, nasty):
         (["x", "--", "true"], "N 'x'"),
         (["0", "--", "true"], "N '0'"),
         (["2", "3", "--", "true"], "'3'"),
-        (["--grace", "-1", "2", "--", "true"], "--grace '-1'"),
+        (["--grace=-1", "2", "--", "true"], "--grace '-1'"),
+        (["010", "--", "true"], "N '010'"),
+        (["--logs=", "2", "--", "true"], "--logs"),
         (["--frob", "2", "--", "true"], "'--frob'"),
     ],
 )

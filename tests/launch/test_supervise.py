@@ -107,7 +107,7 @@ def test_a_finished_shard_of_prepare_starts_the_count_again(bench, out):
 
 
 def test_attempts_can_be_set(bench):
-    result = distill(bench, "--gin.DIE=0:1:42,0:2:42", options=["--attempts", "1"])
+    result = distill(bench, "--gin.DIE=0:1:42,0:2:42", options=["--attempts=7", "--attempts=1"])
     assert result.code == 42 and len(attempts(result)) == 1 and "giving up: 1 " in result.err
 
 
@@ -250,6 +250,8 @@ def test_dry_run_prints_what_a_shell_reads_back_and_runs_nothing(bench, nasty):
         (["--attempts"], "--attempts has no value"),
         (["--attempts", "0", "--", "true"], "--attempts '0'"),
         (["--attempts", "x$(id)", "--", "true"], "--attempts 'x$(id)'"),
+        (["--attempts=08", "--", "true"], "--attempts '08'"),  # bash takes it for octal
+        (["--pause=", "--", "true"], "--pause ''"),
         (["--pause", "-1", "--", "true"], "--pause '-1'"),
         (["true"], "argument 'true'"),
         (["--attempt", "3", "--", "true"], "did you mean --attempts?"),

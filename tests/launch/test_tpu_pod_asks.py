@@ -58,6 +58,8 @@ def test_dry_run_of_the_other_commands(cloud, verb):
         (["digits_ipc1", "--zone"], {}, "--zone has no value"),
         (["--zone", "--dry-run", "digits_ipc1"], {}, "--zone has no value"),
         (["--max-hours", "soon", "digits_ipc1"], {}, "--max-hours 'soon'"),
+        (["--max-hours", "0.0", "digits_ipc1"], {}, "--max-hours '0.0'"),
+        (["--dry-run", "status"], {"WORKDIR": ""}, "launch/tpu_pod.sh status [options]"),
         (["--poll", "x", "digits_ipc1"], {}, "--poll 'x'"),
         (["--provision", "flex-start", "digits_ipc1"], {}, "needs --max-hours"),
         (["--setup", "no_such.sh", "digits_ipc1"], {}, "--setup 'no_such.sh'"),
