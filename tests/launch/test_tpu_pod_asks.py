@@ -59,6 +59,7 @@ def test_dry_run_of_the_other_commands(cloud, verb):
         (["--zone", "--dry-run", "digits_ipc1"], {}, "--zone has no value"),
         (["--max-hours", "soon", "digits_ipc1"], {}, "--max-hours 'soon'"),
         (["--max-hours", "0.0", "digits_ipc1"], {}, "--max-hours '0.0'"),
+        (["digits_ipc1"], {"FREPO_CALL_SECONDS": "5m"}, "FREPO_CALL_SECONDS '5m'"),
         (["--dry-run", "status"], {"WORKDIR": ""}, "launch/tpu_pod.sh status [options]"),
         (["--poll", "x", "digits_ipc1"], {}, "--poll 'x'"),
         (["--provision", "flex-start", "digits_ipc1"], {}, "needs --max-hours"),
