@@ -99,7 +99,9 @@ def overrides(cell: str, variant: str) -> tuple[str, dict[str, str]]:
 def program(cell: str, variant: str) -> str:
     """The same text for variants whose outer steps have the same operations."""
     recipe, given = overrides(cell, variant)
-    return json.dumps([recipe, {k: v for k, v in given.items() if k not in NUMBERS}], sort_keys=True)
+    return json.dumps(
+        [recipe, {k: v for k, v in given.items() if k not in NUMBERS}], sort_keys=True
+    )
 
 
 def run(cell: str, variant: str, seed: int, workdir: Path, data: dict[str, str]) -> None:

@@ -3,8 +3,9 @@
 Source: docs/algorithm.md sections 2 to 4. The outer step itself is in `distill.step`.
 
 Images, labels and their moments are sharded over the mesh axis "data", padded with zeros so
-that they divide; the pool is sharded over "pool". Padding never gets a gradient, so it stays zero
-and changes no norm or sum.
+that they divide; the pool is sharded over "pool". Padding never gets a gradient, so images and labels
+of padding stay zero and change no norm or sum. (AdaBelief adds a constant to its second moments,
+also to those of padding; they are not saved and have no effect.)
 """
 
 import math
@@ -202,7 +203,7 @@ class FRePo(Algorithm):
 
 
 def rounded_up(ridge: float) -> str:
-    """A ridge with one digit that is not below `ridge`: the advised one need not be raised again."""
+    """A ridge of one digit that is not below `ridge`, so that it need not be raised again."""
     text = f"{ridge:.0e}"
     if float(text) < (1 - 1e-4) * ridge:  # rounded by float32, it is no larger
         text = f"{ridge + 0.5 * 10.0 ** math.floor(math.log10(ridge)):.0e}"
