@@ -3,9 +3,9 @@
 Source: docs/algorithm.md sections 2 to 4. The outer step itself is in `distill.step`.
 
 Images, labels and their moments are sharded over the mesh axis "data", padded with zeros so
-that they divide; the pool is sharded over "pool". Padding never gets a gradient, so images and labels
-of padding stay zero and change no norm or sum. (AdaBelief adds a constant to its second moments,
-also to those of padding; they are not saved and have no effect.)
+that they divide; the pool is sharded over "pool". Padding never gets a gradient, so its images and
+labels stay zero and change no norm or sum. (AdaBelief adds a constant to its second moments, also
+to those of padding; they are not saved and have no effect.)
 """
 
 import math
