@@ -30,6 +30,7 @@ case "$*" in
   "-I -c "*version_info*) [[ -n "@VERSION@" ]] && printf '%s\n' "@VERSION@" ;;
   "-I -c "*ensurepip*) [[ -z "@BARE@" ]] && printf '%s\n' "$0" ;;
   "-I -c import pip") exit 0 ;;
+  "-I -c import torch") [[ -n ${TORCH:-} ]] ;;
   "-I -c "*) exec "$REAL_PYTHON" "$@" ;;
   "-I -m venv "*)
     log "$@"
@@ -397,6 +398,20 @@ def test_test_installs_for_itself_and_for_local(machine: Machine) -> None:
     machine.run()
     machine.run(script="launch/test.sh")
     assert machine.installs == 2
+
+
+def test_pytorch_is_installed_if_asked_for_and_missing(machine: Machine) -> None:
+    machine.python("python3", "3.12")
+    machine.run(script="launch/test.sh")
+    assert machine.installs == 1
+    machine.run("--with-pytorch", "tests/core", script="launch/test.sh", TORCH="there")
+    assert machine.installs == 1
+    result = machine.run(script=".ci/run", DIE_IN_PIP="yes")
+    assert result.code == 0 and "PyTorch could not be installed" in result.err, result
+    machine.run("--with-pytorch", "tests/core", script="launch/test.sh")
+    assert machine.installs == 3
+    assert all("torch==" in line for line in machine.logged("|pip|install|")[1:])
+    assert machine.logged("|pytest|")[-1].endswith(f"{FILES}tests/core|")
 
 
 def test_an_environment_for_tests_is_enough_to_run_and_stays_one(machine: Machine) -> None:
