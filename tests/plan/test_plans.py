@@ -94,6 +94,8 @@ def test_communication_by_hand():
     reduce = phase._replace(exchanges=(Exchange("all-reduce", "pool", 3e9),))
     (time,) = phase_times([reduce], parse_hardware("h100:4x8"), 4, 8)
     assert time.communication == pytest.approx(2 * 3 / 4 * 3e9 / 5e10)  # over the network
+    (time,) = phase_times([phase], parse_hardware("h100:4x8"), 1, 32)
+    assert time.communication == pytest.approx(31 / 32 * 8e9 / 4e11)  # over eight cards of a host
     (time,) = phase_times([reduce], H100, 1, 1)
     assert time.communication == 0
 
