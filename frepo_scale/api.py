@@ -22,6 +22,7 @@ from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.jobs import series as series_job
 from frepo_scale.jobs.distill import start
+from frepo_scale.jobs.evaluate import Normalised
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.connect import connect
 from frepo_scale.parallel.failures import explaining
@@ -62,7 +63,7 @@ def evaluate(
     path: _PathLike,
     dataset: str | None = None,
     labels: _PathLike | None = None,
-    normalised: tuple[str, str] | None = None,
+    normalised: tuple[Normalised, Normalised] | None = None,
     out: _PathLike | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -73,8 +74,8 @@ def evaluate(
         folders of images, an .npz with `images` and `labels`, or a .pt of PyTorch.
       dataset: the data set that a set of another program was made from, such as "cifar10".
       labels: a file with its labels, where they are not in `path`.
-      normalised: mean and standard deviation of its normalisation, as on the command line:
-        ("0.49,0.48,0.45", "0.25,0.24,0.26").
+      normalised: mean and standard deviation of its normalisation, of all channels or of each:
+        (0.5, 0.25) or ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)), also as on the command line.
       out: the folder for the result and the finished nets; None: the workdir of the run, or
         beside the set `set.npz.evaluation` (for `set.npz`).
       **settings: settings, such as `EVAL_NETS=20` or `NET="convnet"`.

@@ -184,8 +184,13 @@ def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str
       InputError: there is no recipe, or anything in it is wrong.
     """
     if dataset is None or is_own(target):
+        name, text = recipe_text(target)
         named = {} if dataset is None else {"DATASET": dataset}
-        return load_text(*recipe_text(target), named | {**overrides})
+        if (given := overrides.get("DATASET", dataset)) is not None:
+            line = f"DATASET = {parse_value(given)!r}"
+            if line not in text.splitlines():  # then DATA_DIR is the path of another data set
+                named["DATA_DIR"] = "None"
+        return load_text(name, text, named | {**overrides})
     spec_for(dataset)
     found = list(RECIPES.glob(f"{dataset}_ipc*.gin"))
     if found:  # that with the fewest images per class

@@ -44,6 +44,10 @@ dry=''
 attempts=$ATTEMPTS
 while (($#)); do
   case $1 in
+    --attempts=* | --pause=* | --saved-in=*)
+      set -- "${1%%=*}" "${1#*=}" "${@:2}"
+      continue
+      ;;
     -h | --help)
       usage
       exit 0

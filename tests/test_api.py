@@ -17,6 +17,7 @@ from frepo_scale import api
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.export import loaded
+from frepo_scale.export.folder import write_folder
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.safetensors_folder import write_safetensors
 from frepo_scale.jobs import distill as distill_job
@@ -89,6 +90,13 @@ def test_load_gives_what_was_written(file):
 def test_load_reads_a_safetensors_folder(file):
     write_safetensors("hub", export())
     np.testing.assert_array_equal(fs.load("hub").images, export().images)
+
+
+def test_a_folder_of_pixels_is_not_loaded_as_net_inputs(file):
+    write_folder("pixels", export())
+    with pytest.raises(fs.InputError) as caught:
+        fs.load("pixels")
+    assert "pixels" in caught.value.what and "--format folder" in caught.value.fix
 
 
 def test_load_from_a_store(store, tmp_path):
