@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-data, test = (dict(np.load(path)) for path in sys.argv[1:])
+data, test = map(dict, map(np.load, sys.argv[1:3])) if sys.argv[2:] else sys.exit(__doc__)
 recipe = json.loads(data["meta"].item())["evaluation"]
 layers = recipe["architecture"].get("layers", [{"op": "layers the file does not describe"}])
 KNOWN = {  # flax's default initialisation is that of the recipe

@@ -54,6 +54,12 @@ def test_the_jax_example_gives_our_accuracy(tmp_path):
     assert "without the augmentation" in note
 
 
+def test_the_jax_example_without_files_says_what_it_takes(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_in_jax.py", "e.npz"])
+    with pytest.raises(SystemExit, match=r"python train_in_jax.py distilled.npz test.npz"):
+        runpy.run_path(str(EXAMPLES / "train_in_jax.py"))
+
+
 def test_a_net_that_the_jax_example_does_not_build_is_one_line(tmp_path, monkeypatch):
     digits_export(tmp_path / "e.npz")
     exported = read_npz(tmp_path / "e.npz")
