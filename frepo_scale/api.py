@@ -16,6 +16,7 @@ from typing import Any
 import threadpoolctl
 
 from frepo_scale import config
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import check_utf8, read_bytes, to_path
 from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
@@ -104,8 +105,8 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
     Args:
       recipe: as for `distill`.
       topology: a TPU slice such as "v5e:4x4", whose devices this machine need not have; None: the
-        devices of this machine.
-      **settings: settings.
+        devices of this machine. For GPUs and for times use the command `frepo-scale plan`.
+      **settings: settings, such as `MEMBERS=4`.
 
     Returns:
       "devices", and per device "arguments", "temporary" and "code" (bytes) and "operations"
@@ -118,9 +119,17 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
     import jax
 
     from frepo_scale.jobs.plan import compile_recipe
+    from frepo_scale.plan.chips import CHIPS
     from frepo_scale.plan.compile import cost_of
     from frepo_scale.plan.topology import tpu_devices
 
+    chip = CHIPS.get((topology or "").partition(":")[0])
+    if chip is not None and chip.platform != "tpu":
+        raise InputError(
+            f"topology={topology!r}",
+            "a TPU slice such as 'v5e:4x4' or 'v4:2x2x2'",
+            f"for GPUs use `frepo-scale plan RECIPE --on {topology}`",
+        )
     read = config.load_recipe(config.find_recipe(recipe), _overrides(settings))
     devices = jax.devices() if topology is None else tpu_devices(topology)
     cost = cost_of(compile_recipe(read.config, devices))

@@ -40,7 +40,7 @@ class Continual:
     series: str = "classes"
 
     def check(self, task: Task) -> None:
-        """Raises InputError unless it judges a series of classes."""
+        """Raises InputError unless it evaluates a series of classes."""
         check_series("continual", self.series, task)
         Accuracy().check(task)  # of FULL_DATA
 
@@ -72,7 +72,7 @@ def check_series(name: str, wanted: str, task: Task) -> None:
     if task.series != wanted:
         raise InputError(
             f"EVALUATIONS: {name!r} with SERIES = {task.series!r}",
-            f"SERIES = {wanted!r}: it judges the sets of several runs",
+            f"SERIES = {wanted!r}: it evaluates the sets of several runs",
             f"use --gin.SERIES={wanted}, or leave {name!r} out",
         )
 

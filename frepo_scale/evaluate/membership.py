@@ -47,7 +47,7 @@ class Membership:
     series: str = "chunks"
 
     def check(self, task: Task) -> None:
-        """Raises InputError unless it judges a series of chunks that are in memory."""
+        """Raises InputError unless it evaluates a series of chunks that are in memory."""
         check_series("membership", self.series, task)
         if not task.in_memory:
             raise InputError(

@@ -35,7 +35,7 @@ class LoadedSet(Export):
       class_names: K names.
       preprocessing: `apply` makes net inputs of real uint8 images (n, H, W, C); `to_pixels` is its
         inverse.
-      evaluation: the recipe that gives the reported accuracy (net, steps, batch, ...).
+      evaluation: the protocol that gives the reported accuracy (net, steps, batch, ...).
       provenance: data set, outer step, seed, versions, ...
       results: the measured accuracies, each {"mean", "std", "n"}.
 

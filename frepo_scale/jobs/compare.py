@@ -1,4 +1,4 @@
-"""`frepo-scale compare`: several runs, exports and sets that were judged, side by side."""
+"""`frepo-scale compare`: several runs, exports and sets that were evaluated, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from frepo_scale.ops.workdir import Workdir
 
 FORMS = (
     "the workdir of a finished run, an export (.npz, folder or safetensors), or a set of another"
-    " program that frepo-scale evaluate has judged, or the folder that it named with --out"
+    " program that frepo-scale evaluate has measured, or the folder of its --out"
 )
 
 
@@ -85,7 +85,9 @@ def _read(path: Path) -> _Found:
         evaluated, result = _evaluation(folder_of(path)) or {}, export.results
     else:
         name, folder = path.name, path if is_file(path / JUDGED) else folder_of(path)
-        if not is_file(folder / JUDGED) or not (is_file(path) or is_folder(path)):
+        if not (is_file(path) or is_folder(path)):
+            raise InputError(f"{path} does not exist", FORMS, "check the path")
+        if not is_file(folder / JUDGED):
             raise InputError(
                 f"{path} cannot be compared",
                 FORMS,

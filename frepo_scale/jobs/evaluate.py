@@ -14,7 +14,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.identity import default_settings
-from frepo_scale.core.paths import is_file, is_folder
+from frepo_scale.core.paths import is_file, is_folder, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import Room, room_of
@@ -139,7 +139,7 @@ def _scores(
     preemption: Preemption,
 ) -> tuple[dict[str, Any], str]:
     """The scores of one distilled set, and what was not measured."""
-    mesh = single_device_mesh()  # the result of a pod can be judged on any machine
+    mesh = single_device_mesh()  # the result of a pod can be evaluated on any machine
     dataset, exported, sha256 = _read(config, target, told, room_of(mesh))
     for note in (*dataset.notes, *_origin_notes(exported, config, dataset)):
         print(f"data: {note}")
@@ -218,12 +218,20 @@ def told_about(
         sequence of numbers.
 
     Raises:
-      InputError: a number is none, or the set is an export, which says all this itself.
+      InputError: there is no set, a number is none, or the set is an export, which says all this
+        itself.
     """
+    if is_local(target) and not (is_file(target) or is_folder(target)):
+        expected = "the workdir of a run, an export, or a set of another program"
+        raise InputError(f"{target} does not exist", expected, "check the path")
     if is_own(target):
         if labels is not None or normalised is not None:
             option = "--labels" if labels is not None else "--normalised"
-            raise InputError(f"{option} with {target}", "a set that is no workdir and no export")
+            raise InputError(
+                f"{option} with {target}, which is a workdir or an export",
+                "a set of another program",
+                f"leave {option} out: the set says this itself",
+            )
         return None
     numbers = None
     if normalised is not None:
