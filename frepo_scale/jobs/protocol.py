@@ -28,6 +28,22 @@ _INITIALISATION = {
     "bias": 0.0,
     "norms": "scale 1, bias 0",
 }
+_RESIZED = (
+    "resized by averaging areas where it shrinks and bilinearly where it grows; if the data set was"
+    " prepared with --filter lanczos, by Pillow's Lanczos filter"
+)
+# By `Dataset.fit`: how test images came to their size.
+_RESIZING = {
+    "native": "none: the images have this size",
+    "crop": f"the largest centred square is {_RESIZED}",
+    "squash": f"the whole image is made square, {_RESIZED}",
+}
+_ARITHMETIC = {
+    "float32": "parameters, images and activations are float32",
+    "bfloat16": "in training parameters and images are rounded to bfloat16 for each step, and the"
+    " activations are bfloat16; batch statistics, the loss, the gradients that Adam gets and Adam"
+    " are float32, and so is everything in tests",
+}
 _PUBLISHED = "the published test (or validation) part"
 
 
@@ -66,12 +82,14 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "loss": "mean over the batch of half the squared error to the labels",
         "loss_formula": "mean over images of sum over classes of (logit - label)^2 / 2",
         "dtype": protocol.dtype,
+        "arithmetic": _ARITHMETIC[protocol.dtype],
         "matmul_precision": config.distill.matmul_precision,
         "augment": vars(augmentation(config, dataset)),
         "augmentation": augmentation_steps(augmentation(config, dataset)),
         "test": {
             "images": len(dataset.test),
             "part": _test_part(dataset),
+            "resizing": _RESIZING.get(dataset.fit, dataset.fit),
             "prediction": "the class with the largest logit; of equal ones the first",
             "spread": "std is the population standard deviation over the nets",
         },

@@ -1,6 +1,7 @@
 """The description of a net in an export."""
 
 import json
+from dataclasses import replace
 
 from frepo_scale import config
 from frepo_scale.data.dataset import load_dataset
@@ -48,3 +49,14 @@ def test_the_test_part_is_that_of_the_classes():
         parts[classes] = evaluation_recipe(read, load_dataset(read.data))["test"]
     assert parts["None"]["images"] == 355 and "all of it" in parts["None"]["part"]
     assert parts["2-4,7"]["images"] < 150 and "classes 2-4,7" in parts["2-4,7"]["part"]
+
+
+def test_what_a_file_alone_must_say_of_sizes_and_arithmetic():
+    read = config.load_recipe(config.find_recipe("digits_ipc1"), {"WIDTH": "4"}).config
+    dataset = load_dataset(read.data)
+    plain = evaluation_recipe(read, dataset)
+    assert plain["test"]["resizing"].startswith("none") and "bfloat16" not in plain["arithmetic"]
+    rounded = replace(read, evaluation=replace(read.evaluation, dtype="bfloat16"))
+    for fit, words in (("crop", "centred square"), ("squash", "whole image")):
+        found = evaluation_recipe(rounded, replace(dataset, fit=fit))
+        assert words in found["test"]["resizing"] and "bfloat16" in found["arithmetic"]
