@@ -115,7 +115,8 @@ class FRePo(Algorithm):
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
-        ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate.
+        ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate, and
+        with the cross-entropy inverse_temperature.
         """
         problem, config, outer = self.problem, self.problem.config, self.problem.outer
         members = problem.pool.members

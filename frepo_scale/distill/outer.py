@@ -33,16 +33,19 @@ class OuterConfig:
     loss: str = setting(
         "mse",
         "OUTER_LOSS",
-        "of the predictions for the target batch: mse | cross_entropy (learned temperature)",
+        "loss of the predictions for the target batch: mse | cross_entropy (learned temperature)",
         choices=LOSSES,
     )
     optimiser: str = setting(
-        "lamb", "OPTIMISER", "of images and labels: lamb | adabelief | adam", choices=OPTIMISERS
+        "lamb",
+        "OPTIMISER",
+        "optimiser of images and labels: lamb | adabelief | adam",
+        choices=OPTIMISERS,
     )
     schedule: str = setting(
         "cosine",
         "SCHEDULE",
-        "of LEARNING_RATE: cosine (decay to 10 %) | constant",
+        "schedule of LEARNING_RATE: cosine (decay to 10 %) | constant",
         choices=SCHEDULES,
     )
     average: float = setting(
@@ -70,7 +73,7 @@ class OuterConfig:
     label_scale: str = setting(
         "sqrt",
         "LABEL_SCALE",
-        "initial labels, onehot - 1/classes: sqrt: times sqrt(10/classes) | one: unchanged",
+        "factor of the initial labels, onehot - 1/classes: sqrt: sqrt(10/classes) | one: 1",
         choices=LABEL_SCALES,
     )
 

@@ -29,6 +29,8 @@ from frepo_scale.data.types import Rows
 from frepo_scale.distill.synthetic import scaled_labels
 from frepo_scale.evaluate.baselines import (
     check_held_out,
+    has_hard_labels,
+    named_set,
     random_real_images,
     with_hard_labels,
 )
@@ -97,9 +99,10 @@ class LinearProbe:
 
 def _sets(context: EvaluationContext) -> Iterator[tuple[str, str, list[_Labelled]]]:
     """Key, name and draws of each set."""
-    yield "distilled", "distilled set", [_Labelled(*context.distilled)]
-    hard = with_hard_labels(context)
-    yield "distilled_hard", "distilled images, hard labels", [_Labelled(*hard)]
+    yield "distilled", named_set(context), [_Labelled(*context.distilled)]
+    if not has_hard_labels(context):
+        hard = with_hard_labels(context)
+        yield "distilled_hard", "distilled images, hard labels", [_Labelled(*hard)]
     random: list[DistilledSet] = [
         random_real_images(context, draw) for draw in range(context.config.nets)
     ]
