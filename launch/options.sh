@@ -126,7 +126,8 @@ distance() {
 
 # Checks that $2, the value of option $1, is a whole number of at least $3.
 whole_number() {
-  if [[ ! $2 =~ ^[0-9]{1,9}$ ]] || ((10#$2 < $3)); then
+  # Without leading zeros: bash takes 010 for 8, and 08 for an error.
+  if [[ ! $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < $3)); then
     refuse "$1 '$2': expected a whole number of at least $3, for example $1 $(($3 > 3 ? $3 : 3))"
   fi
 }

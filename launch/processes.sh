@@ -39,6 +39,10 @@ source "$here/policy.sh"
 gpu_each='' logs='' grace=120 port='' dry='' count=''
 while (($#)); do
   case $1 in
+    --logs=* | --grace=* | --port=*)
+      set -- "${1%%=*}" "${1#*=}" "${@:2}"
+      continue
+      ;;
     -h | --help)
       usage
       exit 0
@@ -48,7 +52,10 @@ while (($#)); do
     --logs | --grace | --port)
       if (($# < 2)); then refuse "$1 has no value: see --help"; fi
       case $1 in
-        --logs) logs=$2 ;;
+        --logs)
+          if [[ -z $2 ]]; then refuse "--logs is empty: expected a folder, for example --logs runs/a/logs"; fi
+          logs=$2
+          ;;
         --grace)
           whole_number "$1" "$2" 0
           grace=$2

@@ -171,6 +171,17 @@ for line in importlib.metadata.requires("jax"):
   fi
 }
 
+# Installs PyTorch into .venv. On Linux x86-64 the newest release on the Python package index needs CUDA,
+# several GB; a build for CPUs, where pip finds one of this version, is a tenth of it.
+ensure_pytorch() {
+  local wanted=torch==2.13.0
+  if "$venv/bin/python" -I -c 'import torch' 2>/dev/null; then return 0; fi
+  say "installing $wanted into .venv"
+  if ! "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check "$wanted" >&2; then
+    say "PyTorch could not be installed: the tests that need it are skipped"
+  fi
+}
+
 # Prints the commands that ensure_env $1 would run, without running them.
 show_env() {
   local python line what

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: launch/test.sh [pytest arguments...]
+usage: launch/test.sh [--with-pytorch] [pytest arguments...]
 
 Runs the linter, the formatter, the type checker and the check of shell scripts, then the tests. Without
 arguments it runs all tests; with arguments, those that pytest selects. Paths are relative to the repository:
@@ -14,6 +14,8 @@ arguments it runs all tests; with arguments, those that pytest selects. Paths ar
 Tests run in two processes (pytest -n 2). Other choices: -n 4, or -n 0 for one process; --pdb, --trace, -s and
 --collect-only imply -n 0. Compiled programs are discarded at the end; with JAX_COMPILATION_CACHE_DIR set to a
 folder they are stored in it, and the next session needs less time.
+--with-pytorch installs PyTorch for the tests of the hand-over to it, which are skipped without; continuous
+integration does so.
 The script uses the repository's .venv and creates it if necessary, like launch/local.sh. On Linux x86-64 it
 also installs the TPU compiler into .venv/tpu_compiler (0.7 GB), for the test that compiles for TPUs. It stops
 with a non-zero exit code at the first step that fails.
@@ -25,6 +27,9 @@ if [[ ${1-} == -h || ${1-} == --help ]]; then
   exit 0
 fi
 
+pytorch=''
+if [[ ${1-} == --with-pytorch ]]; then pytorch=yes && shift; fi
+
 here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=launch/python_env.sh
 source "$here/python_env.sh"
@@ -32,6 +37,7 @@ source "$here/python_env.sh"
 source "$here/options.sh"
 ensure_env dev
 ensure_tpu_compiler
+if [[ -n $pytorch ]]; then ensure_pytorch; fi
 
 cd -- "$root"
 "$venv/bin/python" -m ruff check .

@@ -81,6 +81,7 @@ check() {
     *) refuse "unknown --provision '$provision': expected spot, on-demand or flex-start" ;;
   esac
   check_options
+  if [[ -n ${FREPO_CALL_SECONDS:-} ]]; then whole_number FREPO_CALL_SECONDS "$FREPO_CALL_SECONDS" 1; fi
   if [[ $command == run ]]; then
     check_run
   elif [[ -n $recipe ]]; then

@@ -152,6 +152,9 @@ hours() { # in seconds
   if [[ ! $1 =~ ^[0-9]{1,4}(\.[0-9]{1,6})?$ ]]; then
     refuse "--max-hours '$1': expected hours, for example --max-hours 12 or 0.5"
   fi
+  if [[ ! $1 =~ [1-9] ]]; then
+    refuse "--max-hours '$1': expected more than 0; without the option there is no limit"
+  fi
   awk -v hours="$1" 'BEGIN { seconds = hours * 3600; printf "%d\n", seconds < 1 ? 1 : seconds }'
 }
 
@@ -194,6 +197,9 @@ case ${1:-} in
     ;;
 esac
 read_options "$@"
+if [[ $command == run ]] && among "$recipe" run create status logs stop delete; then
+  refuse "the command '$recipe' comes first: launch/tpu_pod.sh $recipe [options]"
+fi
 check
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Array = Any  # a jax.Array on devices, an np.ndarray on the host
 
@@ -36,8 +37,6 @@ class Batch(NamedTuple):
     labels: Array
 
 
-def centred_onehot(
-    labels: Array, num_classes: int, dtype: jnp.dtype | type = jnp.float32
-) -> jax.Array:
+def centred_onehot(labels: Array, num_classes: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """`onehot - 1/K` of integer labels (B,): float (B, K) (docs/algorithm.md section 1)."""
     return jax.nn.one_hot(labels, num_classes, dtype=dtype) - 1.0 / num_classes

@@ -101,16 +101,23 @@ def read_status(root: Path, now: Callable[[], float] = time.time) -> Status:
     Raises:
       InputError: `root` is not the workdir of a run, or cannot be read now.
     """
-    parts = series_parts(root)
-    if parts:
-        return _status_of_series(Workdir(root), [read_status(part, now) for part in parts], now)
-    return _status_of_run(root, now)
+    try:
+        parts = series_parts(root)
+        if parts:
+            return _status_of_series(Workdir(root), [read_status(part, now) for part in parts], now)
+        return _status_of_run(root, now)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or root} cannot be read ({error.strerror or error})",
+            "the workdir of a run that this machine and account may read",
+        ) from error
 
 
 def _status_of_series(workdir: Workdir, runs: list[Status], now: Callable[[], float]) -> Status:
     """Steps and attempts of all runs; the rest is of the newest run, then of the evaluation."""
     newest, settings = runs[-1], _settings(workdir)
-    count = settings.get("series.runs") or settings.get("series.parts") or len(runs)
+    given = _number(settings.get("series.runs")) or _number(settings.get("series.parts"))
+    count = int(given or len(runs))
     state, evaluation = newest.state, None
     if is_file(workdir.done) and is_file(workdir.result):
         state = "finished"
@@ -124,7 +131,7 @@ def _status_of_series(workdir: Workdir, runs: list[Status], now: Callable[[], fl
         workdir=str(workdir.root),
         state=state,
         step=sum(run.step for run in runs),
-        steps=newest.steps * int(count) if newest.steps else None,
+        steps=newest.steps * count if newest.steps else None,
         eta_seconds=newest.eta_seconds if len(runs) == count and evaluation is None else None,
         saved_step=sum(run.saved_step or 0 for run in runs),
         finished_nets=read_progress(workdir.root).nets,
@@ -270,10 +277,8 @@ def _settings(workdir: Workdir) -> dict[str, Any]:
 
 
 def _steps(workdir: Workdir) -> int | None:
-    try:
-        return int(_settings(workdir)["distill.steps"])
-    except (ValueError, KeyError, TypeError):  # of another version
-        return None
+    steps = _number(_settings(workdir).get("distill.steps"))  # may be of another version
+    return int(steps) if steps is not None and steps > 0 else None
 
 
 def _number(value: Any) -> float | None:

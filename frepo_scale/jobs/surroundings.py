@@ -78,7 +78,7 @@ def _stopped(workdir: Workdir, supervisor: Supervisor) -> None:
 def nothing_to_save(
     workdir: Workdir, supervisor: Supervisor, preemption: Preemption
 ) -> contextlib.AbstractContextManager[None]:
-    """A context in which a stop ends a single process at once, because no step is lost by it."""
+    """A context in which a stop ends the process at once, because no step is lost by it."""
 
     def record() -> None:
         _stopped(workdir, supervisor)
@@ -90,9 +90,10 @@ def nothing_to_save(
 def leaving_at_once(
     preemption: Preemption, say: Callable[[], None]
 ) -> contextlib.AbstractContextManager[None]:
-    """A context in which a stop of a single process calls `say` and ends the process.
+    """A context in which a stop calls `say` and ends the process.
 
-    Only where all files are complete at any moment.
+    Only where all files are complete at any moment, and several processes have nothing to save
+    together.
     """
 
     def leave(code: int) -> None:

@@ -10,14 +10,17 @@ depend on anything that only one process knows.
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from frepo_scale.core.errors import Preempted
-from frepo_scale.parallel import runtime
+from frepo_scale.parallel import notice, runtime
 from frepo_scale.parallel.ending import INTERRUPTED_EXIT, PREEMPTED_EXIT, may_leave
+
+_NOTICE_SECONDS = 0.5  # between two questions to JAX's service
 
 
 class _SharedFlag:
@@ -81,6 +84,7 @@ class Preemption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if self._several:
                 _SHARED_FLAG.interrupted = True
+                notice.note_interrupt()  # for `leaving_at_once`
                 signal.raise_signal(signal.SIGTERM)
                 return
         if self._signal is None:
@@ -110,8 +114,9 @@ class Preemption:
 
         Python handles signals in the main thread, between its instructions, so not before a long
         call such as a compilation returns. Here another thread acts on them. With several processes
-        they are handled as always, because all of them must stop at the same point; also where the
-        process is not this program's alone.
+        each leaves when it learns of a signal to any of them, within two seconds: they need not
+        stop at the same point if nothing is lost. Where the process is not this program's alone,
+        signals are handled as always.
 
         Args:
           leave: ends the process with an exit code; called in another thread.
@@ -119,22 +124,15 @@ class Preemption:
         Raises:
           Preempted: a stop was requested before.
         """
-        if self._several or not may_leave():
+        if not may_leave():
             yield
             return
         read, write = os.pipe()
         os.set_blocking(write, False)
         # The interpreter writes the number of each signal it handles, as soon as it arrives.
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-
-        def watch() -> None:
-            while number := os.read(read, 1):
-                if number[0] == signal.SIGINT:
-                    leave(INTERRUPTED_EXIT)
-                elif number[0] in (signal.SIGTERM, signal.SIGHUP):
-                    leave(PREEMPTED_EXIT)
-
-        thread = threading.Thread(target=watch, name="signals", daemon=True)
+        watch = _watch_all if self._several else _watch_own
+        thread = threading.Thread(target=watch, args=(read, leave), name="signals", daemon=True)
         thread.start()
         try:
             if self._signal is not None:
@@ -150,3 +148,29 @@ class Preemption:
         """Polls like `requested`, and raises Preempted if a stop was requested."""
         if self.requested:
             raise Preempted
+
+
+def _watch_own(read: int, leave: Callable[[int], None]) -> None:
+    """Acts on the numbers of signals that arrive at the descriptor, until it is closed."""
+    while number := os.read(read, 1):
+        if number[0] == signal.SIGINT:
+            leave(INTERRUPTED_EXIT)
+        elif number[0] in (signal.SIGTERM, signal.SIGHUP):
+            leave(PREEMPTED_EXIT)
+
+
+def _watch_all(read: int, leave: Callable[[int], None]) -> None:
+    """The same for one of several processes; JAX handles SIGTERM and tells all of them of it."""
+    while True:
+        if select.select([read], [], [], _NOTICE_SECONDS)[0]:
+            number = os.read(read, 1)
+            if not number:
+                return
+            if number[0] == signal.SIGINT:
+                notice.note_interrupt()
+            if number[0] in (signal.SIGINT, signal.SIGHUP):  # as its handler will do
+                os.kill(os.getpid(), signal.SIGTERM)
+        stop = notice.noticed()
+        if stop is not None:
+            leave(INTERRUPTED_EXIT if stop == signal.SIGINT else PREEMPTED_EXIT)
+            return

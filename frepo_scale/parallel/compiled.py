@@ -18,7 +18,7 @@ def keep_compiled(cache: Path, platform: str) -> None:
       cache: the same for every attempt.
       platform: "cpu", "gpu" or "tpu".
     """
-    if platform == "cpu" or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    if platform == "cpu" or jax.config.values["jax_compilation_cache_dir"]:
         return
     jax.config.update("jax_compilation_cache_dir", os.fspath(cache))
     compilation_cache.reset_cache()  # JAX reads the path at its first compilation

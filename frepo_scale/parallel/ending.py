@@ -133,10 +133,15 @@ def may_leave() -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process and those it has started at once, from any thread."""
+    """Ends this process and those it has started at once, from any thread.
+
+    Process 0 of several leaves a moment later: its end aborts the others, which leave, too.
+    """
     for child in multiprocessing.active_children():
         child.terminate()
     _flush()
+    if connected() and is_first():
+        time.sleep(_GRACE)
     os._exit(code)
 
 

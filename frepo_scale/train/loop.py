@@ -104,7 +104,8 @@ def train(
             log.restart(done)
             calls.restart()
         first, length = done == start, calls.length(done)
-        with _marked(done):
+        # Until the first result is there: then every process has compiled the step.
+        with _marked(done), hooks.compiling() if first else nullcontext():
             state, metrics = _dispatched(step, state, batches, hooks, calls, ledger, length, first)
             with ledger.during("compile" if first else "step"):
                 done += length
@@ -140,10 +141,7 @@ def _dispatched(
         timed.begin()
     with hooks.log.waiting_for_input(), ledger.during("data"):
         batch = calls.draw(batches, length)
-    with (
-        ledger.during("compile" if first else "step"),
-        hooks.compiling() if first else nullcontext(),
-    ):
+    with ledger.during("compile" if first else "step"):
         state, metrics = step(state, batch)
     if timed is not None:
         timed.end(length)

@@ -27,7 +27,8 @@ def ended_by_itself(attempt, process, seconds):
 STRANGER = """
 import sys
 from jax._src.lib import _jax
-_jax.get_distributed_runtime_client(sys.argv[1], 1, use_compression=True).connect()
+address = sys.stdin.readline().strip()
+_jax.get_distributed_runtime_client(address, 1, use_compression=True).connect()
 """
 
 
@@ -46,15 +47,19 @@ def test_killed_or_stopped(start, undisturbed_two, streamed, tmp_path):
         ended_by_itself(attempt, attempt.processes[victim], 4 * drill.HEARTBEAT)
         attempt.end()  # as a supervisor does: a suspended process does not end otherwise
 
-    attempt = start(workdir, 2, settings=streamed)
-    assert attempt.wait_for(more_rows(workdir, 2))
-    address = re.search(r"the others at (\S+)", attempt.shown().decode())[1]
+    # It imports JAX while the run starts, which must not end before it comes.
     stranger = subprocess.Popen(
-        [sys.executable, "-c", STRANGER, address],
+        [sys.executable, "-c", STRANGER],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    attempt = start(workdir, 2, settings=streamed)
     try:  # it is refused, but too late for the run; sometimes it then waits for a coordinator
+        assert attempt.wait_for(more_rows(workdir, 2))
+        address = re.search(r"the others at (\S+)", attempt.shown().decode())[1]
+        stranger.stdin.write(f"{address}\n".encode())
+        stranger.stdin.close()
         assert {*attempt.codes(60)} <= BY_ITSELF, log(attempt)
     finally:
         stranger.kill()

@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from drills.setting import (
@@ -15,6 +14,7 @@ from drills.setting import (
     being_saved,
     log,
     more_rows,
+    own_modules_first,
     saved,
     unlike,
     with_children,
@@ -70,12 +70,28 @@ def test_two_processes(start, undisturbed_two, streamed, tmp_path):
     assert unlike(undisturbed_two, workdir) == []
 
 
+# An import that lasts until a signal ends it: otherwise the handlers may be there when it comes.
+STUCK_IMPORT = """
+import os, sys, time
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "frepo_scale.jobs.distill":
+            open(os.environ["IMPORTING"], "w").close()
+            time.sleep(600)
+sys.meta_path.insert(0, Finder)
+"""
+
+
 def test_one_process_before_its_handlers_and_while_it_compiles(start, undisturbed, tmp_path):
     workdir = tmp_path / "run"
 
-    attempt = start(workdir)
-    maps = Path(f"/proc/{attempt.processes[0].pid}/maps")
-    assert attempt.wait_for(lambda: "jaxlib" in maps.read_text())  # while modules are imported
+    importing = tmp_path / "importing"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sitecustomize.py").write_text(STUCK_IMPORT)
+    environment = own_modules_first(tmp_path / "modules") | {"IMPORTING": str(importing)}
+    attempt = start(workdir, environment=environment)
+    assert attempt.wait_for(importing.exists)
     attempt.processes[0].send_signal(signal.SIGTERM)
     assert attempt.codes(120) == [-signal.SIGTERM]  # a supervisor starts it again: 143
     assert not workdir.exists()

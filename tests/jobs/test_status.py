@@ -137,6 +137,24 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):
     assert main(["status", str(tmp_path), "--since", "x"]) == 2
 
 
+@pytest.mark.parametrize("steps", ["1e400", "-5", '"many"', "[1]", "null"])
+def test_a_number_of_steps_that_is_none_is_not_shown(run, capsys, steps):
+    (run / "identity.json").write_text(f'{{"distill.steps": {steps}}}')
+    assert main(["status", str(run)]) == 0
+    assert ": killed, step 30\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "identity.json"])
+def test_a_file_that_cannot_be_read_is_one_line(run, capsys, name):
+    (run / name).unlink()
+    (run / name).mkdir()
+    code, err = main(["status", str(run)]), capsys.readouterr().err
+    if name == "metrics.jsonl":
+        assert code == 2 and err.count("\n") == 1 and str(run / name) in err
+    else:  # only the number of steps is missing
+        assert code == 0 and err == ""
+
+
 def test_progress_since_a_token(run, capsys):
     def since(token):
         assert main(["status", str(run), f"--since={token}"]) == 0

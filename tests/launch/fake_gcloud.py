@@ -3,7 +3,7 @@
 Commands sent to a worker run here, as processes with that home. It takes the flags that gcloud's
 reference lists for each command, and refuses others. A request is granted at the second poll, and a
 machine under repair is ready at the second poll. A file "flaky GROUP VERB" has the number of calls
-that fail next.
+that fail next; while there is a file "silent GROUP VERB", all of them fail.
 $FAKE_WORKERS: how many a pod has. $FAKE_REPO: whose .venv every new worker finds ready.
 """
 
@@ -143,6 +143,8 @@ def main() -> None:
     flaky = CLOUD / f"flaky {group} {verb}"
     if flaky.exists() and (left := int(flaky.read_text())):
         flaky.write_text(str(left - 1))
+        fail("503: Service Unavailable")
+    if (CLOUD / f"silent {group} {verb}").exists():
         fail("503: Service Unavailable")
     if (group, verb) == ("queued-resources", "create"):
         if queued.exists():

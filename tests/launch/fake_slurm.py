@@ -5,6 +5,7 @@ after one was killed or failed. $FAKE_NODELIST: where the tasks are. $FAKE_WAIT:
 those of --wait, from the first task's end to the others' SIGKILL.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -41,7 +42,8 @@ def srun(words: list[str]) -> int:
         )
         for number in range(count)
     ]
-    (STATE / "tasks").write_text(" ".join(str(task.pid) for task in tasks))
+    (STATE / "tasks.new").write_text(" ".join(str(task.pid) for task in tasks))
+    (STATE / "tasks.new").rename(STATE / "tasks")  # a test reads it whole
     failed_at = ended_at = None
     while any(task.poll() is None for task in tasks):
         if failed_at is None and any(task.poll() not in (None, 0, 42) for task in tasks):
@@ -52,7 +54,8 @@ def srun(words: list[str]) -> int:
                     # The program, not the shell around it, is what the runtime aborts.
                     children = Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text()
                     for child in children.split():
-                        os.kill(int(child), signal.SIGABRT)
+                        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                            os.kill(int(child), signal.SIGABRT)
             failed_at = time.monotonic()
         if ended_at is None and any(task.poll() is not None for task in tasks):
             ended_at = time.monotonic()

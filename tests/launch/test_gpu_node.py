@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -54,7 +53,7 @@ def test_logs_go_on_without_a_reader_of_the_output(bench):
     process = group(bench, 2, "--gin.SECONDS=0.05", options=["--logs", str(logs)])
     process.stdout.close()
     process.stderr.close()
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert (logs / "process-0.log").read_text().endswith("process 0 is done\n")
 
 
@@ -77,10 +76,9 @@ def test_the_given_gpus_are_assigned(bench):
     ],
 )
 def test_one_end_ends_all_and_the_worst_code_counts(bench, helpers, die, code):
-    started = time.monotonic()
     result = bench.end(group(bench, 3, "--gin.STEPS=100000", f"--gin.DIE={die}"))
     assert result.code == code and "stopping the other" in result.err, result
-    assert time.monotonic() - started < 60  # the grace period is longer
+    assert "did not end in time" not in result.err  # they do not wait for the grace period
     assert len(bench.pids()) == 3 and not any(map(helpers.alive, bench.pids()))
 
 
@@ -96,7 +94,7 @@ def test_the_worst_code_counts_though_another_came_first(bench, helpers):
 def test_a_process_that_does_not_stop_is_killed_after_the_grace_period(bench, helpers):
     result = bench.end(
         group(bench, 2, "--gin.STEPS=100000", "--gin.DEAF=1", "--gin.DIE=1:7:1",
-              options=["--grace", "1"])
+              options=["--grace=1"])
     )  # fmt: skip
     assert result.code == 1 and "process 0 did not end in time" in result.err, result
     assert not any(map(helpers.alive, bench.pids()))
@@ -170,7 +168,9 @@ def test_dry_run_can_be_pasted(bench, nasty):
         (["x", "--", "true"], "N 'x'"),
         (["0", "--", "true"], "N '0'"),
         (["2", "3", "--", "true"], "'3'"),
-        (["--grace", "-1", "2", "--", "true"], "--grace '-1'"),
+        (["--grace=-1", "2", "--", "true"], "--grace '-1'"),
+        (["010", "--", "true"], "N '010'"),
+        (["--logs=", "2", "--", "true"], "--logs"),
         (["--frob", "2", "--", "true"], "'--frob'"),
     ],
 )

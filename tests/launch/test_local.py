@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ case "$*" in
   "-I -c "*version_info*) [[ -n "@VERSION@" ]] && printf '%s\n' "@VERSION@" ;;
   "-I -c "*ensurepip*) [[ -z "@BARE@" ]] && printf '%s\n' "$0" ;;
   "-I -c import pip") exit 0 ;;
+  "-I -c import torch") [[ -n ${TORCH:-} ]] ;;
   "-I -c "*) exec "$REAL_PYTHON" "$@" ;;
   "-I -m venv "*)
     log "$@"
@@ -39,7 +41,7 @@ case "$*" in
     if [[ -n ${DIE_IN_VENV:-} ]]; then exit 9; fi ;;
   "-I -m pip install "*)
     log "$@"
-    if [[ -n ${INSTALL_TAKES:-} ]]; then sleep "$INSTALL_TAKES"; fi
+    until [[ -z ${INSTALL_UNTIL:-} || -e $INSTALL_UNTIL ]]; do sleep 0.05; done
     echo from pip
     if [[ -n ${DIE_IN_PIP:-} ]]; then exit 2; fi
     program "${0%/*}"
@@ -243,9 +245,10 @@ def test_a_killed_installation_is_done_again(machine: Machine) -> None:
     machine.python("python3", "3.12")
     machine.run()
     (machine.repo / "pyproject.toml").write_text("[project]\nname = 'new'\n")
-    process = machine.start("launch/local.sh", INSTALL_TAKES="30")
+    process = machine.start("launch/local.sh", INSTALL_UNTIL="/never")
     while machine.installs < 2:
         assert process.poll() is None
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     # The old pyproject.toml again: the files of the killed installation are not used for it either.
@@ -333,9 +336,13 @@ def test_no_usable_python_is_one_line_and_leaves_nothing(
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
 def test_simultaneous_starts_install_once(machine: Machine) -> None:
     machine.python("python3", "3.12")
-    processes = [machine.start("launch/local.sh", INSTALL_TAKES="1") for _ in range(3)]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [7, 7, 7], errors
+    may_end = machine.cwd / "may end"
+    started = [machine.start("launch/local.sh", INSTALL_UNTIL=str(may_end)) for _ in range(3)]
+    # Each says that it installs, or that it waits.
+    errors = [process.stderr.readline() for process in started]
+    may_end.touch()
+    errors = [e + p.communicate(timeout=60)[1] for e, p in zip(errors, started, strict=True)]
+    assert [process.returncode for process in started] == [7, 7, 7], errors
     assert machine.venvs == machine.installs == 1
     assert sum("waiting for another launch" in error for error in errors) == 2
 
@@ -397,6 +404,20 @@ def test_test_installs_for_itself_and_for_local(machine: Machine) -> None:
     machine.run()
     machine.run(script="launch/test.sh")
     assert machine.installs == 2
+
+
+def test_pytorch_is_installed_if_asked_for_and_missing(machine: Machine) -> None:
+    machine.python("python3", "3.12")
+    machine.run(script="launch/test.sh")
+    assert machine.installs == 1
+    machine.run("--with-pytorch", "tests/core", script="launch/test.sh", TORCH="there")
+    assert machine.installs == 1
+    result = machine.run(script=".ci/run", DIE_IN_PIP="yes")
+    assert result.code == 0 and "PyTorch could not be installed" in result.err, result
+    machine.run("--with-pytorch", "tests/core", script="launch/test.sh")
+    assert machine.installs == 3
+    assert all("torch==" in line for line in machine.logged("|pip|install|")[1:])
+    assert machine.logged("|pytest|")[-1].endswith(f"{FILES}tests/core|")
 
 
 def test_an_environment_for_tests_is_enough_to_run_and_stays_one(machine: Machine) -> None:

@@ -178,7 +178,7 @@ def test_a_preempted_tpu_pod_is_made_again_and_ends_with_the_same_bits(
     process.send_signal(signal.SIGSTOP)  # or it may start them again in between
     for group in pod.groups():
         os.killpg(group, signal.SIGTERM)
-    helpers.wait_for(lambda: len([*pod.machines.glob("*/frepo_scale/run/*.exit")]) == 2, 60)
+    helpers.wait_for(lambda: len([*pod.machines.glob("*/frepo_scale/run/*.exit")]) == 2)
     assert not any(map(helpers.alive, real.pids()))
     saved = real.steps()[-1]
     (pod.machines / "state").write_text("PREEMPTED")
@@ -224,7 +224,7 @@ def test_a_slurm_job_out_of_time_is_requeued_and_ends_with_the_same_bits(
     assert process.poll() is None, real.end(process)
     for task in (state / "tasks").read_text().split():
         os.killpg(int(task), signal.SIGTERM)  # every process of every task
-    result = real.end(process, 120)
+    result = real.end(process)
     saved = real.steps()[-1]
     assert result.code == 0 and "requeued" in result.err, result
     assert f"attempt 1: code 42, saved step {saved}\n" in result.err

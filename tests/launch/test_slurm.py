@@ -12,8 +12,9 @@ import pytest
 
 
 class Slurm:
-    def __init__(self, bench, here) -> None:
+    def __init__(self, bench, helpers) -> None:
         self.bench, self.state = bench, bench.top / "slurm"
+        self.wait_for, here = helpers.wait_for, helpers.here
         self.state.mkdir()
         for name in ("srun", "scontrol"):
             bench.fake(
@@ -56,7 +57,8 @@ class Slurm:
         return file.read_text().count("77\n") if file.exists() else 0
 
     def signal_tasks(self, number) -> None:
-        """To every process of every task, as Slurm does."""
+        """To every process of every task, as Slurm does; the tasks may be older than the file."""
+        self.wait_for((self.state / "tasks").exists)
         for pid in (self.state / "tasks").read_text().split():
             os.killpg(int(pid), number)
 
@@ -66,7 +68,7 @@ class Slurm:
 
 @pytest.fixture
 def slurm(bench, helpers):
-    return Slurm(bench, helpers.here)
+    return Slurm(bench, helpers)
 
 
 def test_preempted_requeued_and_finished(slurm, bench, helpers):
@@ -124,7 +126,7 @@ def test_what_an_older_version_noted_is_read(slurm, bench):
     notes = bench.cwd / "slurm-77.state"
     notes.mkdir()
     (notes / "progress").write_text("5 1\n")
-    result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42"), restart=4))
+    result = bench.end(slurm.start(*slurm.arguments("--gin.DIE=0:1:42,1:1:42"), restart=4))
     assert result.code == 0 and "attempt 5: code 42, nothing saved" in result.err, result
     assert (notes / "progress").read_text() == "5/0/0 2 0\n"
 
@@ -191,7 +193,8 @@ def test_another_program_runs_and_tells_the_progress_and_nothing_is_installed(
 def test_a_task_that_lacked_memory_is_not_requeued(slurm, bench, helpers):
     counts, real = bench.top / "counts", bench.program.with_name("real")
     bench.program.rename(real)
-    kill = f'echo oom_kill 1 >"{counts}"; kill -9 $$'
+    # Written at once: the other task may be reading it.
+    kill = f'echo oom_kill 1 >"{counts}.$$"; mv "{counts}.$$" "{counts}"; kill -9 $$'
     helpers.write_program(
         bench.program, f'#!/bin/sh\n[ $1 = status ] && exec "{real}" "$@"\n{kill}\n'
     )

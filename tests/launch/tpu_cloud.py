@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 SETTINGS = {"TPU_NAME": "my-tpu", "ZONE": "us-west4-a", "PROJECT": "my-project"}
@@ -70,16 +69,22 @@ class Cloud:
             and bool(self.bench.steps(self.workdir))
         )
 
-    def preempt(self, grace: float = 5) -> None:
-        """SIGTERM to all, SIGKILL after a while, then the machines do not exist any more."""
+    def preempt(self, saves: bool = True) -> None:
+        """SIGTERM to the programs, which save, and SIGKILL to all; then the machines are gone.
+
+        Meanwhile the workers' scripts are suspended: otherwise a quick launcher would see the exit
+        codes and start again on machines that are not gone yet.
+        """
         groups = [
             int(p.read_text().split()[0]) for p in self.pod.glob("*/frepo_scale/run/pid")
         ]  # fmt: skip
         for group in groups:
-            os.killpg(group, signal.SIGTERM)
-        end = time.monotonic() + grace
-        while time.monotonic() < end and any(map(self.helpers.alive, self.bench.pids())):
-            time.sleep(0.05)
+            os.kill(group, signal.SIGSTOP)
+        pids = list(filter(self.helpers.alive, self.bench.pids()))
+        if saves:
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+            self.helpers.wait_for(lambda: not any(map(self.helpers.alive, pids)))
         (self.pod / "state").write_text("PREEMPTED")
         for group in groups:
             with contextlib.suppress(ProcessLookupError):

@@ -1,8 +1,10 @@
 """One of two processes that poll the flag in several loops; prints the poll at which it is true.
 
-Argument: "work" (polls without pauses) or "busy" (pauses of 1.5 s between loops of polls).
+Argument: "work" (polls without pauses), "busy" (pauses of 1.5 s between loops of polls) or
+"compiling" (one long call, in which there is nothing to save).
 """
 
+import hashlib
 import itertools
 import sys
 import time
@@ -18,6 +20,11 @@ def main():
     preemption = Preemption()
     preemption.install()
     runtime.barrier("ready")
+    if sys.argv[1] == "compiling":
+        with preemption.leaving_at_once(ending.leave):
+            print("READY", flush=True)
+            # A call that no signal interrupts and that lets other threads run, for many minutes.
+            hashlib.pbkdf2_hmac("sha256", b"a password", b"salt", 10**9)
     print("READY", flush=True)
     polls = 0
     for turn in itertools.count():

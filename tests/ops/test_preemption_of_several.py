@@ -70,3 +70,15 @@ def test_a_second_interrupt_ends_a_process_at_once(pair):
     _, err = second.communicate(timeout=60)
     assert second.returncode == 130 and "KeyboardInterrupt" in err
     assert time.monotonic() - before < 15  # less than the heartbeat
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"), [([(0, TERM)], 42), ([(1, TERM), (0, TERM)], 42), ([(1, INT)], 130)]
+)
+def test_without_anything_to_save_both_leave_a_long_call(pair, signals, code):
+    processes = pair("compiling")
+    for own, number in signals:
+        processes[own].send_signal(number)
+    # With another code the heartbeat ended one of them.
+    found = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [code, code], found
