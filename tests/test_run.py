@@ -166,7 +166,7 @@ def test_the_same_command_twice_gives_the_same_bits(whole, tmp_path):
 
 
 def test_a_step_compiled_ahead_gives_the_same_bits(whole, tmp_path, capsys, monkeypatch):
-    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_BYTES": 2**16}.items():
+    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_OPERATIONS": 1.0, "_BYTES": 2**16}.items():
         monkeypatch.setattr(cpu, name, small)  # the rates of this CPU do not matter here
     overrides = command(tmp_path)[4:]
     planned = ["plan", "digits_ipc1", "--on", "cpu", "--compile", str(tmp_path / "run")]

@@ -7,8 +7,10 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 
 from frepo_scale.core.errors import FailedElsewhere, InputError, Preempted, RunError
@@ -136,7 +138,8 @@ def import_jax() -> None:
       InputError: JAX does not take the value of a variable, or cannot be imported.
     """
     try:
-        import jax  # noqa: F401
+        with _interrupts_later():
+            import jax  # noqa: F401
     except ValueError as error:
         text = str(error)
         given = {name: value for name, value in os.environ.items() if name.startswith("JAX")}
@@ -151,6 +154,25 @@ def import_jax() -> None:
             "a value that JAX takes",
             f"unset {(named or list(given))[0]}",
         ) from error
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """A context at whose end a SIGINT in it raises KeyboardInterrupt: an extension module that is
+    interrupted while it is loaded raises ImportError or crashes."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    noted: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _full_temporary(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -160,3 +161,19 @@ def test_another_error_of_an_import_stays_as_it_is(monkeypatch):
             monkeypatch.delenv(name)
     with pytest.raises(ValueError, match="a bug"):
         failures.import_jax()
+
+
+def test_an_interrupt_waits_until_jax_is_imported():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    done = []
+    try:
+        with pytest.raises(KeyboardInterrupt), failures._interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            done.append("imported")
+        assert done == ["imported"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a program in the background: it stays
+        with failures._interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

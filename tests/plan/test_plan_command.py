@@ -215,7 +215,7 @@ def test_the_compiler_for_gpus_is_found_before_jax_is_imported(monkeypatch, caps
 @pytest.mark.slow
 def test_this_cpu_is_measured_and_its_step_compiled(capsys, monkeypatch, cwd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
-    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_BYTES": 2**16}.items():
+    for name, small in {"_SIDE": 64, "_IMAGES": 8, "_OPERATIONS": 1.0, "_BYTES": 2**16}.items():
         monkeypatch.setattr(cpu, name, small)
     tiny = ["--gin.WIDTH=4", "--gin.DEPTH=1", "--gin.BATCH=16", "--gin.POOL_SIZE=2"]
     plan("digits_ipc1", "--on", "cpu", *tiny, "--json")

@@ -104,6 +104,8 @@ def test_measured_rates_replace_peak_rates():
     phase = Phase("p", 0, 1e12, "bfloat16", 1e9)
     (time,) = phase_times([phase], H100, 1, 1, {"p": 1e12})
     assert time.measured == 1.0
+    (fast,) = phase_times([phase], H100, 1, 1, {"p": 1e18})
+    assert fast.seconds == fast.measured < time.seconds < 1.0  # no bound is above what was measured
     unmeasured = PhaseTime("q", 2.0, 1.0, 0.5, None)
     assert measured_seconds([time, unmeasured]) == 3.5
     assert measured_seconds([unmeasured]) is None
