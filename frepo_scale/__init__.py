@@ -60,6 +60,11 @@ class _Command(types.ModuleType):
         return self._function()(*args, **settings)
 
     @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        """What `help(fs.distill)` shows: the text of the function, not of the package."""
+        return inspect.getdoc(self._function())
+
+    @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self._function())
 
@@ -69,6 +74,8 @@ for _name in ("distill", "evaluate", "plan"):
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("frepo_scale.core.versions").version()
     if name not in _FOUND_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"frepo_scale.{_FOUND_IN[name]}"), name)

@@ -16,11 +16,13 @@ from typing import Any
 import threadpoolctl
 
 from frepo_scale import config
+from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import check_utf8, read_bytes, to_path
 from frepo_scale.jobs import distill as distill_job
 from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.jobs import series as series_job
 from frepo_scale.jobs.distill import start
+from frepo_scale.jobs.evaluate import Normalised
 from frepo_scale.ops.workdir import Workdir
 from frepo_scale.parallel.connect import connect
 from frepo_scale.parallel.failures import explaining
@@ -61,7 +63,7 @@ def evaluate(
     path: _PathLike,
     dataset: str | None = None,
     labels: _PathLike | None = None,
-    normalised: tuple[str, str] | None = None,
+    normalised: tuple[Normalised, Normalised] | None = None,
     out: _PathLike | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def evaluate(
         folders of images, an .npz with `images` and `labels`, or a .pt of PyTorch.
       dataset: the data set that a set of another program was made from, such as "cifar10".
       labels: a file with its labels, where they are not in `path`.
-      normalised: mean and standard deviation of its normalisation, as on the command line:
-        ("0.49,0.48,0.45", "0.25,0.24,0.26").
+      normalised: mean and standard deviation of its normalisation, of all channels or of each:
+        (0.5, 0.25) or ((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)), also as on the command line.
       out: the folder for the result and the finished nets; None: the workdir of the run, or
         beside the set `set.npz.evaluation` (for `set.npz`).
       **settings: settings, such as `EVAL_NETS=20` or `NET="convnet"`.
@@ -103,8 +105,8 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
     Args:
       recipe: as for `distill`.
       topology: a TPU slice such as "v5e:4x4", whose devices this machine need not have; None: the
-        devices of this machine.
-      **settings: settings.
+        devices of this machine. For GPUs and for times use the command `frepo-scale plan`.
+      **settings: settings, such as `MEMBERS=4`.
 
     Returns:
       "devices", and per device "arguments", "temporary" and "code" (bytes) and "operations"
@@ -117,9 +119,17 @@ def plan(recipe: str, topology: str | None = None, **settings: Any) -> dict[str,
     import jax
 
     from frepo_scale.jobs.plan import compile_recipe
+    from frepo_scale.plan.chips import CHIPS
     from frepo_scale.plan.compile import cost_of
     from frepo_scale.plan.topology import tpu_devices
 
+    chip = CHIPS.get((topology or "").partition(":")[0])
+    if chip is not None and chip.platform != "tpu":
+        raise InputError(
+            f"topology={topology!r}",
+            "a TPU slice such as 'v5e:4x4' or 'v4:2x2x2'",
+            f"for GPUs use `frepo-scale plan RECIPE --on {topology}`",
+        )
     read = config.load_recipe(config.find_recipe(recipe), _overrides(settings))
     devices = jax.devices() if topology is None else tpu_devices(topology)
     cost = cost_of(compile_recipe(read.config, devices))

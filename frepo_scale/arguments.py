@@ -1,6 +1,7 @@
 """The command line: arguments and help of every command."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,9 +13,11 @@ OVERRIDES = (
     "Any setting of a recipe can be changed for one run: --gin.IPC=10 --gin.DATASET=cifar10."
     " `frepo-scale settings` lists them. Strings need no quotes."
 )
-
-
 _DEBUG = "show the traceback of an error"
+_RECIPE: dict[str, Any] = {
+    "metavar": "RECIPE",
+    "help": "a .gin file, or the name of one under gin/",
+}
 
 
 class _Version(argparse.Action):
@@ -30,10 +33,30 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     """Reports wrong arguments as InputError: one line, without the usage."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown arguments here, where the options of the command are known."""
+        from frepo_scale.core.errors import close_names
+
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [name for action in self._actions for name in action.option_strings]
+            self._refuse(f"unknown argument {rest[0]}", close_names(rest[0], options))
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
+        """Raises InputError for a message of argparse."""
+        from frepo_scale.core.errors import close_names
+
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            known = re.findall(r"[a-z]+", wrong[2])
+            self._refuse(f"unknown command {wrong[1]}", close_names(wrong[1], known))
+        self._refuse(message)
+
+    def _refuse(self, what: str, fix: str = "") -> NoReturn:
         from frepo_scale.core.errors import InputError
 
-        raise InputError(message, f"the arguments that {self.prog} --help lists")
+        raise InputError(what, f"the arguments that {self.prog} --help lists", fix)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +82,7 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
         description="Runs a recipe. The same command again resumes an interrupted run.",
         epilog=OVERRIDES,
     )
-    distill.add_argument(
-        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
-    )
+    distill.add_argument("recipe", **_RECIPE)
     distill.add_argument(
         "--workdir",
         metavar="DIR",
@@ -75,8 +96,8 @@ def _distill(commands: "argparse._SubParsersAction[Any]") -> None:
     distill.add_argument(
         "--devices",
         metavar="N",
-        help="with --dry-run: check the recipe for other devices, without their data: their number,"
-        " or what they are, such as v5e:4x4, h100:8 or v5litepod-16; then their memory is known",
+        help="with --dry-run: check the recipe for devices that are not here, without reading data:"
+        " a number, or hardware such as v5e:4x4, h100:8, v5litepod-16, whose memory is checked too",
     )
 
 
@@ -88,17 +109,16 @@ def _pretrain(commands: "argparse._SubParsersAction[Any]") -> None:
         description="Trains the recipe's net on the training images that are not held out, and"
         " writes its parameters for POOL_WEIGHTS. The same command again continues with the nets"
         " that have no file.",
-        epilog="Longer: --gin.PRETRAIN_STEPS=20000; other nets: --gin.SEED=1.",
+        epilog="Longer training: --gin.PRETRAIN_STEPS=20000; other nets: --gin.SEED=1. `frepo-scale"
+        " settings` lists all settings.",
     )
-    pretrain.add_argument(
-        "recipe", metavar="RECIPE", help="a .gin file, or the name of one under gin/"
-    )
+    pretrain.add_argument("recipe", **_RECIPE)
     pretrain.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help="the file to write, such as net.safetensors; with --nets 2 or more net_0.safetensors,"
-        " net_1.safetensors, ...",
+        help="the file to write, such as net.safetensors; with --nets 2 or more the files are"
+        " net_0.safetensors, net_1.safetensors, ...",
     )
     pretrain.add_argument(
         "--nets", type=int, default=1, metavar="K", help="number of nets (default: 1)"
@@ -137,14 +157,14 @@ def _prepare(commands: "argparse._SubParsersAction[Any]") -> None:
         help="how images become squares (default: crop, the centre)",
     )
     prepare.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+        "--workers", type=int, metavar="N", help="number of processes (default: one per core)"
     )
     prepare.add_argument(
         "--skip-bad",
         type=int,
         default=0,
         metavar="N",
-        help="at most this many undecodable images are skipped (default: 0)",
+        help="number of undecodable images that may be skipped; one more is an error (default: 0)",
     )
     prepare.add_argument(
         "--no-test",
@@ -173,8 +193,9 @@ def _status(commands: "argparse._SubParsersAction[Any]") -> None:
     status.add_argument(
         "--since",
         metavar="TOKEN",
-        help="for launchers: print 'TOKEN yes|no WORDS', the progress now, whether it is further"
-        " than at TOKEN (- at first), and the progress in words; also for the --out of prepare",
+        help="for launchers: print 'NEW yes|no WORDS': a token of the progress now, whether there"
+        " is progress since TOKEN (- at the first call), and the progress in words; WORKDIR may"
+        " also be the --out of prepare",
     )
 
 
@@ -190,9 +211,9 @@ def _report(commands: "argparse._SubParsersAction[Any]") -> None:
 def _profile(commands: "argparse._SubParsersAction[Any]") -> None:
     profile = commands.add_parser(
         "profile",
-        help="profile the next steps of a run under way",
-        description="Asks a run that is training now for a profile of its next steps, which"
-        " TensorBoard shows.",
+        help="profile the next steps of a run that is training",
+        description="Asks a run that is training now for a profile of its next five steps."
+        " `launch/tensorboard.sh WORKDIR` shows it (docs/how-to/profile.md).",
     )
     profile.add_argument("workdir", metavar="WORKDIR", help="workdir of the run")
 
@@ -201,8 +222,7 @@ def _settings(commands: "argparse._SubParsersAction[Any]") -> None:
     commands.add_parser(
         "settings",
         help="list every setting of a recipe with its default",
-        description="Lists every setting of a recipe: name, default, meaning. Settings marked with"
-        " * change the result by rounding at most.",
+        description="Lists every setting of a recipe: name, default, meaning.",
     )
 
 
@@ -212,7 +232,7 @@ def _plan(commands: "argparse._SubParsersAction[Any]") -> None:
     plan = commands.add_parser(
         "plan",
         usage="%(prog)s RECIPE --on HARDWARE [--on HARDWARE ...] [--gin.NAME=VALUE ...] [options]",
-        help="memory, time and cost of a recipe on hardware that need not be here",
+        help="print memory, time and cost of a recipe on hardware that need not be here",
         description="Says what a recipe needs on a TPU slice or on GPUs: memory of a device, time"
         " and device-hours (docs/plan.md). No data are read and nothing is trained.",
         epilog=OVERRIDES,
@@ -221,15 +241,15 @@ def _plan(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale evaluate`."""
     evaluate = commands.add_parser(
         "evaluate",
         usage="%(prog)s PATH [--dataset NAME] [--out DIR] ... [--gin.NAME=VALUE ...]",
         help="train fresh nets on a distilled set and test them",
-        description="Trains fresh nets on a distilled set and tests them: on that of a finished"
-        " run, on an export, or on a set of another program. The same command again resumes an"
-        " interrupted evaluation.",
-        epilog="Another net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20.",
+        description="Trains fresh nets on a distilled set and tests them on the real test images."
+        " The set is that of a finished run, an export, or a set of another program. The same"
+        " command again resumes an interrupted evaluation.",
+        epilog="A wider net: --gin.WIDTH=64; more nets: --gin.EVAL_NETS=20; the data:"
+        " --gin.DATA_DIR=PATH. `frepo-scale settings` lists all settings.",
     )
     evaluate.add_argument(
         "target",
@@ -240,16 +260,19 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
     evaluate.add_argument(
         "--dataset",
         metavar="NAME",
-        help="the data set that a set of another program was made from, such as cifar10",
+        help="for a set of another program: the data set that it was made from, such as cifar10",
     )
     evaluate.add_argument(
-        "--labels", metavar="FILE", help="its labels, where they are in another file"
+        "--labels",
+        metavar="FILE",
+        help="for a set of another program: the labels, if they are in a file of their own",
     )
     evaluate.add_argument(
         "--normalised",
         nargs=2,
         metavar=("MEAN", "STD"),
-        help="how its images were normalised: numbers, or one per channel separated by commas",
+        help="for a set of another program: how its images were normalised; one number, or one per"
+        " channel separated by commas",
     )
     evaluate.add_argument(
         "--out",
@@ -260,40 +283,37 @@ def _evaluate(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _export(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale export`."""
     export = commands.add_parser(
         "export",
         usage="%(prog)s WORKDIR [--format npz|folder|safetensors] --out PATH",
         help="write a distilled set for use elsewhere",
-        description="Writes the distilled set of a finished run: one .npz with everything needed"
-        " to train on it elsewhere, a folder of viewable PNG images with their labels, or a folder"
-        " for a model hub.",
+        description="Writes the distilled set of a finished run for use elsewhere.",
     )
     export.add_argument("workdir", metavar="WORKDIR", help="workdir of a finished run")
     export.add_argument(
         "--format",
         choices=("npz", "folder", "safetensors"),
         default="npz",
-        help="default: npz; safetensors: a folder with a data set card",
+        help="npz: one file to train on elsewhere (default); folder: PNG images and their labels;"
+        " safetensors: a folder for a model hub, with a data set card",
     )
     export.add_argument("--out", required=True, metavar="PATH", help="the .npz or folder to write")
 
 
 def _compare(commands: "argparse._SubParsersAction[Any]") -> None:
-    """`frepo-scale compare`."""
     compare = commands.add_parser(
         "compare",
-        help="show several runs, exports or judged sets side by side",
+        help="show several runs, exports or evaluated sets side by side",
         description="Prints the accuracies of several finished runs, exports, or sets of other"
-        " programs that `frepo-scale evaluate` has judged, and writes one HTML page with a table,"
+        " programs that `frepo-scale evaluate` has measured, and writes one HTML page with a table,"
         " the curves and the images.",
     )
     compare.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="workdir of a finished run, an export (npz, folder or safetensors), or a set that"
-        " evaluate has judged, or the folder that it named with --out",
+        help="at least two: the workdir of a finished run; an export (npz, folder or safetensors);"
+        " or a set that `frepo-scale evaluate` has measured, or the folder of its --out",
     )
     compare.add_argument(
         "--out",

@@ -57,8 +57,11 @@ def settings_table() -> str:
         for one in found:
             default = "must be set" if one.default is MISSING else repr(one.default)
             name = one.setting.macro + ("*" if one.operational else "")
-            lines.append(f"  {name:20} {default:12} {one.setting.help}")
-    note = "Settings marked with * change the result by rounding at most."
+            lines.append(f"  {name:23} {default:12} {one.setting.help}")
+    note = (
+        "Settings marked with * change the result of a run by rounding at most; they may differ"
+        " when it resumes.\nThose of `pretrain` are used by `frepo-scale pretrain` only."
+    )
     return "\n".join([*lines, "", note]).lstrip()
 
 
@@ -94,12 +97,12 @@ def find_recipe(name: str) -> Path:
     for candidate in (Path(name), RECIPES / name, Path(f"{name}.gin"), RECIPES / f"{name}.gin"):
         if os.path.isfile(candidate):  # unlike Path.is_file() it raises no error for any text
             return candidate
+    expected = f"a gin file, or the name of one under {RECIPES}"
+    if os.path.isdir(name):
+        fix = f"to resume a run, give its recipe again, with --workdir {name}"
+        raise InputError(f"recipe {name!r} is a folder", expected, fix)
     known = [p.name for p in RECIPES.glob("*.gin")]
-    raise InputError(
-        f"recipe {name!r} does not exist",
-        f"a gin file, or the name of one under {RECIPES}",
-        nearest(name, known),
-    )
+    raise InputError(f"recipe {name!r} does not exist", expected, nearest(name, known))
 
 
 def parse_value(text: str) -> Any:
@@ -181,8 +184,13 @@ def recipe_of_set(target: Path, dataset: str | None, overrides: Mapping[str, str
       InputError: there is no recipe, or anything in it is wrong.
     """
     if dataset is None or is_own(target):
+        name, text = recipe_text(target)
         named = {} if dataset is None else {"DATASET": dataset}
-        return load_text(*recipe_text(target), named | {**overrides})
+        if (given := overrides.get("DATASET", dataset)) is not None:
+            line = f"DATASET = {parse_value(given)!r}"
+            if line not in text.splitlines():  # then DATA_DIR is the path of another data set
+                named["DATA_DIR"] = "None"
+        return load_text(name, text, named | {**overrides})
     spec_for(dataset)
     found = list(RECIPES.glob(f"{dataset}_ipc*.gin"))
     if found:  # that with the fewest images per class

@@ -80,7 +80,9 @@ def _run_distill(options: argparse.Namespace, overrides: Mapping[str, str]) -> N
     recipe = config.load_recipe(config.find_recipe(options.recipe), overrides)
     if options.devices is not None:
         if not options.dry_run:
-            raise InputError(f"--devices {options.devices} without --dry-run", "both")
+            raise InputError(
+                f"--devices {options.devices} without --dry-run", "both", "add --dry-run"
+            )
         check_elsewhere(recipe, options.devices, options.workdir)
         return
     workdir = to_path(options.workdir or Path("runs") / recipe.name)

@@ -171,8 +171,8 @@ for line in importlib.metadata.requires("jax"):
   fi
 }
 
-# Installs PyTorch into .venv. On Linux x86-64 the newest release on the Python package index needs CUDA, several
-# GB; a build for CPUs, where pip finds one of this version, is a tenth of it.
+# Installs PyTorch into .venv. On Linux x86-64 the newest release on the Python package index needs CUDA,
+# several GB; a build for CPUs, where pip finds one of this version, is a tenth of it.
 ensure_pytorch() {
   local wanted=torch==2.13.0
   if "$venv/bin/python" -I -c 'import torch' 2>/dev/null; then return 0; fi

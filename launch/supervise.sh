@@ -11,12 +11,12 @@ above, except 130). After any other exit code the script ends with the same code
   launch/supervise.sh -- .venv/bin/frepo-scale distill cifar10_ipc10.gin --workdir runs/a
 
 After three attempts in a row without progress the script ends with the last exit code, and after one
-that ended for lack of memory without progress with 1. Progress is a
-new checkpoint, a net that the final evaluation has finished, or a part (for example a shard) that
-`frepo-scale prepare` has finished in its --out folder. An attempt that ended because another program
-registered at the coordinator as one of its processes does not count; after ten of those in a row the
-script ends, too. Lack of memory is seen in the kernel's count, and where standard error is a file, as both,
-in that file.
+that ended for lack of memory without progress with 1. Progress is a new checkpoint, a net that the
+final evaluation has finished, or a part (for example a shard) that `frepo-scale prepare` has finished in
+its --out folder. An attempt that ended because another program registered at the coordinator as one of
+its processes does not count; after ten of those in a row the script ends, too. Lack of memory is read
+from the kernel's count of killed processes. It, and the other program, are also read from standard
+error where that is a file.
 
 SIGTERM and SIGINT are forwarded to COMMAND, which is then not restarted.
 

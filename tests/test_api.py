@@ -1,6 +1,7 @@
 """The Python API: `import frepo_scale as fs`."""
 
 import doctest
+import importlib.metadata
 import inspect
 import json
 import os
@@ -16,6 +17,7 @@ from frepo_scale import api
 from frepo_scale.core.errors import InputError
 from frepo_scale.data.whitening import fit_preprocessing
 from frepo_scale.export import loaded
+from frepo_scale.export.folder import write_folder
 from frepo_scale.export.formats import Export, write_npz
 from frepo_scale.export.safetensors_folder import write_safetensors
 from frepo_scale.jobs import distill as distill_job
@@ -57,6 +59,7 @@ def test_the_package_is_light_and_says_what_it_has():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert all(getattr(fs, name) is not None for name in fs.__all__)
+    assert fs.__version__ == importlib.metadata.version("frepo-scale")
     with pytest.raises(AttributeError, match="disstil"):
         _ = fs.disstil
 
@@ -66,6 +69,7 @@ def test_commands_have_the_names_of_packages(name, monkeypatch):
     """`fs.evaluate(...)` works before and after `import frepo_scale.evaluate.fit`."""
     __import__(f"frepo_scale.{name}")
     assert inspect.signature(getattr(fs, name)) == inspect.signature(getattr(api, name))
+    assert getattr(fs, name).__doc__ == inspect.getdoc(getattr(api, name))
     monkeypatch.setattr(api, name, lambda *args, **settings: {"args": args, "settings": settings})
     assert getattr(fs, name)("a", STEPS=3) == {"args": ("a",), "settings": {"STEPS": 3}}
     assert getattr(fs, name) is sys.modules[f"frepo_scale.{name}"]
@@ -86,6 +90,13 @@ def test_load_gives_what_was_written(file):
 def test_load_reads_a_safetensors_folder(file):
     write_safetensors("hub", export())
     np.testing.assert_array_equal(fs.load("hub").images, export().images)
+
+
+def test_a_folder_of_pixels_is_not_loaded_as_net_inputs(file):
+    write_folder("pixels", export())
+    with pytest.raises(fs.InputError) as caught:
+        fs.load("pixels")
+    assert "pixels" in caught.value.what and "--format folder" in caught.value.fix
 
 
 def test_load_from_a_store(store, tmp_path):
@@ -183,6 +194,14 @@ def test_wrong_names_are_input_errors(file):
         fs.distill("digits_ipc1", STEP=3)
     with pytest.raises(fs.InputError, match="provenance"):
         fs.evaluate(file)  # without the recipe that made it
+
+
+def test_gpus_are_not_a_topology():
+    """The advice is not to install a compiler for TPUs."""
+    with pytest.raises(InputError) as caught:
+        fs.plan("digits_ipc1", topology="h100:8")
+    assert caught.value.what == "topology='h100:8'"
+    assert "plan RECIPE --on h100:8" in caught.value.fix
 
 
 @pytest.mark.slow

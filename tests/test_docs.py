@@ -153,6 +153,12 @@ def test_every_dependency_has_its_reason():
     assert [name for name in names if not re.search(rf"^\| {name} .*\| \w", table, re.M)] == []
 
 
+def test_every_benchmark_is_in_the_build_notes():
+    names = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
+    assert len(names) > 10
+    assert names <= set(FILE.findall(text_of("BUILD_NOTES.md")))
+
+
 def test_every_decision_is_in_the_index():
     folder = ROOT / "docs/decisions"
     records = {path.name for path in folder.glob("[0-9]*.md")}

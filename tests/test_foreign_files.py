@@ -86,6 +86,14 @@ def test_an_export_has_no_path_of_its_maker():
         assert found.net == given.net and found.distill == given.distill
 
 
+def test_names_of_ones_own_for_a_path_are_none_in_an_export(here):
+    lines = ["DATASET = 'digits'", "IPC = 1", "ROOT = '/home/me'", "DATA_DIR = %ROOT"]
+    (here / "mine.gin").write_text("\n".join(lines) + "\n")
+    text = config.load_recipe(here / "mine.gin", {}).text
+    assert "/home" in text and "/home" not in portable(text)
+    assert config.load_text("x", portable(text), {}).config.data.directory is None
+
+
 def test_the_run_of_an_earlier_version_is_exported_without_its_path_and_with_its_result(here):
     workdir = make_run("w", DATA_DIR="/home/me")
     made = read_npz(workdir.distilled)

@@ -176,10 +176,14 @@ except SystemExit as ended:
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["distil"], "'distil'"),
+        (["distil"], "did you mean distill"),
+        (["xyzw"], "unknown command xyzw"),
         (["distill"], "required: RECIPE"),
-        (["distill", "a", "b"], "unrecognized arguments: b"),
-        (["distill", "a", "--dryrun"], "unrecognized arguments: --dryrun"),
+        (
+            ["distill", "a", "b"],
+            "unknown argument b: expected the arguments that frepo-scale distill --help",
+        ),
+        (["distill", "a", "--dryrun"], "did you mean --dry-run"),
         (["distill", "a", "--workdir"], "--workdir"),
         (["distill", "a", "--gin"], "--gin"),
         (["distill", "a", "--gin.IPC"], "--gin.IPC=VALUE"),

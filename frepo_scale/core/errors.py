@@ -66,11 +66,14 @@ def is_passing(error: BaseException) -> bool:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the known names closest to `name`, for the `fix` part of an `InputError`."""
     names = sorted(known)
-    folded = {n.lower(): n for n in names}
+    return close_names(name, names) or "known: " + ", ".join(names)
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """As `nearest`, but "" where no known name is close."""
+    folded = {n.lower(): n for n in sorted(known)}
     close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(folded[c] for c in close) + "?"
-    return "known: " + ", ".join(names)
+    return "did you mean " + " or ".join(folded[c] for c in close) + "?" if close else ""
 
 
 class Preempted(Exception):

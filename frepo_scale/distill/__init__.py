@@ -1,1 +1,1 @@
-"""FRePo itself: the synthetic set, the pool of nets, and the outer step that updates both."""
+"""The algorithms: their interface, FRePo, RCIG; the distilled set, the pool, the outer step."""

@@ -35,13 +35,14 @@ class DistillConfig:
     feature_dtype: str = setting(
         "float32",
         "FEATURE_DTYPE",
-        "of the nets that compute the features of the regression: float32 | bfloat16",
+        "dtype of the nets that compute the features of the regression: float32 | bfloat16",
         choices=NET_DTYPES,
     )
     matmul_precision: str = setting(
         "default",
         "MATMUL_PRECISION",
-        "of the nets' float32 products on TPUs and GPUs: default | high | highest (float32)",
+        "precision of the nets' float32 products on TPUs and GPUs: default | high | highest"
+        " (float32)",
         choices=MATMUL_PRECISIONS,
     )
     chunk: int = setting(

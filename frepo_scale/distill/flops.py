@@ -80,7 +80,7 @@ def gradient_rows(problem: Problem) -> int:
 def mean_online_steps(problem: Problem) -> float:
     """Online steps of a member in an outer step, on average where their number is drawn.
 
-    None where the nets are frozen.
+    0 where the nets are frozen.
     """
     most = problem.pool.online_steps
     if problem.pool.frozen:

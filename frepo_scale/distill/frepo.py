@@ -3,10 +3,12 @@
 Source: docs/algorithm.md sections 2 to 4. The outer step itself is in `distill.step`.
 
 Images, labels and their moments are sharded over the mesh axis "data", padded with zeros so
-that they divide; the pool is sharded over "pool". Padding never gets a gradient, so it stays zero
-and changes no norm or sum.
+that they divide; the pool is sharded over "pool". Padding never gets a gradient, so its images and
+labels stay zero and change no norm or sum. (AdaBelief adds a constant to its second moments, also
+to those of padding; they are not saved and have no effect.)
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,7 +115,8 @@ class FRePo(Algorithm):
 
         Rows m B to (m + 1) B of the batch belong to member m. Metrics are means over the members:
         loss, regression_loss, label_loss, target_accuracy, online_loss, ridge_raised,
-        ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate.
+        ridge_in_force, gradient_error_bound, grad_norm_images, grad_norm_labels, learning_rate, and
+        with the cross-entropy inverse_temperature.
         """
         problem, config, outer = self.problem, self.problem.config, self.problem.outer
         members = problem.pool.members
@@ -192,12 +195,20 @@ class FRePo(Algorithm):
         ridge = max(row.get("ridge_in_force", 0.0) for row in raised)
         return {"ridge_raised_share": share}, (
             f"the ridge was raised in {100 * share:.0f} % of the logged steps: set"
-            f" --gin.RIDGE={ridge:.0e} in a new run"
+            f" --gin.RIDGE={rounded_up(ridge)} in a new run"
         )
 
     def flops(self, image_shape: tuple[int, ...], num_classes: int) -> float:
         """Computed from shapes; see `distill.flops`."""
         return outer_step_flops(self.problem, image_shape, num_classes)
+
+
+def rounded_up(ridge: float) -> str:
+    """A ridge of one digit that is not below `ridge`, so that it need not be raised again."""
+    text = f"{ridge:.0e}"
+    if float(text) < (1 - 1e-4) * ridge:  # rounded by float32, it is no larger
+        text = f"{ridge + 0.5 * 10.0 ** math.floor(math.log10(ridge)):.0e}"
+    return text
 
 
 def _map_rows(function: Callable[[jax.Array], jax.Array], state: FRePoState) -> FRePoState:

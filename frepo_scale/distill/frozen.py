@@ -1,8 +1,8 @@
 """A pool of nets from files that are neither trained nor replaced (docs/algorithm.md section 8c).
 
-Member m is the net of file `m mod F`. So with P = F every file is a member, and with more members
-per outer step than files every stratum of the pool has the same nets, each with target batches of
-its own.
+Member m is the net of file `m mod F`. So with P = F every file is a member; where a stratum has a
+multiple of F members, every stratum has the net of every file, and otherwise neighbouring strata
+have different ones.
 
 Legend: P pool size, M members per outer step, F files.
 """

@@ -121,7 +121,10 @@ class Pulled(NamedTuple):
 
 
 def regression_rows(problem: Problem, distilled: DistilledSet, real: jax.Array) -> Rows:
-    """The synthetic images, followed by the mirrored ones if the regression uses them."""
+    """The n images and labels, then the mirrored ones if the regression uses them: r rows.
+
+    `real` (n,) is 1 for images of the set and 0 for padding.
+    """
     images, labels = distilled
     if not problem.config.flip:
         return Rows(images, labels, real[:, None], problem.size)
@@ -131,7 +134,10 @@ def regression_rows(problem: Problem, distilled: DistilledSet, real: jax.Array) 
 
 
 def to_images(problem: Problem, d_seen: jax.Array, dy_rK: jax.Array) -> DistilledSet:
-    """The gradient with respect to images and labels, from that of the rows."""
+    """The gradient with respect to the n images and labels, from that of their r rows.
+
+    `d_seen` (r, H, W, C) and `dy_rK` are those of the images and labels as the regression has them.
+    """
     if not problem.config.flip:
         return DistilledSet(d_seen, dy_rK)
     n = len(d_seen) // 2

@@ -43,19 +43,23 @@ class PoolConfig:
     max_online: int = setting(
         100, "MAX_ONLINE", "online steps before a net is replaced, T", low=0, high=LARGEST_COUNT
     )
-    learning_rate: float = setting(3e-4, "ONLINE_LEARNING_RATE", "of Adam in online steps", above=0)
+    learning_rate: float = setting(
+        3e-4, "ONLINE_LEARNING_RATE", "learning rate of Adam in online steps", above=0
+    )
     batch: int = setting(1000, "", "largest minibatch of an online step", low=1)
     dtype: str = setting(
         "float32",
         "NET_DTYPE",
-        "of the nets of the pool in online steps: float32 | bfloat16",
+        "dtype of the nets of the pool in online steps: float32 | bfloat16",
         choices=NET_DTYPES,
     )
     online_steps: int = setting(
         1, "ONLINE_STEPS", "online steps of a net per outer step that uses it", low=1, high=1000
     )
     draw_online_steps: bool = setting(
-        False, "DRAW_ONLINE_STEPS", "each time a random number of 1 to ONLINE_STEPS instead"
+        False,
+        "DRAW_ONLINE_STEPS",
+        "a random number of online steps each time, from 1 to ONLINE_STEPS",
     )
     weights: tuple[str, ...] = setting(
         (),
@@ -69,7 +73,7 @@ class PoolConfig:
     ages: str = setting(
         "staggered",
         "POOL_AGES",
-        "of the nets at the start: staggered (their resets spread out) | zero",
+        "ages of the nets at the start: staggered (so that resets are spread out) | zero",
         choices=("staggered", "zero"),
     )
 

@@ -15,6 +15,7 @@ from frepo_scale.evaluate.baselines import (
     has_hard_labels,
     random_real_images,
     shared_score,
+    with_full_data_steps,
     with_hard_labels,
 )
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Task
@@ -71,7 +72,8 @@ class Accuracy:
         if context.config.full_data:
             steps, everything = full_data_steps(context), all_training_images(context)
             found = shared_score(context, "full_data", everything, steps=steps)
-            yield Measurement("full_data", "full training set", found)
+            name = with_full_data_steps(context, "full training set")
+            yield Measurement("full_data", name, found, {"steps": steps})
 
     def _soft(self, context: EvaluationContext) -> Measurement:
         soft = SoftRandom(context)

@@ -32,6 +32,11 @@ def has_hard_labels(context: EvaluationContext) -> bool:
     return bool(np.allclose(own, hard, rtol=0, atol=1e-6))
 
 
+def named_set(context: EvaluationContext, name: str = "distilled set") -> str:
+    """The name of the distilled set in tables, which says where its labels are hard."""
+    return f"{name}, hard labels" if has_hard_labels(context) else name
+
+
 def random_real_images(context: EvaluationContext, net: int) -> DistilledSet:
     """N random training images with hard labels, another draw for each net.
 
@@ -50,6 +55,15 @@ def all_training_images(context: EvaluationContext) -> DistilledSet:
 def full_data_steps(context: EvaluationContext) -> int:
     """Adam steps of nets trained on all training images."""
     return context.config.full_data_steps or context.steps
+
+
+def with_full_data_steps(context: EvaluationContext, name: str) -> str:
+    """`name`, with the Adam steps of nets trained on all training images if they are their own.
+
+    An accuracy after few steps is no ceiling, so the table says how many there were.
+    """
+    steps = full_data_steps(context)
+    return name if steps == context.steps else f"{name}, {steps:,} steps"
 
 
 def check_in_memory(task: Task, what: str, fix: str) -> None:

@@ -18,6 +18,7 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Chosen, Rows, everything
 from frepo_scale.distill.synthetic import real_set, scaled_labels
 from frepo_scale.evaluate.accuracy import Accuracy
+from frepo_scale.evaluate.baselines import named_set
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Part, Task
 from frepo_scale.evaluate.protocol import Score
 
@@ -39,22 +40,22 @@ class Continual:
     series: str = "classes"
 
     def check(self, task: Task) -> None:
-        """Raises InputError unless it judges a series of classes."""
+        """Raises InputError unless it evaluates a series of classes."""
         check_series("continual", self.series, task)
         Accuracy().check(task)  # of FULL_DATA
 
     def run(self, context: EvaluationContext) -> Iterator[Measurement]:
         """The distilled sets, random real images and all images, each after every step."""
         curves: dict[str, tuple[str, Sets]] = {
-            "distilled": ("distilled sets", _distilled),
+            "distilled": (named_set(context, "distilled sets"), _distilled),
             "random_real": ("random real images", partial(_random_real, context)),
         }
         if context.config.full_data:
             curves["full_data"] = ("all training images", partial(_all_real, context))
         for key, (label, labelled) in curves.items():
             steps = context.config.steps or STEPS
-            if key == "full_data":
-                steps = context.config.full_data_steps or steps
+            if key == "full_data" and (own := context.config.full_data_steps):
+                steps, label = own, f"{label}, {own:,} steps"
             for step in range(len(context.parts)):
                 score, seen = _after(context, key, step, labelled, steps)
                 name = f"{label}, {seen} classes seen"
@@ -71,7 +72,7 @@ def check_series(name: str, wanted: str, task: Task) -> None:
     if task.series != wanted:
         raise InputError(
             f"EVALUATIONS: {name!r} with SERIES = {task.series!r}",
-            f"SERIES = {wanted!r}: it judges the sets of several runs",
+            f"SERIES = {wanted!r}: it evaluates the sets of several runs",
             f"use --gin.SERIES={wanted}, or leave {name!r} out",
         )
 

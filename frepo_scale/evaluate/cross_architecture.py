@@ -14,6 +14,7 @@ from frepo_scale.core.types import DistilledSet
 from frepo_scale.evaluate.baselines import (
     check_held_out,
     has_hard_labels,
+    named_set,
     random_real_images,
     with_hard_labels,
 )
@@ -87,7 +88,7 @@ def _sets(context: EvaluationContext) -> list[tuple[str, str, Labelled]]:
 
     random: tuple[str, str, Labelled] = ("random_real", "random real images", random_images)
     if has_hard_labels(context):
-        return [("distilled", "distilled set, hard labels", context.distilled), random]
+        return [("distilled", named_set(context), context.distilled), random]
     return [
         ("distilled", "distilled set", context.distilled),
         ("distilled_hard", "hard labels", with_hard_labels(context)),

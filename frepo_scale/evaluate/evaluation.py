@@ -334,7 +334,7 @@ class Evaluation(Protocol):
     """The interface of an evaluation: a class that is constructed without arguments.
 
     It may also have a method `check(task: Task) -> None` that raises InputError if the evaluation
-    cannot be done. It is called before the run starts. One that judges the runs of a series has
+    cannot be done. It is called before the run starts. One that evaluates the runs of a series has
     `series`, "classes" or "chunks".
     """
 

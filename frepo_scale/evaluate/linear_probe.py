@@ -29,6 +29,8 @@ from frepo_scale.data.types import Rows
 from frepo_scale.distill.synthetic import scaled_labels
 from frepo_scale.evaluate.baselines import (
     check_held_out,
+    has_hard_labels,
+    named_set,
     random_real_images,
     with_hard_labels,
 )
@@ -97,9 +99,10 @@ class LinearProbe:
 
 def _sets(context: EvaluationContext) -> Iterator[tuple[str, str, list[_Labelled]]]:
     """Key, name and draws of each set."""
-    yield "distilled", "distilled set", [_Labelled(*context.distilled)]
-    hard = with_hard_labels(context)
-    yield "distilled_hard", "distilled images, hard labels", [_Labelled(*hard)]
+    yield "distilled", named_set(context), [_Labelled(*context.distilled)]
+    if not has_hard_labels(context):
+        hard = with_hard_labels(context)
+        yield "distilled_hard", "distilled images, hard labels", [_Labelled(*hard)]
     random: list[DistilledSet] = [
         random_real_images(context, draw) for draw in range(context.config.nets)
     ]
@@ -116,6 +119,7 @@ class _Probe:
     def __init__(self, encoder: Encoder, context: EvaluationContext) -> None:
         """Puts the net on the device."""
         module, self._context, self.sha256 = encoder.module, context, encoder.sha256
+        self._path = encoder.path
         self._variables = jax.tree.map(jnp.asarray, encoder.variables)
 
         def features(variables: dict[str, Any], images: jax.Array) -> jax.Array:
@@ -130,7 +134,9 @@ class _Probe:
             logits = jnp.einsum("bd,rdk->rbk", f_bd, maps, precision="highest")
             own = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)
             earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-            return jnp.sum((logits > own) | ((logits == own) & earlier), axis=-1)
+            rank = jnp.sum((logits > own) | ((logits == own) & earlier), axis=-1)
+            # A NaN logit compares false with everything and would count as correct.
+            return jnp.where(jnp.isfinite(logits).all(-1), rank, logits.shape[-1])
 
         self._features, self._ranks = jax.jit(features), jax.jit(ranks)
 
@@ -166,6 +172,12 @@ class _Probe:
         for images, labels in labelled.parts():
             self._context.evaluator.poll()
             f_bd = np.asarray(self._features(self._variables, images), np.float64)
+            if not np.isfinite(f_bd).all():
+                raise InputError(
+                    f"POOL_WEIGHTS: {self._path} gives features that are not finite",
+                    "a net that gives finite features for all images",
+                    "give another file, or leave 'linear_probe' out of EVALUATIONS",
+                )
             if count <= f_bd.shape[1]:
                 features.append(f_bd)
                 continue
@@ -177,7 +189,7 @@ class _Probe:
             f_nd = np.concatenate(features)
             gram, right, back = f_nd @ f_nd.T, labelled.labels.astype(np.float64), f_nd.T
         assert gram is not None and right is not None
-        unit = float(np.trace(gram)) / count
+        unit = float(np.trace(gram)) / count or 1.0  # all features 0: any ridge, and the map is 0
         found = []
         for ridge in RIDGES:
             factor = cho_factor(gram + ridge * unit * np.eye(len(gram)), lower=True)

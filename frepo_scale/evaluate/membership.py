@@ -19,6 +19,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Rows, everything
 from frepo_scale.distill.synthetic import scaled_labels
+from frepo_scale.evaluate.baselines import named_set
 from frepo_scale.evaluate.continual import check_series, point
 from frepo_scale.evaluate.evaluation import EvaluationContext, Measurement, Part, Task
 from frepo_scale.evaluate.fit import TrainedNet
@@ -46,7 +47,7 @@ class Membership:
     series: str = "chunks"
 
     def check(self, task: Task) -> None:
-        """Raises InputError unless it judges a series of chunks that are in memory."""
+        """Raises InputError unless it evaluates a series of chunks that are in memory."""
         check_series("membership", self.series, task)
         if not task.in_memory:
             raise InputError(
@@ -64,7 +65,7 @@ class Membership:
             for arm in ARMS
         }
         measured = {arm: values.reshape(shape) for arm, values in found.items()}
-        for arm, label in ARMS.items():
+        for arm, label in (ARMS | {"distilled": named_set(context, ARMS["distilled"])}).items():
             for place, number in enumerate(updates):
                 score = Score.of(measured[arm][:, place, 0].tolist())
                 facts = point(f"{label}: test accuracy", number, X_LABEL)

@@ -46,7 +46,10 @@ class EvaluationConfig:
 
     nets: int = setting(5, "EVAL_NETS", "fresh nets of a final number", low=1)
     steps: int = setting(
-        0, "EVAL_STEPS", "Adam steps of each; 0: as in the paper, by number of images", low=0
+        0,
+        "EVAL_STEPS",
+        "Adam steps of each of these nets; 0: as in the paper, by number of images",
+        low=0,
     )
     probe_nets: int = setting(5, "PROBE_NETS", "fresh nets of a probe", low=1)
     probe_steps: int = setting(1_000, "PROBE_STEPS", "Adam steps of each net of a probe", low=1)
@@ -60,7 +63,8 @@ class EvaluationConfig:
     dtype: str = setting(
         "float32",
         "EVAL_DTYPE",
-        "of nets of evaluations and probes in training: float32 | bfloat16 (tests: float32)",
+        "dtype of nets of evaluations and probes in training: float32 | bfloat16; they are tested"
+        " in float32",
         choices=NET_DTYPES,
     )
     flip: bool | None = setting(
@@ -72,7 +76,10 @@ class EvaluationConfig:
         False, "FULL_DATA", "nets are also trained on all real images, for comparison"
     )
     full_data_steps: int = setting(
-        0, "FULL_DATA_STEPS", "Adam steps there; 0: as for the distilled set", low=0
+        0,
+        "FULL_DATA_STEPS",
+        "Adam steps of the nets of FULL_DATA; 0: as for the distilled set",
+        low=0,
     )
     soft_random: bool = setting(
         False,
@@ -85,7 +92,7 @@ class EvaluationConfig:
         "nets of the evaluation cross_architecture: NET, NET/NORM, or a dict of fields",
     )
     cross_runs: int = setting(
-        0, "CROSS_RUNS", "fresh nets of each of its numbers; 0: EVAL_NETS", low=0
+        0, "CROSS_RUNS", "fresh nets of each number of cross_architecture; 0: EVAL_NETS", low=0
     )
     robustness_images: int = setting(
         1_000, "ROBUSTNESS_IMAGES", "test images of the evaluation robustness; 0: all", low=0

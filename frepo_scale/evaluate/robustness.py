@@ -24,7 +24,9 @@ from frepo_scale.evaluate.baselines import (
     all_training_images,
     check_in_memory,
     full_data_steps,
+    named_set,
     random_real_images,
+    with_full_data_steps,
 )
 from frepo_scale.evaluate.evaluation import EvaluationContext, Labelled, Measurement, Task
 from frepo_scale.evaluate.fit import TrainedNet
@@ -94,11 +96,12 @@ def _sets(context: EvaluationContext) -> Iterator[tuple[str, str, Labelled, int]
     def random_images(net: int) -> DistilledSet:
         return random_real_images(context, net)
 
-    yield "distilled", "distilled set", context.distilled, context.steps
+    yield "distilled", named_set(context), context.distilled, context.steps
     yield "random_real", "random real images", random_images, context.steps
     if context.config.full_data:
         steps = full_data_steps(context)
-        yield "full_data", "full training set", all_training_images(context), steps
+        name = with_full_data_steps(context, "full training set")
+        yield "full_data", name, all_training_images(context), steps
 
 
 def _images(context: EvaluationContext) -> _Images:

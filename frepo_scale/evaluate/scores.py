@@ -31,6 +31,7 @@ from frepo_scale.evaluate.baselines import (
     has_hard_labels,
     random_real_images,
     shared_accuracies,
+    with_full_data_steps,
     with_hard_labels,
 )
 from frepo_scale.evaluate.evaluation import EvaluationContext, Labelled, Measurement, Task
@@ -135,6 +136,8 @@ class Scores:
             if hard and key == "set":
                 what = _BOTH
             kind = ", soft labels of a teacher" if soft and key.startswith("random") else ""
+            if key == "real_hard":
+                what = with_full_data_steps(context, what)
             yield Measurement(key, f"{what}{kind}", Score.of(values))
 
     def _accuracies(self, context: EvaluationContext) -> list[list[float]]:

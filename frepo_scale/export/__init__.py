@@ -1,1 +1,1 @@
-"""Files made from a distilled set: two formats to train on, a gallery and the result page."""
+"""Files made from a distilled set: the formats of `export`, the gallery, reports, comparisons."""

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from frepo_scale.core.errors import InputError
+from frepo_scale.data.subset import text_of
 from frepo_scale.data.whitening import Preprocessing
 from frepo_scale.distill.synthetic import scaled_labels
-from frepo_scale.export.any_set_files import RawSet, read_raw
+from frepo_scale.export.any_set_files import read_raw
 from frepo_scale.export.formats import Export
+from frepo_scale.export.raw_set import RawSet
 
+_ONE = 0.95  # images that reach beyond it on both sides, but not beyond 1, have that range
 _MOST = 12.0  # of the absolute value of normalised images; more are taken for an error
 
 
@@ -53,7 +56,7 @@ def read_any_set(
     Raises:
       InputError: the images do not suit the data set, or anything in the file is wrong.
     """
-    raw = read_raw(path, told.labels, class_names)
+    raw = read_raw(path, told.labels, class_names, image_shape[-1])
     images, layout = _channels_last(path, raw.images, image_shape)
     assert raw.labels is not None  # read_raw refuses it
     labels, kind = _soft_labels(path, raw.labels, len(images), len(class_names))
@@ -123,7 +126,9 @@ class AnySet:
                 _per_channel(name, numbers, values.shape[-1])
                 for name, numbers in zip(("mean", "std"), self.told.normalised, strict=True)
             )
-            return values * std + mean, f"{span}, normalised as told"
+            unit = values * std + mean
+            self._check_told(unit, span)
+            return unit, f"{span}, normalised as told{_pixels(unit)}"
         if self.raw.unit:
             return values, f"{span}, of the range 0 to 1"
         if self.images.dtype.kind in "ui":
@@ -140,18 +145,42 @@ class AnySet:
             return values, f"{span}, taken as pixels of 0 to 1"
         if low >= 0 and 2 < high <= 255:
             return values / 255, f"{span}, taken as pixels of 0 to 255"
+        if low < -_ONE and high > _ONE and max(-low, high) <= 1:
+            # Real images that were normalised with statistics of their own go far beyond.
+            raise InputError(
+                f"{self.path}: {span}",
+                "pixels from 0 to 255 or from 0 to 1, or the normalisation",
+                "if -1 is black and 1 is white, give --normalised 0.5 0.5",
+            )
         if low < -0.3 and max(-low, high) <= _MOST:
             found = "taken as normalised with the mean and standard deviation of the data set"
-            return (
-                values * preprocessing.channel_std + preprocessing.channel_mean,
-                f"{span}, {found} (--normalised names others)",
-            )
+            unit = values * preprocessing.channel_std + preprocessing.channel_mean
+            return unit, f"{span}, {found} (--normalised names others){_pixels(unit)}"
         raise InputError(
             f"{self.path}: {span}",
             "pixels from 0 to 255 or from 0 to 1, or normalised images",
             "if they were normalised, give --normalised MEAN STD; for pixels of 0 to 1 that were"
             " not clipped --normalised 0 1",
         )
+
+    def _check_told(self, unit: np.ndarray, span: str) -> None:
+        """Raises InputError if most pixels are far outside of 0 to 1: other units were meant."""
+        if np.mean((unit > -1) & (unit < 2)) >= 0.5:
+            return
+        raise InputError(
+            f"{self.path}: {span}, with --normalised pixels from {unit.min():.3g} to"
+            f" {unit.max():.3g}",
+            "mean and standard deviation of pixels from 0 to 1",
+            "leave --normalised out"
+            if self.images.dtype.kind in "ui"
+            else "divide those of pixels from 0 to 255 by 255",
+        )
+
+
+def _pixels(unit: np.ndarray) -> str:
+    """The range of pixels, nominally 0 to 1, for a note."""
+    outside = 100 * float(np.mean((unit < -1 / 510) | (unit > 1 + 1 / 510)))
+    return f": pixels from {unit.min():.3g} to {unit.max():.3g}, {outside:.2g} % outside of 0 to 1"
 
 
 def _per_channel(name: str, numbers: Sequence[float], channels: int) -> np.ndarray:
@@ -171,7 +200,8 @@ def _channels_last(
 ) -> tuple[np.ndarray, str]:
     """The images as (n, H, W, C), and their layout."""
     if images.dtype.kind not in "uif":
-        raise InputError(f"{path}: images are {images.dtype}", "numbers")
+        fix = "save them as bytes: 255 * images.astype('uint8')" if images.dtype == bool else ""
+        raise InputError(f"{path}: images are {images.dtype}", "numbers", fix)
     height, width, channels = shape
     found = images.shape[1:]
     if images.ndim == 3 and channels == 1:
@@ -207,7 +237,10 @@ def _soft_labels(path: Path, labels: np.ndarray, n: int, classes: int) -> tuple[
         return scaled_labels(found, classes), "integer labels"
     if labels.shape != (n, classes):
         raise InputError(
-            f"{path}: labels {labels.shape}", f"({n},) integers or ({n}, {classes}) numbers"
+            f"{path}: labels {labels.shape}",
+            f"({n},) integers or ({n}, {classes}) numbers",
+            "soft labels have a number for each class of the data set, also where the set has"
+            " images of some classes only",
         )
     soft = labels.astype(np.float32)
     if soft.min() >= 0 and np.allclose(soft.sum(axis=1), 1, atol=1e-3):
@@ -241,9 +274,14 @@ def _check_counts(
         )
     if counts[classes].min() != counts[classes].max():
         few, many = (int(classes[f(counts[classes])]) for f in (np.argmin, np.argmax))
+        present = classes[counts[classes] > 0]
+        partial = counts[few] == 0 and counts[present].min() == counts[many]
         raise InputError(
             f"{path}: {counts[few]} images of class {class_names[few]!r} and {counts[many]} of"
             f" class {class_names[many]!r}",
             "the same number of images of each class",
-            "of soft labels the largest one counts, unless an array hard_labels names the classes",
+            f"if the set is of these classes only, give --gin.CLASSES={text_of(present)}"
+            if partial
+            else "of soft labels the largest one counts, unless an array hard_labels names the"
+            " classes",
         )

@@ -7,6 +7,7 @@ from frepo_scale.export.evaluation_figures import grid_of
 from frepo_scale.export.folder import note
 from frepo_scale.export.formats import Export
 from frepo_scale.export.report import ResultTable, result_tables
+from frepo_scale.export.result_file import LATER
 
 _CITATION = """@inproceedings{zhou2022dataset,
   title={Dataset Distillation using Neural Feature Regression},
@@ -55,7 +56,7 @@ def card(export: Export, losses: dict[str, Any]) -> str:
 
 
 def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
-    """YAML; a JSON text is one in YAML too. `features` give `load_dataset` the class names."""
+    """YAML; `features` give `load_dataset` the class names."""
     sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
     size = next((name for bound, name in sizes if n < bound), "100K<n<1M")
     lines = [
@@ -78,7 +79,7 @@ def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
         "    dtype:",
         "      class_label:",
         "        names:",
-        *(f"          '{k}': {json.dumps(name)}" for k, name in enumerate(class_names)),
+        *(f"          '{k}': {_quoted(name)}" for k, name in enumerate(class_names)),
         "  - name: class_name",
         "    dtype: string",
         "  - name: soft_labels",
@@ -86,6 +87,12 @@ def _head(source: str, n: int, class_names: tuple[str, ...]) -> str:
         "---",
     ]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A text in YAML: JSON, but YAML does not join the halves of characters beyond 16 bits."""
+    parts = (json.dumps(c)[1:-1] if ord(c) < 1 << 16 else f"\\U{ord(c):08x}" for c in text)
+    return '"' + "".join(parts) + '"'
 
 
 def _rows(table: ResultTable) -> list[str]:
@@ -102,25 +109,34 @@ def _rows(table: ResultTable) -> list[str]:
 
 
 def _accuracy(export: Export) -> str:
-    tables = result_tables(export.results) if export.results else []
-    if not tables:
-        return "Not evaluated."
-    recipe = export.evaluation
-    lines = []
-    for table in tables:
-        lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
-        lines += [*_rows(table), ""]
-    known = ("net", "width", "depth", "norm", "steps", "batch", "learning_rate")
-    protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
-    test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}
     selected = {
         "held-out": "The outer step was selected on held-out training images.",
         "last step": "The set is that of the last outer step.",
     }.get(export.results.get("selected_by", ""), "")
+    later = export.results.get(LATER) or {}
+    parts = [
+        _measured(export.results, export.evaluation, selected),
+        _measured(later, later.get("protocol") or {}, "Measured by `frepo-scale evaluate`."),
+    ]
+    return "\n\n".join(part for part in parts if part) or "Not evaluated."
+
+
+def _measured(results: dict[str, Any], recipe: dict[str, Any], remark: str) -> str:
+    """The tables of some results and the protocol; "" where there are none."""
+    tables = result_tables(results) if results else []
+    if not tables:
+        return ""
+    lines = []
+    for table in tables:
+        lines += [f"{table.title}, {table.networks}:" if table.networks else f"{table.title}:", ""]
+        lines += [*_rows(table), ""]
+    known = ("dataset", "net", "width", "depth", "norm", "steps", "batch", "learning_rate")
+    protocol = ", ".join(f"{name} {recipe[name]}" for name in known if name in recipe)
+    test = recipe.get("test") if isinstance(recipe.get("test"), dict) else {}
     return "\n".join(
         [
             *lines,
             f"Protocol: {protocol}. Test images: {(test or {}).get('images', 'unknown')}"
-            f" ({(test or {}).get('part', 'see config.json')}). {selected}".rstrip(),
+            f" ({(test or {}).get('part', 'see config.json')}). {remark}".rstrip(),
         ]
     )

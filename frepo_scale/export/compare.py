@@ -8,7 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frepo_scale.core.atomic import whole_file
+from frepo_scale.data.subset import text_of
 from frepo_scale.export.curves import compared_curve
 from frepo_scale.export.formats import Export
 from frepo_scale.export.gallery import save_gallery
@@ -22,7 +25,10 @@ _CURVES = {
     "probe_accuracy": "Probe: held-out images",
     "target_accuracy": "Regression: target batch",
 }
-_PROTOCOL = ("net", "width", "depth", "norm", "nets", "steps", "batch", "learning_rate", "dtype")
+_PROTOCOL = (
+    *("dataset", "net", "width", "depth", "norm", "nets", "steps", "batch", "learning_rate"),
+    "dtype",
+)
 _FACTS = ("ipc", "step", "seed", "dataset_sha256", "config_sha256")
 _SETTING = re.compile(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n[ \t].*)*)", re.MULTILINE)
 # In other rows; a path of the maker.
@@ -59,10 +65,24 @@ class ComparedSet:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of one set, and the protocol."""
+    """What was measured of one set, and the values of the protocol by the names of their rows."""
 
     result: dict[str, Any]
     protocol: dict[str, Any]
+
+
+def _protocol(one: ComparedSet, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What decides a score, of `evaluation` in an export or `protocol` in `evaluation.json`."""
+    recipe = {"dataset": one.export.provenance.get("dataset")} | recipe
+    parts = {
+        name: part if isinstance(part := recipe.get(name), dict) else {}
+        for name in ("augment", "test")
+    }
+    return {name.replace("_", " "): recipe.get(name) for name in _PROTOCOL} | {
+        "args": recipe.get("args") or None,
+        "flip": parts["augment"].get("flip"),
+        "test images": parts["test"].get("images"),
+    }
 
 
 def _groups(sets: Sequence[ComparedSet]) -> dict[str, list[_Measured]]:
@@ -71,11 +91,14 @@ def _groups(sets: Sequence[ComparedSet]) -> dict[str, list[_Measured]]:
     The numbers of the ends of runs, where a set of another program has those of `evaluate`; and
     where a set has both, all those of `evaluate`.
     """
-    later = [_Measured(one.evaluated, one.evaluated.get("protocol") or {}) for one in sets]
+    later = [
+        _Measured(one.evaluated, _protocol(one, one.evaluated.get("protocol") or {}))
+        for one in sets
+    ]
     first = [
         again
         if one.evaluated and not result_tables(one.result)
-        else _Measured(one.result, one.export.evaluation)
+        else _Measured(one.result, _protocol(one, one.export.evaluation))
         for one, again in zip(sets, later, strict=True)
     ]
     both = any(one.evaluated and result_tables(one.result) for one in sets)
@@ -99,11 +122,25 @@ def _accuracies(sets: Sequence[ComparedSet]) -> dict[str, list[_Row]]:
                     # Labels tell how a set was selected; keys are the same for all.
                     named = measured.setdefault(table.title + suffix, {})
                     named.setdefault(row.key, {})[column] = row
-    same_data = len({str(one.export.provenance.get("dataset")) for one in sets}) == 1
+    same_data = not _different_data(sets)
     return {
         title: [_accuracy_row(found, len(sets), same_data) for found in rows.values()]
         for title, rows in measured.items()
     }
+
+
+def _classes(one: ComparedSet) -> tuple[int, ...]:
+    """The classes that have images, ascending."""
+    return tuple(int(label) for label in np.unique(one.export.hard_labels))
+
+
+def _different_data(sets: Sequence[ComparedSet]) -> str:
+    """Why the accuracies of these sets are of different tasks; "" if they are not."""
+    if len({str(one.export.provenance.get("dataset")) for one in sets}) > 1:
+        return "These sets were made from different data: compare their accuracies with care."
+    if len({(_classes(one), len(one.export.class_names)) for one in sets}) > 1:
+        return "These sets have different classes: their accuracies cannot be compared."
+    return ""
 
 
 def _accuracy_row(found: dict[int, ResultRow], columns: int, same_data: bool) -> _Row:
@@ -124,8 +161,11 @@ def _differences(sets: Sequence[ComparedSet]) -> list[_Row]:
         _Row("data set", [_text(one.export.provenance.get("dataset")) for one in sets], set()),
         _Row("images", sizes, set()),
     ]
+    if len({_classes(one) for one in sets}) > 1:
+        cells = [f"{text_of(_classes(one))} of {len(one.export.class_names)}" for one in sets]
+        rows.append(_Row("classes", cells, set()))
     compared: list[tuple[str, Sequence[str], list[dict[str, Any]]]] = [
-        (f"evaluation{suffix}", _PROTOCOL, [one.protocol for one in group])
+        (f"evaluation{suffix}", list(group[0].protocol), [one.protocol for one in group])
         for suffix, group in _groups(sets).items()
     ]
     compared.append(("provenance", _FACTS, [one.export.provenance for one in sets]))
@@ -179,6 +219,8 @@ def compared_table(sets: Sequence[ComparedSet]) -> str:
     for title, group in parts:
         lines += [title] if title else [line("", names)]
         lines += [line(row.label, row.cells) for row in group]
+    if reason := _different_data(sets):
+        lines.append(reason)
     return "\n".join(lines)
 
 
@@ -220,10 +262,10 @@ def write_comparison(path: Path, sets: Sequence[ComparedSet]) -> None:
 
 
 def _headline(sets: Sequence[ComparedSet], accuracies: dict[str, list[_Row]]) -> str:
-    if len({str(one.export.provenance.get("dataset")) for one in sets}) > 1:
-        return "These sets were made from different data: compare their accuracies with care."
+    if reason := _different_data(sets):
+        return reason
     different = any(
-        len({tuple(str(one.protocol.get(p)) for p in _PROTOCOL) for one in group if one.result}) > 1
+        len({tuple(map(str, one.protocol.values())) for one in group if one.result}) > 1
         for group in _groups(sets).values()
     )
     if accuracies and different:

@@ -53,7 +53,8 @@ class Export:
         values.
       provenance: where the set comes from (data set, step, seed, versions, ...); JSON values.
       results: the measured accuracies by name, each {"mean", "std", "n"}; empty before the
-        evaluation of a run. JSON values.
+        evaluation of a run. "evaluated" has the "evaluations" of `frepo-scale evaluate` with their
+        "protocol", where a run was judged again before it was exported. JSON values.
     """
 
     images: np.ndarray

@@ -13,6 +13,7 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.extras import not_installed
 from frepo_scale.core.paths import children, is_file, is_folder, to_path
 from frepo_scale.core.types import DistilledSet
+from frepo_scale.export.folder import DATASET, PIXELS
 from frepo_scale.export.formats import Export, read_npz
 from frepo_scale.export.safetensors_folder import IMAGES, read_safetensors
 from frepo_scale.ops.workdir import PART, Workdir
@@ -34,7 +35,7 @@ class LoadedSet(Export):
       class_names: K names.
       preprocessing: `apply` makes net inputs of real uint8 images (n, H, W, C); `to_pixels` is its
         inverse.
-      evaluation: the recipe that gives the reported accuracy (net, steps, batch, ...).
+      evaluation: the protocol that gives the reported accuracy (net, steps, batch, ...).
       provenance: data set, outer step, seed, versions, ...
       results: the measured accuracies, each {"mean", "std", "n"}.
 
@@ -110,6 +111,12 @@ def load(path: str | os.PathLike[str]) -> LoadedSet:
                 f"{path} is the workdir of a series",
                 "the workdir of one of its runs",
                 f"such as {found / min(parts)}",
+            )
+        if is_file(found / DATASET) and is_file(found / PIXELS):
+            raise InputError(
+                f"{path} holds pixels, not net inputs with their preprocessing",
+                "the workdir of a finished run, an exported .npz or a safetensors folder",
+                "export the run again without --format folder",
             )
         if not is_file(workdir.distilled):
             raise InputError(

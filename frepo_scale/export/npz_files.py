@@ -60,7 +60,8 @@ def read_arrays(
                 check({name: _header(npz.zip, name) for name in names})
                 return {name: npz[name] for name in names}
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", expected) from error
+        fix = "check the path"
+        raise InputError(f"{path}: no such file", "an existing file or workdir", fix) from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be read ({reason})", "a readable .npz file") from error

@@ -9,6 +9,8 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import read_bytes
 from frepo_scale.ops.metrics import read_jsonl
 
+# The entry of the results in an export for what `frepo-scale evaluate` has measured of its run.
+LATER = "evaluated"
 # Names of values with one type, wherever they occur; each may also be null.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("steps", "selected_step", "held_out_images", "n", "test_images"), int),
@@ -18,6 +20,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("row", "column", "unit", "x_label"), str),
     "lower_is_better": bool,
     "evaluations": list,
+    LATER: dict,
 }
 
 
@@ -59,7 +62,7 @@ def wrong_value(result: dict[str, Any]) -> str | None:
                 return f"rows has {str(row)[:80]!r}"
             if (found := _wrong_type(row)) is not None:
                 return found
-    return None
+    return wrong_value(result[LATER]) if result.get(LATER) else None
 
 
 def _wrong_type(part: dict[str, Any]) -> str | None:

@@ -21,7 +21,7 @@ def write_series_report(workdir: Workdir, name: str) -> None:
     """
     result = read_result(workdir.result) if is_file(workdir.result) else {}
     runs, history = result.get("series", {}), read_ledger(workdir.ledger)
-    done = f"<b>{len(runs)}</b> runs, judged together." if runs else "Not finished."
+    done = f"<b>{len(runs)}</b> runs, evaluated together." if runs else "Not finished."
     page = fill_page(
         title=name,
         headline=f"A series of distilled sets. {done}",

@@ -1,4 +1,4 @@
-"""`frepo-scale compare`: several runs, exports and sets that were judged, side by side."""
+"""`frepo-scale compare`: several runs, exports and sets that were evaluated, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file, is_folder, is_local
-from frepo_scale.export.any_set_files import read_folder
+from frepo_scale.export.any_set_folders import read_folder
 from frepo_scale.export.compare import ComparedSet, compared_table, write_comparison
 from frepo_scale.export.folder import DATASET, PIXELS
 from frepo_scale.export.formats import Export, read_npz
-from frepo_scale.export.result_file import read_metrics, read_result, wrong_value
+from frepo_scale.export.result_file import LATER, read_metrics, read_result, wrong_value
 from frepo_scale.export.run_report import read_evaluation
 from frepo_scale.jobs.evaluation_folder import JUDGED, fingerprint_of, folder_of, is_of
 from frepo_scale.jobs.workdirs import is_own, read_own, recipe_text
@@ -18,7 +18,7 @@ from frepo_scale.ops.workdir import Workdir
 
 FORMS = (
     "the workdir of a finished run, an export (.npz, folder or safetensors), or a set of another"
-    " program that frepo-scale evaluate has judged, or the folder that it named with --out"
+    " program that frepo-scale evaluate has measured, or the folder of its --out"
 )
 
 
@@ -85,7 +85,9 @@ def _read(path: Path) -> _Found:
         evaluated, result = _evaluation(folder_of(path)) or {}, export.results
     else:
         name, folder = path.name, path if is_file(path / JUDGED) else folder_of(path)
-        if not is_file(folder / JUDGED) or not (is_file(path) or is_folder(path)):
+        if not (is_file(path) or is_folder(path)):
+            raise InputError(f"{path} does not exist", FORMS, "check the path")
+        if not is_file(folder / JUDGED):
             raise InputError(
                 f"{path} cannot be compared",
                 FORMS,
@@ -103,7 +105,8 @@ def _read(path: Path) -> _Found:
     wrong = wrong_value(result)
     if wrong is not None:
         raise InputError(f"{path}: in the results of the export {wrong}", "as export wrote it")
-    return name, (export, result, metrics, evaluated)
+    # An export holds what was measured of its run before it was written.
+    return name, (export, result, metrics, evaluated or result.get(LATER) or {})
 
 
 def _evaluation(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ Finished nets and the result are stored in the workdir of a run, or else in a fo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from frepo_scale.core.errors import InputError, Preempted
 from frepo_scale.core.identity import default_settings
-from frepo_scale.core.paths import is_file, is_folder
+from frepo_scale.core.paths import is_file, is_folder, is_local
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.dataset import Dataset, load_dataset
 from frepo_scale.data.placement import Room, room_of
@@ -51,6 +51,9 @@ from frepo_scale.parallel.mesh import single_device_mesh
 from frepo_scale.parallel.pinned import pinned
 from frepo_scale.parallel.share import on_first
 from frepo_scale.train.inputs import Inputs
+
+# Mean or standard deviation of a normalisation, of all channels or of each.
+Normalised = str | float | Sequence[float]
 
 
 def evaluate(
@@ -136,9 +139,9 @@ def _scores(
     preemption: Preemption,
 ) -> tuple[dict[str, Any], str]:
     """The scores of one distilled set, and what was not measured."""
-    mesh = single_device_mesh()  # the result of a pod can be judged on any machine
+    mesh = single_device_mesh()  # the result of a pod can be evaluated on any machine
     dataset, exported, sha256 = _read(config, target, told, room_of(mesh))
-    for note in dataset.notes:
+    for note in (*dataset.notes, *_origin_notes(exported, config, dataset)):
         print(f"data: {note}")
     ipc = len(exported.images) // len(dataset.classes)
     config = replace(config, distill=replace(config.distill, ipc=ipc))  # for the protocol
@@ -165,7 +168,26 @@ def _scores(
     with leaving_at_once(preemption, _say_stopped):
         scores = evaluate_sets(evaluations, context)
     note = _not_measured(config, dataset, exported.labels)
-    return scores | {"protocol": evaluation_recipe(config, dataset)}, note
+    data = {"dataset": config.data.name, "dataset_sha256": dataset.fingerprint}
+    return scores | {"protocol": evaluation_recipe(config, dataset) | data}, note
+
+
+def _origin_notes(exported: Export, config: RunConfig, dataset: Dataset) -> list[str]:
+    """How the data differ from those that one of our own sets was made from."""
+    made, sha256 = exported.provenance.get("dataset"), exported.provenance.get("dataset_sha256")
+    notes = []
+    if isinstance(sha256, str) and sha256 != dataset.fingerprint:
+        notes.append(
+            f"the set was made from {made} with dataset_sha256 {sha256[:12]}, and is judged on"
+            f" {config.data.name} with {dataset.fingerprint[:12]}"
+        )
+    for number, (own, other) in enumerate(
+        zip(exported.class_names, dataset.class_names, strict=False)
+    ):
+        if own != other:
+            notes.append(f"class {number} of the set is {own!r}, of the data {other!r}")
+            break
+    return notes
 
 
 def _not_measured(config: RunConfig, dataset: Dataset, labels: np.ndarray) -> str:
@@ -184,33 +206,51 @@ def _not_measured(config: RunConfig, dataset: Dataset, labels: np.ndarray) -> st
     return f"baselines not measured: {', '.join(missing)}" if missing else ""
 
 
-def told_about(target: Path, labels: str | None, normalised: Sequence[str] | None) -> Told | None:
+def told_about(
+    target: Path, labels: str | None, normalised: Sequence[Normalised] | None
+) -> Told | None:
     """What the user says about a set of another program; None for a workdir or an export.
 
     Args:
       target: the set.
       labels: a file with its labels.
-      normalised: mean and standard deviation, each a number or numbers separated by commas.
+      normalised: mean and standard deviation, each a number, numbers separated by commas, or a
+        sequence of numbers.
 
     Raises:
-      InputError: a number is none, or the set is an export, which says all this itself.
+      InputError: there is no set, a number is none, or the set is an export, which says all this
+        itself.
     """
+    if is_local(target) and not (is_file(target) or is_folder(target)):
+        expected = "the workdir of a run, an export, or a set of another program"
+        raise InputError(f"{target} does not exist", expected, "check the path")
     if is_own(target):
         if labels is not None or normalised is not None:
             option = "--labels" if labels is not None else "--normalised"
-            raise InputError(f"{option} with {target}", "a set that is no workdir and no export")
+            raise InputError(
+                f"{option} with {target}, which is a workdir or an export",
+                "a set of another program",
+                f"leave {option} out: the set says this itself",
+            )
         return None
     numbers = None
     if normalised is not None:
         try:
-            mean, std = (tuple(map(float, part.split(","))) for part in normalised)
-        except ValueError as error:
+            mean, std = map(_numbers, normalised)
+        except (TypeError, ValueError) as error:
+            given = normalised if isinstance(normalised, Sequence) else [normalised]
             raise InputError(
-                f"--normalised {' '.join(normalised)}",
+                f"--normalised {' '.join(map(str, given))}",
                 "mean and standard deviation, such as 0.5 0.25 or 0.49,0.48,0.45 0.25,0.24,0.26",
             ) from error
         numbers = (mean, std)
     return Told(None if labels is None else Path(labels).expanduser(), numbers)
+
+
+def _numbers(given: Normalised) -> tuple[float, ...]:
+    if isinstance(given, str):
+        return tuple(map(float, given.split(",")))
+    return tuple(map(float, given)) if isinstance(given, Iterable) else (float(given),)
 
 
 def _read(
@@ -218,7 +258,8 @@ def _read(
 ) -> tuple[Dataset, Export, str]:
     """The data set, the distilled set, which suits it, and the fingerprint of the latter."""
     exported = read_own(target) if told is None else None  # before the data, which take longer
-    dataset = load_dataset(config.data, room)
+    # Nothing is distilled: the size of a target batch does not limit which classes are judged.
+    dataset = load_dataset(replace(config.data, batch=1), room)
     _check_test(dataset)
     if exported is None:
         exported, sha256 = _foreign(target, told or Told(), dataset)

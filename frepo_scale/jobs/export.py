@@ -8,9 +8,10 @@ from frepo_scale.core.errors import InputError
 from frepo_scale.core.paths import is_file
 from frepo_scale.export.folder import write_folder
 from frepo_scale.export.formats import Export, read_npz, write_npz
-from frepo_scale.export.result_file import read_result
+from frepo_scale.export.result_file import LATER, read_result
+from frepo_scale.export.run_report import read_evaluation
 from frepo_scale.export.safetensors_folder import write_safetensors
-from frepo_scale.jobs.exported import measured, portable
+from frepo_scale.jobs.exported import measured, measured_later, portable
 from frepo_scale.jobs.workdirs import finished_workdir
 from frepo_scale.ops.workdir import Workdir
 
@@ -34,7 +35,10 @@ def export(path: Path, form: str, out: Path) -> None:
 
 
 def _completed(workdir: Workdir) -> Export:
-    """The set of a run; of one by an earlier version without its paths and with its accuracies."""
+    """The set of a run, with what `frepo-scale evaluate` has found since.
+
+    Of a run by an earlier version without its paths and with its accuracies.
+    """
     exported = read_npz(workdir.distilled)
     provenance = exported.provenance
     if "config" in provenance:
@@ -43,4 +47,6 @@ def _completed(workdir: Workdir) -> Export:
     if not results and is_file(workdir.result):
         result = read_result(workdir.result)
         results = measured(result, result.get("selected_by") or "")
+    if later := read_evaluation(workdir):
+        results = results | {LATER: measured_later(later)}
     return replace(exported, provenance=provenance, results=results)

@@ -85,19 +85,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="HARDWARE",
-        help="v5e:4x4, v4:2x2x2, h100:8 (one host), h100:4x8 (four hosts), ..., or cpu",
+        help="v5e:4x4, v4:2x2x2, h100:8 (one host), h100:4x8 (four hosts), ..., or cpu; may be"
+        " given several times",
     )
-    parser.add_argument("--quick", action="store_true", help="estimate from shapes, do not compile")
-    parser.add_argument("--best", action="store_true", help="search the mesh and the chunk")
+    parser.add_argument(
+        "--quick", action="store_true", help="estimate memory from shapes, compile nothing"
+    )
+    parser.add_argument("--best", action="store_true", help="search for the best mesh and chunk")
     parser.add_argument(
         "--may-change",
         metavar="NAMES",
-        help="also search MEMBERS,POOL_SIZE,FEATURE_DTYPE,NET_DTYPE: they change the algorithm",
+        help="with --best: also search these of MEMBERS,POOL_SIZE,FEATURE_DTYPE,NET_DTYPE, which"
+        " change the algorithm",
     )
-    parser.add_argument("--write", metavar="FILE.gin", help="write the settings of the best plan")
-    parser.add_argument("--scale", metavar="A..B", help="draw the time against numbers of devices")
-    parser.add_argument("--png", metavar="FILE", help="the figure of --scale")
-    parser.add_argument("--price", type=float, metavar="X", help="of one device for one hour")
+    parser.add_argument(
+        "--write",
+        metavar="FILE.gin",
+        help="with --best: write the settings of the best plan, for a recipe to include",
+    )
+    parser.add_argument("--scale", metavar="A..B", help="draw the time of a step on A to B devices")
+    parser.add_argument("--png", metavar="FILE", help="the file for the figure of --scale")
+    parser.add_argument("--price", type=float, metavar="X", help="price of one device for one hour")
     parser.add_argument(
         "--compile",
         metavar="WORKDIR",
@@ -108,7 +116,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="results of benchmarks/gpu_check.py on this GPU: print the error of predictions",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON list with a plan for each --on"
+    )
     for name, what in (("classes", "K"), ("resolution", "R"), ("channels", "C")):
         parser.add_argument(
             f"--{name}", type=int, metavar=what, help="of a data set whose size is not known"

@@ -153,19 +153,21 @@ class Planner:
             self._options.overrides,
             self._measured,
         )
-        tried = 0
+        tried: list[tuple[Plan, Compiled]] = []
         for number, candidate in enumerate(self._candidates[:_COMPILED_AT_MOST]):
             if self._options.quick or not candidate.plan.fits:
                 break
             found = self._with_compiler(candidate.plan, candidate.settings)
             self._candidates[number] = candidate._replace(plan=found)
-            tried += self._compiled is not None
+            if self._compiled is not None:
+                tried.append((found, self._compiled))
             if found.fits:
                 break
         self._candidates.sort(key=order)  # what the compiler refused goes to the end
         chosen = self._candidates[0]
+        self._compiled = next((said for plan, said in tried if plan is chosen.plan), None)
         self._notes.append(
-            f"{len(self._candidates)} plans, sorted by the hours of the run; {tried} compiled"
+            f"{len(self._candidates)} plans, sorted by the hours of the run; {len(tried)} compiled"
         )
         if "STEPS" in chosen.settings:
             self._notes.append("STEPS: for as many steps of members as the recipe has")

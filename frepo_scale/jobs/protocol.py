@@ -8,6 +8,7 @@ from typing import Any
 
 from frepo_scale.data.augment import AugmentConfig
 from frepo_scale.data.dataset import Dataset
+from frepo_scale.data.subset import text_of
 from frepo_scale.evaluate.fit import FINAL_LEARNING_RATE, WARM_UP
 from frepo_scale.jobs.run import augmentation
 from frepo_scale.jobs.settings import RunConfig
@@ -27,7 +28,7 @@ _INITIALISATION = {
     "bias": 0.0,
     "norms": "scale 1, bias 0",
 }
-_PUBLISHED = "the published test (or validation) part, all of it"
+_PUBLISHED = "the published test (or validation) part"
 
 
 def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -70,11 +71,20 @@ def evaluation_recipe(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "augmentation": augmentation_steps(augmentation(config, dataset)),
         "test": {
             "images": len(dataset.test),
-            "part": _TEST_PARTS.get(dataset.spec.name, _PUBLISHED),
+            "part": _test_part(dataset),
             "prediction": "the class with the largest logit; of equal ones the first",
             "spread": "std is the population standard deviation over the nets",
         },
     }
+
+
+def _test_part(dataset: Dataset) -> str:
+    """Which images an accuracy is measured on, for somebody who has the data set."""
+    own = dataset.spec.num_classes is None
+    part = _TEST_PARTS.get(dataset.spec.name, "the test part" if own else _PUBLISHED)
+    if len(dataset.classes) == dataset.num_classes:
+        return f"{part}; all of it"
+    return f"{part}; of it the images of the classes {text_of(dataset.classes)}, counted from 0"
 
 
 def architecture(

@@ -1,4 +1,4 @@
-"""The evaluation of a series: the sets of all its runs, judged together."""
+"""The evaluation of a series: the sets of all its runs, evaluated together."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,19 +39,19 @@ def series_evaluations(config: RunConfig, dataset: Dataset) -> dict[str, Evaluat
     """The evaluations of a series by name, checked against the data of one of its runs.
 
     Raises:
-      InputError: one cannot be imported, or does not judge such a series.
+      InputError: one cannot be imported, or is not for such a series.
     """
     return of_a_series(config, build_evaluations(config, dataset))
 
 
 def of_a_series(config: RunConfig, found: dict[str, Evaluation]) -> dict[str, Evaluation]:
-    """The evaluations `found`, if they judge such a series.
+    """The evaluations `found`, if they are for such a series.
 
     Raises:
       InputError: one does not.
     """
     for name, evaluation in found.items():
-        # The chunks have no set in common that another evaluation could judge.
+        # The chunks have no set in common that another evaluation could use.
         if config.series.by == "chunks" and getattr(evaluation, "series", None) != "chunks":
             raise InputError(
                 f"EVALUATIONS: {name!r} with SERIES = 'chunks'",

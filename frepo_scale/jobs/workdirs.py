@@ -26,8 +26,12 @@ def existing_workdir(path: Path) -> Workdir:
     """
     workdir = Workdir(path)
     if not is_file(workdir.config):
+        missing = is_local(path) and not (is_folder(path) or is_file(path))
+        what = "does not exist" if missing else "is not the workdir of a run"
         raise InputError(
-            f"{path} is not the workdir of a run", f"a folder with {workdir.config.name}"
+            f"{path} {what}",
+            f"the workdir of a run, a folder with {workdir.config.name}",
+            "give the folder that was its --workdir, or runs/RECIPE",
         )
     return workdir
 

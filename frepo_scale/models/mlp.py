@@ -9,7 +9,7 @@ import jax
 
 from frepo_scale.core.errors import InputError
 from frepo_scale.models.layers import dense, flattened, relu
-from frepo_scale.models.norm import NORMS, normalised
+from frepo_scale.models.norm import NORMS, groups_of, normalised
 
 
 class MLP(nn.Module):
@@ -29,13 +29,19 @@ class MLP(nn.Module):
 
     @nn.nowrap
     def check(self, image_shape: tuple[int, ...]) -> None:
-        """Raises InputError for the norm "instance", which needs maps."""
+        """Raises InputError for a norm that would make single values 0."""
         if self.norm == "instance":
             others = ", ".join(norm for norm in NORMS if norm != "instance")
             raise InputError(
                 "NORM = 'instance': NET mlp has no maps to normalise",
                 f"one of {others}",
                 "use --gin.NORM=layer",
+            )
+        if self.norm == "group" and groups_of(self.width) == self.width:
+            raise InputError(
+                f"NORM = 'group' with WIDTH = {self.width}: NET mlp would normalise single values",
+                "a width whose groups, at most 32, have several units",
+                "use --gin.NORM=layer, or --gin.WIDTH=64",
             )
 
     @nn.compact

@@ -96,6 +96,11 @@ class BatchNorm(nn.Module):
         return y.astype(given)
 
 
+def groups_of(channels: int) -> int:
+    """The number of groups of the norm "group": the largest up to 32 that divides `channels`."""
+    return next(groups for groups in range(_GROUPS, 0, -1) if channels % groups == 0)
+
+
 def normalised(x: jax.Array, norm: str, train: bool, name: str) -> jax.Array:
     """`x` after the norm layer `name`, which becomes a child of the net being applied.
 
@@ -125,7 +130,7 @@ def normalised(x: jax.Array, norm: str, train: bool, name: str) -> jax.Array:
             )
             y, constants = layer(x), {"epsilon": layer.epsilon}
         case "group":
-            groups = next(g for g in range(_GROUPS, 0, -1) if x.shape[-1] % g == 0)
+            groups = groups_of(x.shape[-1])
             layer = nn.GroupNorm(num_groups=groups, param_dtype=x.dtype, name=name)
             y, constants = layer(x), {"epsilon": layer.epsilon, "groups": groups}
         case "instance":

@@ -72,7 +72,9 @@ class NetConfig:
         128, "WIDTH", "channels of the first layer, doubling per layer", low=1, high=2**20
     )
     depth: int = setting(3, "DEPTH", "convolution blocks", low=1)
-    norm: str = setting("batch", "NORM", "batch | layer | group | instance | none", choices=NORMS)
+    norm: str = setting(
+        "batch", "NORM", "norm of the nets: batch | layer | group | instance | none", choices=NORMS
+    )
     args: dict[str, Any] = setting(
         {}, "NET_ARGS", "further fields of the net, such as {'width_multiplier': 0.5}"
     )
@@ -85,11 +87,11 @@ class NetConfig:
     activation: str = setting(
         "relu",
         "POOL_ACTIVATION",
-        "relu | softplus: of the nets of the pool; evaluation nets have relu",
+        "activation of the nets of the pool: relu | softplus; evaluation nets have relu",
         choices=ACTIVATIONS,
     )
     softplus_beta: float = setting(
-        60.0, "SOFTPLUS_BETA", "softplus is log(1 + exp(beta x)) / beta", above=0
+        60.0, "SOFTPLUS_BETA", "beta of softplus, log(1 + exp(beta x)) / beta", above=0
     )
 
     def __post_init__(self) -> None:

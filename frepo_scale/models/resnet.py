@@ -21,7 +21,7 @@ from frepo_scale.models.layers import (
     relu,
     scaled,
 )
-from frepo_scale.models.norm import normalised
+from frepo_scale.models.norm import groups_of, normalised
 
 _CHANNELS = (64, 128, 256, 512)  # of the four stages
 
@@ -70,7 +70,7 @@ class ResNet18(nn.Module):
 
     @nn.nowrap
     def check(self, image_shape: tuple[int, ...]) -> None:
-        """Raises InputError for wrong fields, or where "instance" would normalise single pixels."""
+        """Raises InputError for wrong fields, or where a norm would normalise single pixels."""
         check_multiplier(self.width_multiplier)
         blocks: object = self.blocks
         ok = isinstance(blocks, tuple) and len(blocks) == len(_CHANNELS)
@@ -80,8 +80,9 @@ class ResNet18(nn.Module):
                 "four whole numbers of at least 1",
                 """for example --gin.NET_ARGS="{'blocks': [2, 2, 2, 2]}" """,
             )
-        if self.norm == "instance":
-            why = "instance norm makes maps of one pixel 0"
+        last = scaled(_CHANNELS[-1], self.width_multiplier)
+        if self.norm == "instance" or (self.norm == "group" and groups_of(last) == last):
+            why = f"{self.norm} norm makes maps of one pixel 0"
             check_side("resnet", image_shape, 9, why)
 
     @nn.compact

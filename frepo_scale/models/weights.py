@@ -108,7 +108,7 @@ def variables_of(
 
     Raises:
       InputError: an array is missing or unknown, or has another shape or type, or a value that is
-        not finite.
+        not finite or, of a running variance, below 0.
     """
     expected = _expected(module, image_shape)
     fix = _advice(file.metadata, config)
@@ -130,6 +130,9 @@ def variables_of(
             )
         if not np.isfinite(found).all():
             raise InputError(f"{file.path}: {name} has values that are not finite", "finite values")
+        # Of flax's BatchNorm: its square root would be NaN.
+        if name.startswith("batch_stats.") and name.endswith(".var") and (found < 0).any():
+            raise InputError(f"{file.path}: {name} has values below 0", "running variances")
     nested = unflatten_dict(file.arrays, sep=".")
     return {"params": nested["params"], "batch_stats": nested.get("batch_stats", {})}
 

@@ -146,4 +146,7 @@ def _subject(step: MeasuredStep) -> Subject:
         return FRePo(Problem(net, config, pool, ridge, mesh, size, batch))
 
     image = (int(shape["side"]), int(shape["side"]), int(shape["channels"]))
+    if min(image) < 1:
+        raise ValueError(f"images of shape {image}")
+    net.check(image)
     return Subject(step.name, build, image, classes, (1, 0), 1, None, False, False, "memory", batch)

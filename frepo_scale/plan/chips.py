@@ -16,13 +16,17 @@ Sources:
     the "H100 Tensor Core GPU architecture" white paper. NVLink is one direction, half of the
     bidirectional value of the data sheet; H100 PCIe: one direction of PCIe 5.0 x16, as NVLink
     bridges connect pairs only.
-  B200: "NVIDIA Blackwell architecture technical brief", HGX B200 at 1000 W.
+  B200: NVIDIA's data sheet "NVIDIA Blackwell", column HGX B200. The earlier "NVIDIA Blackwell
+    architecture technical brief" had 80 and 40 TFLOP/s in float32 and float64, and 8 TB/s.
   Not here: V100 and older cards, which CUDA 13 does not support.
   Network between hosts: DGX A100 8 x 200 Gbit/s, DGX H100, H200 and B200 8 x 400 Gbit/s (their data
     sheets; the DGX B200 user guide: 8 ConnectX-7 cards of 400 Gbit/s). Google Cloud ("Networking
     and GPU machines") has the same for its H200 (A3 Ultra) and B200 (A4) machines, and 100 Gbit/s
     for the eight L4 of g2-standard-96. Its A2 machines (A100) have 100 Gbit/s for all cards and
-    those with H100 600 to 1800 Gbit/s, less than here.
+    those with H100 600 to 1800 Gbit/s, less than here. The cards of a host add up: what a device
+    sends per second on a ring through several hosts, NCCL's bus bandwidth, is limited by all of
+    them together (github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md; github.com/NVIDIA/nccl, issue
+    495: 600 Gbit/s with 8 x 100 Gbit/s).
   Float32 products on TPUs: one bfloat16 pass at precision "default", three at "high", six at
     "highest" (`jax.lax.Precision`).
 """
@@ -137,7 +141,7 @@ def _gpu(
 
 _A100, _HOPPER = (312.0, 156.0, 19.5, 19.5), (989.4, 494.7, 66.9, 66.9)
 _H100_PCIE = (756.5, 378.0, 51.2, 51.2)
-_B200, _L4 = (2250.0, 1100.0, 80.0, 40.0), (121.0, 60.0, 30.3, 0.47)
+_B200, _L4 = (2250.0, 1100.0, 75.0, 37.0), (121.0, 60.0, 30.3, 0.47)
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
@@ -151,7 +155,7 @@ CHIPS: dict[str, Chip] = {
         _gpu("h100", "NVIDIA H100 80GB HBM3", _HOPPER, 80e9, 3.35e12, 4.5e11, 5e10, "9.0"),
         _gpu("h100-pcie", "NVIDIA H100 PCIe", _H100_PCIE, 80e9, 2.0e12, 6.4e10, 5e10, "9.0"),
         _gpu("h200", "NVIDIA H200", _HOPPER, 141e9, 4.8e12, 4.5e11, 5e10, "9.0"),
-        _gpu("b200", "NVIDIA B200", _B200, 180e9, 8e12, 9e11, 5e10, "10.0"),
+        _gpu("b200", "NVIDIA B200", _B200, 180e9, 7.7e12, 9e11, 5e10, "10.0"),
         _gpu("l4", "NVIDIA L4", _L4, 24e9, 3e11, 3.2e10, 1.5625e9, "8.9"),
     )
 }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from math import prod
+from math import gcd, prod
 
 from frepo_scale.core.errors import InputError, nearest
 from frepo_scale.plan.chips import CHIPS, Chip
@@ -55,15 +55,35 @@ class Hardware:
           axis: devices of the axis.
           stride: distance of neighbours on it, in the order of the devices.
 
-        On a TPU slice an axis is a ring, with two links for each device, if it covers a side of the
-        slice that is a ring; otherwise a line, where one link limits it. GPUs of one host are
-        connected by NVLink, those of several by the network.
+        On a TPU slice collectives use the links along every side of the slice that the axis
+        covers. GPUs of one host are connected by NVLink. A ring through several hosts leaves each
+        of them through the network cards of all its devices at once, so the cards of the devices
+        that an axis has in one host add up; NVLink is the limit between them.
         """
-        if self.chip.platform == "tpu":
-            ring = _RING[len(self.shape)]
-            return self.chip.link * (2 if axis % ring == 0 and axis >= ring else 1)
-        inside = axis * stride <= self.shape[-1] and self.shape[-1] % (axis * stride) == 0
-        return self.chip.link if inside else self.chip.network
+        chip = self.chip
+        if chip.platform == "tpu":
+            return chip.link * _links(self.shape, axis, stride)
+        of_host = max(1, gcd(self.shape[-1], axis * stride) // stride)
+        return chip.link if of_host == axis else min(chip.link, of_host * chip.network)
+
+
+def _links(shape: tuple[int, ...], axis: int, stride: int) -> int:
+    """ICI links that each device of an axis sends on: two along a side of the slice that is a ring
+    and that the axis covers, one along others, where the end of a line has no more.
+
+    Args:
+      shape: sides of the slice, that of neighbouring devices first.
+      axis: devices of the axis.
+      stride: distance of neighbours on it.
+    """
+    found, ring = 0, _RING[len(shape)]
+    for side in shape:
+        skipped = gcd(side, stride)  # devices of this side that differ in another axis
+        covered = gcd(axis, side // skipped)
+        stride, axis = stride // skipped, axis // covered
+        if covered > 1:
+            found += 2 if covered == side and side % ring == 0 else 1
+    return max(1, found)
 
 
 def parse_hardware(text: str) -> Hardware:
@@ -116,9 +136,9 @@ def _guesses(text: str) -> Iterator[str]:
     name, _, shape = text.partition(":")
     name = _ALIASES.get(name, name)
     yield f"{name}:{shape}" if shape else name
-    sides = sorted(int(x) for x in shape.split("x") if re.fullmatch("[0-9]{1,5}", x))
-    if sides:
-        yield f"{name}:{'x'.join(map(str, sides))}"  # 8x4x4, or 08
+    sides = [x for x in shape.split("x") if x]
+    if sides and all(re.fullmatch("[0-9]{1,5}", x) for x in sides):
+        yield f"{name}:{'x'.join(map(str, sorted(map(int, sides))))}"  # 8x4x4, or 08
     # 8xh100, h100x8, v5litepod-16, v4-64, h100:16
     if found := re.fullmatch(r"([0-9]{1,5})x([a-z].*)", text):
         count, name = int(found[1]), found[2]
@@ -186,11 +206,13 @@ def _wrong_shape(text: str, chip: Chip, meant: str) -> InputError:
 def with_devices(hardware: Hardware, devices: int) -> Hardware:
     """The same chip with another number of devices, for scaling: no shape has to exist.
 
-    TPU slices are taken to be rings along both mesh axes from one cube or 16 devices on.
+    TPU slices have sides that are as equal as powers of two can be.
     """
     chip = hardware.chip
     name = f"{chip.name}, {devices} devices"
     if chip.platform == "tpu":
-        return Hardware(name, chip, (devices, *[1] * (len(hardware.shape) - 1)))
+        power, dimensions = (devices & -devices).bit_length() - 1, len(hardware.shape)
+        sides = [2 ** ((power + side) // dimensions) for side in range(dimensions)]
+        return Hardware(name, chip, (*sides[:-1], devices // prod(sides[:-1])))
     of_host = min(devices, hardware.shape[-1])
     return Hardware(name, chip, (-(-devices // of_host), of_host))

@@ -182,11 +182,16 @@ def smallest_change(
     """The first change that makes a plan fit, by macro or binding; None if none of them does.
 
     In this order: a smaller chunk, another mesh, bfloat16, both, a smaller pool, the largest first;
-    each also with a smaller batch of evaluations, where those do not fit.
+    each also with a smaller batch of evaluations, where those do not fit. Where a compiler reported
+    more temporary memory than was estimated, estimates of changes are raised by the same factor.
     """
+    estimated = make_plan(plan.subject, plan.hardware, plan.pool, plan.data).memory.temporary
+    more = max(0.0, plan.memory.temporary / estimated - 1) if estimated else 0.0
     for settings in _changes(vary, plan):
         found = _changed(vary, plan, settings) if settings else plan
-        if found is None or found.step_excess > 0:
+        if found is None:
+            continue
+        if found.step_excess + (more * found.memory.temporary if settings else 0.0) > 0:
             continue
         if found.evaluation_excess <= 0:
             return settings

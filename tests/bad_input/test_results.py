@@ -20,6 +20,19 @@ def test_what_is_no_run(command, target, refused):
     refused(*command, target, mentions=[target])
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "nowhere"),
+        ("report", "nowhere"),
+        ("export", "nowhere", "--out", "e"),
+        ("compare", "nowhere", "neighbour.txt"),
+    ],
+)
+def test_what_does_not_exist(command, refused):
+    refused(*command, mentions=["nowhere does not exist"])
+
+
 @pytest.mark.parametrize("command", [["evaluate"], ["export", "--out", "e"]])
 def test_a_run_that_has_not_finished(command, refused):
     make_run("w", finished=False)

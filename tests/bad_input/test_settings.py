@@ -203,6 +203,11 @@ def test_an_unknown_recipe(refused):
     refused("distill", "digits_icp1", mentions=["'digits_icp1'", "did you mean digits_ipc1"])
 
 
+def test_a_workdir_in_place_of_a_recipe(refused, cwd):
+    (cwd / "runs").mkdir()
+    refused("distill", "runs", mentions=["recipe 'runs' is a folder", "--workdir runs"])
+
+
 @pytest.mark.parametrize(
     ("settings", "mentions"),
     [

@@ -41,5 +41,14 @@ def test_the_summary_has_the_share_and_advice_above_one_half(frepo, raised, advi
     assert ("--gin.RIDGE=1e-04" in line) == advised
 
 
+@pytest.mark.parametrize(
+    ("in_force", "advised"),
+    [(1e-4, "1e-04"), (1.0001e-5, "1e-05"), (1.2e-3, "2e-03"), (9.3e-5, "1e-04"), (0.5, "5e-01")],
+)
+def test_the_advised_ridge_is_not_below_the_one_in_force(frepo, in_force, advised):
+    _, line = frepo.summary([RAISED | {"ridge_in_force": in_force}])
+    assert f"--gin.RIDGE={advised} " in line
+
+
 def test_without_rows_there_is_nothing_to_say(frepo):
     assert frepo.summary([]) == ({"ridge_raised_share": 0.0}, "")

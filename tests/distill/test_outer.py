@@ -91,6 +91,16 @@ def test_the_average_is_corrected_for_its_start():
     np.testing.assert_allclose(found, expected / weights.sum(), rtol=2e-5, atol=1e-6)
 
 
+def test_the_average_of_a_constant_set_is_that_set():
+    """To the rounding of float32: the weights add up to one also where the decay is near one."""
+    outer, same = OuterConfig(average=0.9999), DistilledSet(jnp.full(3, 7.0), jnp.full(2, -0.3))
+    state = initial_outer_state(CONFIG, outer, same)
+    for _ in range(3):
+        state = updated(CONFIG, outer, state, same, None)
+    found = averaged(outer, state, same, jnp.int32(3))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, same)
+
+
 def test_a_gradient_is_clipped_to_a_multiple_of_the_running_norm():
     outer = OuterConfig(clip=2.0)
     state = OFF._replace(norm=jnp.float32(0))

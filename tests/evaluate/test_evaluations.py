@@ -11,6 +11,7 @@ import pytest
 from frepo_scale.core.errors import InputError, RunError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.augment import AugmentConfig
+from frepo_scale.evaluate import cross_architecture, linear_probe, robustness
 from frepo_scale.evaluate.accuracy import Accuracy
 from frepo_scale.evaluate.baselines import with_hard_labels
 from frepo_scale.evaluate.evaluation import Measurement, Task
@@ -85,6 +86,26 @@ def test_a_set_with_hard_labels_is_measured_once(context, trained):
     rows = {row.key: row.label for row in Accuracy().run(given)}
     assert list(rows) == ["distilled", "random_real", "full_data"]
     assert rows["distilled"] == "distilled set, hard labels" and len(trained) == 6
+
+
+@pytest.mark.parametrize("module", [cross_architecture, linear_probe, robustness])
+def test_every_evaluation_says_that_labels_are_hard_and_measures_them_once(context, module):
+    given = context()
+    hard = replace(given, sets={"distilled": with_hard_labels(given)})
+    soft = {key: name for key, name, *_ in module._sets(given)}
+    named = {key: name for key, name, *_ in module._sets(hard)}
+    assert soft["distilled"] == "distilled set"
+    assert named["distilled"] == "distilled set, hard labels"
+    assert soft.keys() - named.keys() <= {"distilled_hard"} and "distilled_hard" not in named
+
+
+def test_a_length_of_its_own_of_all_training_images_is_said(context, monkeypatch):
+    given = context()
+    monkeypatch.setattr(type(given), "measure", lambda *args, **kwargs: [(0.5, 0.5)])
+    assert [row.label for row in Accuracy().run(given)][-1] == "full training set"
+    config = replace(given.config, full_data_steps=1234)
+    row = list(Accuracy().run(replace(given, config=config, _used=set())))[-1]
+    assert (row.label, row.facts) == ("full training set, 1,234 steps", {"steps": 1234})
 
 
 def test_full_data_is_a_setting(context):

@@ -83,6 +83,27 @@ def test_all_training_images_are_a_choice(context, encoders):
     assert rows == ["distilled", "distilled_hard", "random_real"]
 
 
+def scaled(encoders, factor, path):
+    """The first net with its parameters multiplied."""
+    encoder = encoders.load()[0]
+    scaled = jax.tree.map(lambda x: np.float32(factor) * x, encoder.variables)
+    write_net_file(path, scaled, {})
+    return Encoders((str(path),), NET, 2, SHAPE)
+
+
+def test_features_of_zero_say_nothing_and_those_that_overflow_are_refused(
+    context, encoders, tmp_path
+):
+    config = EvaluationConfig(nets=1)
+    zero = scaled(encoders, 0, tmp_path / "zero.safetensors")
+    for row in LinearProbe().run(context(encoders=zero, config=config)):
+        assert row.score.mean == pytest.approx(0.5)  # always the first of two classes
+    huge = scaled(encoders, 1e30, tmp_path / "huge.safetensors")
+    with pytest.raises(InputError) as refused:
+        list(LinearProbe().run(context(encoders=huge, config=config)))
+    assert str(tmp_path / "huge.safetensors") in refused.value.what
+
+
 def test_it_needs_nets_and_held_out_images(encoders):
     suits = TASK.__class__(**vars(TASK) | {"encoders": encoders})
     LinearProbe().check(suits)

@@ -8,6 +8,7 @@ import pytest
 from frepo_scale.core.errors import InputError
 from frepo_scale.core.types import DistilledSet
 from frepo_scale.data.types import Split, everything
+from frepo_scale.evaluate.baselines import with_hard_labels
 from frepo_scale.evaluate.continual import Continual
 from frepo_scale.evaluate.evaluation import Part, RealData, Task
 from frepo_scale.evaluate.finished import FinishedNets
@@ -64,6 +65,17 @@ def test_continual_trains_on_the_steps_so_far(continual, trained):
     ]
     expected = [(2, [1]), (4, [0, 1]), (2, [1]), (4, [0, 1]), (20, [1]), (40, [0, 1])]
     assert trained == [one for one in expected for _ in range(2)]  # two nets of each
+
+
+def test_the_names_of_curves_say_what_is_not_as_usual(continual, monkeypatch):
+    monkeypatch.setattr(type(continual), "measure", lambda *args, **kwargs: [(0.5, 0.5)])
+    config = replace(continual.config, full_data_steps=70)
+    hard = replace(continual, sets={"distilled": with_hard_labels(continual)}, config=config)
+    assert list(dict.fromkeys(row.facts["row"] for row in Continual().run(hard))) == [
+        "distilled sets, hard labels",
+        "random real images",
+        "all training images, 70 steps",
+    ]
 
 
 def test_continual_tests_on_the_classes_seen(continual, blobs):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from export.exports import assert_equal, make
 from PIL import Image
 
@@ -65,6 +66,15 @@ def test_the_card_has_numbers_protocol_and_gaps_for_the_user(tmp_path: Path) -> 
     assert two_axes in (tmp_path / "c" / "README.md").read_text(encoding="utf-8")
     write_safetensors(tmp_path / "b", replace(make(), results={}))
     assert "Not evaluated." in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+
+
+def test_any_class_name_is_in_the_head_as_it_is(tmp_path: Path) -> None:
+    names = ("\U0001f40b whale", 'a: "b" \\ #c', "-")
+    write_safetensors(tmp_path / "a", replace(make(), class_names=names))
+    text = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(text.removeprefix("---\n").partition("\n---\n")[0])
+    features = {feature["name"]: feature for feature in head["configs"][0]["features"]}
+    assert tuple(features["label"]["dtype"]["class_label"]["names"].values()) == names
 
 
 def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:

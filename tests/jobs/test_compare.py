@@ -57,6 +57,52 @@ def test_table_and_page(sets, capsys):
     assert "different protocols" in page and "<script" not in page
 
 
+def with_evaluation(path, export, **changes):
+    write_npz(
+        path,
+        dataclasses.replace(
+            export, results=result(0.95), evaluation={**export.evaluation, **changes}
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"args": {"width_multiplier": 0.5}}, ["args", "width_multiplier"]),
+        ({"augment": {"flip": True}}, ["flip", "True"]),
+        ({"test": {"images": 7}}, ["test images", "7"]),
+    ],
+)
+def test_every_part_of_the_protocol_that_differs_is_listed(changes, words, sets, capsys):
+    export = read_npz("a/distilled.npz")
+    with_evaluation("same.npz", export)
+    with_evaluation("other.npz", export, **changes)
+    assert main(["compare", "same.npz", "other.npz"]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "evaluation:" in line]
+    assert all(word in line for word in words)
+    assert "different protocols" in (sets / "compare.html").read_text()
+
+
+def test_sets_of_different_classes_have_no_best(sets, capsys):
+    """One that has to tell fewer classes apart is right more often."""
+    export = read_npz("a/distilled.npz")
+    half = dataclasses.replace(
+        export,
+        images=export.images[:5],
+        labels=export.labels[:5],
+        hard_labels=export.hard_labels[:5],
+    )
+    with_evaluation("whole.npz", export)
+    with_evaluation("half.npz", half)
+    assert main(["compare", "whole.npz", "half.npz"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"classes +0-9 of 10 +0-4 of 10", out) and "different classes" in out
+    page = (sets / "compare.html").read_text()
+    assert "different classes" in page and '<td class="best">' not in page
+
+
 def test_settings_that_differ_are_listed(sets, capsys):
     export = read_npz("a/distilled.npz")
     text = export.provenance["config"].replace("\nLEARNING_RATE = 0.003", "\nLEARNING_RATE = 0.5")
@@ -133,6 +179,39 @@ def test_evaluation_json_is_shown_beside_the_result(sets, capsys):
     (sets / "a" / "evaluation.json").write_text("{")
     assert main(["compare", "a", "b"]) == 2
     assert "evaluation.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("npz", "e.npz"), ("folder", "f"), ("safetensors", "s")]
+)
+def test_an_export_holds_what_was_measured_before_it(form, name, sets, capsys):
+    """And a page of it, made elsewhere, has the same numbers as one of the run."""
+    assert main(["export", "a", "--out", "before.npz"]) == 0
+    protocol = {"net": "resnet18", "width": 16, "test": {"images": 7}}
+    content = result(0.6) | {"protocol": protocol, "environment": {"devices": "of the maker"}}
+    (sets / "a" / "evaluation.json").write_text(json.dumps(content))
+    assert main(["export", "a", "--format", form, "--out", name]) == 0
+    if form == "safetensors":
+        card = (sets / "s" / "README.md").read_text()
+        assert "| 80.0 ± 1.0 % |" in card and "| 60.0 ± 1.0 % |" in card
+        assert "net resnet18" in card and "of the maker" not in card
+    capsys.readouterr()
+    assert main(["compare", "before.npz", name, "b"]) == 0
+    found = rows_of(capsys.readouterr().out)
+    label = "distilled set, last step"
+    assert found["test accuracy", label] == ["80.0 ± 1.0 %", "80.0 ± 1.0 %", "90.0 ± 1.0 %"]
+    later = found["test accuracy (frepo-scale evaluate)", label]
+    assert later == ["–", "60.0 ± 1.0 %", "–"]
+
+
+def test_a_damaged_later_result_in_an_export_is_one_line(sets, capsys):
+    export = read_npz("c.npz")
+    rows = [{"key": "x", "label": "x", "mean": "much"}]
+    later = {"evaluations": [{"name": "x", "title": "x", "rows": rows}]}
+    write_npz("d.npz", dataclasses.replace(export, results=export.results | {"evaluated": later}))
+    assert main(["compare", "a", "d.npz"]) == 2
+    err = capsys.readouterr().err
+    assert "d.npz" in err and "mean" in err and err.count("\n") == 1
 
 
 def test_every_export_is_taken(sets, capsys):

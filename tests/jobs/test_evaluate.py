@@ -1,6 +1,7 @@
 """The folder of an evaluation: what is kept there, and what is never overwritten."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from bad_input.made import make_run
 from exported_digits import digits_export
 
 import frepo_scale as fs
+from frepo_scale import config
 from frepo_scale.core.errors import Preempted
 from frepo_scale.core.paths import to_path
-from frepo_scale.export.formats import read_npz
+from frepo_scale.export.formats import read_npz, write_npz
 from frepo_scale.jobs import evaluate as evaluate_job
 from frepo_scale.jobs.evaluation_folder import JUDGED, folder_of, open_evaluation, set_sha256
 from frepo_scale.main import main
@@ -86,13 +88,38 @@ def test_settings_that_only_add_measurements_keep_the_finished_nets(measured, ca
     assert "not measured" not in capsys.readouterr().out
 
 
+def test_a_set_of_one_class_is_judged_whatever_the_size_of_a_target_batch(measured, capsys):
+    """As the line on the missing classes advises."""
+    arrays = dict(np.load("set.npz"))
+    np.savez("set.npz", images=arrays["images"][3:4], labels=arrays["labels"][3:4])
+    refused(capsys, *GIVEN, mentions=["--gin.CLASSES=3"])
+    assert main([*GIVEN, "--gin.CLASSES=3"]) == 0  # the batch of the recipe has 256 images
+
+
+def test_a_set_of_our_own_on_other_data_is_said(measured, capsys):
+    own = read_npz("own.npz")
+    names = ("nought", *own.class_names[1:])
+    made = {**own.provenance, "dataset": "mnist", "dataset_sha256": "f" * 64}
+    text = "DATASET = 'digits'\nIPC = 1\n"
+    changed = replace(own, class_names=names, provenance=made | {"config": text})
+    write_npz("changed.npz", changed)
+    assert main(["evaluate", "changed.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "mnist with dataset_sha256 ffffffffffff" in out and "'nought'" in out
+    written = json.loads(Path("changed.npz.evaluation/evaluation.json").read_text())
+    assert written["protocol"]["dataset"] == "digits"
+    write_npz("same.npz", replace(own, provenance={"config": text}))
+    assert main(["evaluate", "same.npz"]) == 0
+    assert "made from" not in capsys.readouterr().out
+
+
 def test_another_set_or_other_settings_are_refused(measured, capsys):
     folder, found, _ = measured
     assert main(GIVEN) == 0
     before = (folder / "set.npz.evaluation" / "evaluation.json").read_bytes()
     mentions = ["evaluation.nets", "is now 4", "--out"]
     refused(capsys, *GIVEN, "--gin.EVAL_NETS=4", mentions=mentions)
-    refused(capsys, *GIVEN, "--normalised", "0", "1", mentions=["set_sha256"])
+    refused(capsys, *GIVEN, "--normalised", "0", "0.003", mentions=["set_sha256"])
     arrays = dict(np.load("set.npz"))
     np.savez("set.npz", images=255 - arrays["images"], labels=arrays["labels"])
     refused(capsys, *GIVEN, mentions=["set.npz.evaluation", "set_sha256"])
@@ -117,6 +144,36 @@ def test_the_python_function_takes_the_folder(measured):
     folder, _, _ = measured
     scores = fs.evaluate("set.npz", "digits", out=folder / "kept", EVAL_NETS=2)
     assert json.loads((folder / "kept" / "evaluation.json").read_text()) == scores
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((0.5, 1), ((0.5,), (1.0,))),
+        (("0.5,0.4", "1,2"), ((0.5, 0.4), (1.0, 2.0))),
+        (([0.5, 0.4], np.array([1, 2])), ((0.5, 0.4), (1.0, 2.0))),
+    ],
+)
+def test_a_normalisation_is_given_as_text_or_numbers(tmp_path, given, expected):
+    told = evaluate_job.told_about(tmp_path, None, given)
+    assert told.normalised == expected
+    for wrong in ((0.5,), 0.5, ("a", "1"), (None, 1), ([None], 1)):
+        with pytest.raises(fs.InputError) as caught:
+            evaluate_job.told_about(tmp_path, None, wrong)
+        assert "--normalised" in caught.value.what
+
+
+def test_the_path_of_the_data_is_not_that_of_another_data_set(tmp_path, monkeypatch):
+    """MNIST and Fashion-MNIST have files of the same names and shapes."""
+    monkeypatch.chdir(tmp_path)
+    make_run("w", DATA_DIR="/of/digits")
+
+    def path(dataset, **given):
+        return config.recipe_of_set(Path("w"), dataset, given).config.data.directory
+
+    assert path(None) == path("digits") == "/of/digits"
+    assert path("mnist") is None is path(None, DATASET="mnist")
+    assert path("mnist", DATA_DIR="/of/mnist") == "/of/mnist"
 
 
 def test_a_series_keeps_its_evaluation(measured, capsys):

@@ -2,7 +2,9 @@
 
 import json
 
-from frepo_scale.jobs.protocol import architecture
+from frepo_scale import config
+from frepo_scale.data.dataset import load_dataset
+from frepo_scale.jobs.protocol import architecture, evaluation_recipe
 from frepo_scale.models.registry import NetConfig
 
 SHAPE = (8, 8, 1)
@@ -36,3 +38,13 @@ def test_of_a_net_of_the_user_the_parameters_are_listed():
         "hidden0/bias": [4],
         "hidden0/kernel": [64, 4],
     }
+
+
+def test_the_test_part_is_that_of_the_classes():
+    parts = {}
+    for classes in ("None", "2-4,7"):
+        given = {"CLASSES": classes, "WIDTH": "4"}
+        read = config.load_recipe(config.find_recipe("digits_ipc1"), given).config
+        parts[classes] = evaluation_recipe(read, load_dataset(read.data))["test"]
+    assert parts["None"]["images"] == 355 and "all of it" in parts["None"]["part"]
+    assert parts["2-4,7"]["images"] < 150 and "classes 2-4,7" in parts["2-4,7"]["part"]

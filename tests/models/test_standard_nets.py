@@ -219,6 +219,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32_parameters(name):
         ("alexnet", "none", (7, 7, 3), {}, "7 px"),
         ("vgg11", "none", (28, 28, 3), {}, "28 px"),
         ("resnet18", "instance", (8, 8, 3), {}, "8 px"),
+        ("resnet18", "group", (8, 8, 3), {"width_multiplier": 1 / 16}, "8 px"),
         ("mlp", "instance", (8, 8, 3), {}, "instance"),
         ("resnet18", "batch", (8, 8, 3), {"blocks": [2, 2, 2]}, "blocks"),
         ("resnet18", "batch", (8, 8, 3), {"blocks": 3}, "blocks"),
@@ -230,6 +231,14 @@ def test_what_a_net_cannot_do_is_refused(name, norm, shape, args, what):
     with pytest.raises(InputError) as caught:
         build_net(NetConfig(name=name, norm=norm, args=args), 5, shape)
     assert what in caught.value.what
+
+
+def test_a_group_of_one_unit_is_refused():
+    """It would be 0 whatever the image is."""
+    with pytest.raises(InputError) as caught:
+        build_net(NetConfig("mlp", norm="group", width=32), 5, (8, 8, 3))
+    assert "WIDTH = 32" in caught.value.what and "--gin.WIDTH=64" in caught.value.fix
+    assert feature_dim(build_net(NetConfig("mlp", norm="group", width=64), 5, (8, 8, 3)), (8, 8, 3))
 
 
 def test_the_smallest_images_leave_features():

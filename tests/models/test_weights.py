@@ -30,11 +30,11 @@ MODULE = build_net(CONFIG, 3, SHAPE)
 
 
 def variables():
-    """Random values in the shapes of the net."""
+    """Random values in the shapes of the net; variances are positive."""
     images = jax.ShapeDtypeStruct((1, *SHAPE), np.float32)
     shapes = jax.eval_shape(lambda x: MODULE.init(jax.random.key(0), x, train=False), images)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), dict(shapes))
+    return jax.tree.map(lambda leaf: rng.uniform(size=leaf.shape).astype(np.float32), dict(shapes))
 
 
 def save(path, arrays, metadata=None):
@@ -78,6 +78,7 @@ def test_a_net_without_statistics(tmp_path):
         ("params.head.bias", np.zeros(7, np.float32), ["float32 (7,)", "float32 (3,)"]),
         ("params.head.bias", np.zeros(3), ["float64 (3,)", "float32 (3,)"]),
         ("batch_stats.norm1.var", np.full(2, np.nan, np.float32), ["not finite"]),
+        ("batch_stats.norm1.var", np.array([1, -1e-3], np.float32), ["below 0"]),
     ],
 )
 def test_what_does_not_suit_the_net_is_refused_by_name(name, changed, words, tmp_path):

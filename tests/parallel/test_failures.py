@@ -127,7 +127,8 @@ def test_the_end_of_another_process_stays_as_it_is(monkeypatch):
     ("variable", "value"),
     [
         *[("JAX_ENABLE_X64", "maybe"), ("JAX_DEFAULT_PRNG_IMPL", "mt19937")],
-        *[("JAX_RANDOM_SEED_OFFSET", "1.5"), ("JAX_MEMORY_FITTING_EFFORT", "much")],
+        ("JAX_RANDOM_SEED_OFFSET", "1.5"),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "much"),
         *[("JAX_NUMPY_DTYPE_PROMOTION", "loose"), ("JAX_DEFAULT_DEVICE", "abacus")],
     ],
 )

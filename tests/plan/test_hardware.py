@@ -90,6 +90,7 @@ def test_other_spellings_are_understood(written, meant):
         ("gpu:8", "h100"),
         ("TPU", "v5e"),
         ("v5e:4x4,h100:8", "--on once for each"),
+        ("h100:8,v5e:4x4", "--on once for each"),
         ("h100:8193x8", "such as"),
     ],
 )
@@ -114,14 +115,28 @@ def test_the_rate_of_an_axis():
     v5e = CHIPS["v5e"]
     assert parse_hardware("v5e:16x16").axis_rate(16, 1) == 2 * v5e.link  # a ring
     assert parse_hardware("v5e:4x4").axis_rate(4, 1) == v5e.link  # a line
-    assert parse_hardware("v4:4x4x4").axis_rate(4, 4) == 2 * CHIPS["v4"].link
+    assert parse_hardware("v5e:16x16").axis_rate(256, 1) == 4 * v5e.link  # two rings
+    assert parse_hardware("v5e:16x16").axis_rate(64, 1) == 3 * v5e.link  # a ring and a line
+    assert parse_hardware("v5e:16x16").axis_rate(4, 64) == v5e.link  # a part of a side
+    assert parse_hardware("v5e:4x4").axis_rate(16, 1) == 2 * v5e.link  # two lines
+    v4, cube = CHIPS["v4"], parse_hardware("v4:4x4x4")
+    assert cube.axis_rate(4, 4) == 2 * v4.link
+    assert cube.axis_rate(64, 1) == 6 * v4.link and cube.axis_rate(16, 4) == 4 * v4.link
     h100, four = CHIPS["h100"], parse_hardware("h100:4x8")
     assert four.axis_rate(8, 1) == four.axis_rate(2, 4) == h100.link  # inside a host
-    assert four.axis_rate(4, 8) == four.axis_rate(32, 1) == h100.network
+    assert four.axis_rate(4, 8) == h100.network  # one device of each host
+    assert four.axis_rate(8, 4) == 2 * h100.network and four.axis_rate(32, 1) == 8 * h100.network
+    assert parse_hardware("h100:8x2").axis_rate(16, 1) == 2 * h100.network
+    assert parse_hardware("b200:2x8").axis_rate(16, 1) < CHIPS["b200"].link
+    assert parse_hardware("h100-pcie:2x8").axis_rate(16, 1) == CHIPS["h100-pcie"].link
 
 
 def test_other_numbers_of_devices():
     assert with_devices(parse_hardware("v5e:4x4"), 1024).devices == 1024
+    for name in ("v5e:4x8", "v5e:8x8", "v4:2x2x4", "v4:2x4x4", "v5p:4x4x4", "v5p:4x4x8"):
+        slice_ = parse_hardware(name)
+        assert with_devices(slice_, slice_.devices).shape == slice_.shape
+    assert with_devices(parse_hardware("v4:4x4x4"), 192).devices == 192
     many = with_devices(parse_hardware("h100:8"), 32)
     assert (many.devices, many.hosts) == (32, 4)
     assert with_devices(parse_hardware("h100:8"), 2).hosts == 1
@@ -143,7 +158,7 @@ def test_rates_are_ordered_and_sources_are_complete():
         ("h100", 1979 / 2, 989 / 2, 67, 80, 3350, 450),
         ("h100-pcie", 1513 / 2, 756 / 2, 51, 80, 2000, 64),
         ("h200", 1979 / 2, 989 / 2, 67, 141, 4800, 450),
-        ("b200", 2250, 1100, 40, 180, 8000, 900),
+        ("b200", 2250, 1100, 37, 180, 7700, 900),
         ("l4", 242 / 2, 120 / 2, 0.47, 24, 300, 32),
     ],
 )

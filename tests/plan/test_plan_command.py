@@ -13,6 +13,8 @@ from frepo_scale.jobs.plan_options import PlanOptions, device_counts
 from frepo_scale.main import main
 from frepo_scale.parallel import failures
 from frepo_scale.plan import compilers, cpu
+from frepo_scale.plan.cache import Compiled
+from frepo_scale.plan.collectives import Collective
 
 RECIPES = sorted(path.stem for path in config.RECIPES.glob("*.gin"))
 # The hardware of the table in docs/plan.md.
@@ -100,6 +102,22 @@ def test_what_the_compiler_refuses_is_not_the_best(capsys, monkeypatch):
     assert best == asked[1]
     assert found["memory"]["compiled"] and found["memory"]["fits"]
     assert not found["candidates"][-1]["fits"]
+
+
+def test_collectives_are_those_of_the_plan(capsys, monkeypatch):
+    """Where all that is compiled is refused, the best plan is an estimate, without collectives."""
+
+    def refuse(one, found, settings):
+        one._compiled = Compiled(None, [Collective("all-reduce", "data", 8)], 1e15, False)
+        return found._replace(memory=found.memory._replace(compiled=True, temporary=1e15))
+
+    monkeypatch.setattr(planner.Planner, "_with_compiler", refuse)
+    capsys.readouterr()
+    plan("imagenet1k_ipc10", "--on", "v5e:2x4", "--best", "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert "3 compiled" in found["notes"][0]
+    assert found["memory"]["fits"] and not found["memory"]["compiled"]
+    assert "collectives" not in found
 
 
 def test_a_recipe_for_another_mesh_gets_the_fastest_one_and_a_note(capsys):

@@ -94,6 +94,8 @@ def test_communication_by_hand():
     reduce = phase._replace(exchanges=(Exchange("all-reduce", "pool", 3e9),))
     (time,) = phase_times([reduce], parse_hardware("h100:4x8"), 4, 8)
     assert time.communication == pytest.approx(2 * 3 / 4 * 3e9 / 5e10)  # over the network
+    (time,) = phase_times([phase], parse_hardware("h100:4x8"), 1, 32)
+    assert time.communication == pytest.approx(31 / 32 * 8e9 / 4e11)  # over eight cards of a host
     (time,) = phase_times([reduce], H100, 1, 1)
     assert time.communication == 0
 
@@ -319,6 +321,18 @@ def test_the_smallest_change_fits_when_it_is_made():
     change = smallest_change(vary, tight)
     assert change is not None
     assert make_plan(vary(change), small, 1, 1).fits
+    # What a compiler found to be larger than its estimate counts as larger in changes, too.
+    room = (plan.memory.total + plan.beside.images) / 0.9 + 1
+    exact = replace(H100, chip=replace(H100.chip, memory=room))
+    fitting = make_plan(vary({}), exact, 1, 1)
+    assert fitting.step_excess <= 0
+    larger = fitting.memory._replace(temporary=1.5 * fitting.memory.temporary, compiled=True)
+    refused = fitting._replace(memory=larger)
+    assert refused.step_excess > 0
+    change = smallest_change(vary, refused)
+    if change is not None:
+        changed = make_plan(vary(change), exact, 1, 1)
+        assert changed.step_excess + 0.5 * changed.memory.temporary <= 0
     none = replace(H100, chip=replace(H100.chip, memory=1.0))
     assert smallest_change(vary, make_plan(vary({}), none, 1, 1)) is None
 
