@@ -99,6 +99,7 @@ def leaving_at_once(
     def leave(code: int) -> None:
         try:
             print(file=sys.stderr)  # after a progress bar
+            ending.others_first()  # and the lock is held until this process ends, too
             say()
         finally:  # also if the disk is full and the end cannot be recorded
             ending.leave(code)

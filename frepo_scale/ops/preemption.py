@@ -161,8 +161,10 @@ def _watch_own(read: int, leave: Callable[[int], None]) -> None:
 
 def _watch_all(read: int, leave: Callable[[int], None]) -> None:
     """The same for one of several processes; JAX handles SIGTERM and tells all of them of it."""
+    arrived = select.poll()  # select.select refuses descriptors above 1023
+    arrived.register(read, select.POLLIN)
     while True:
-        if select.select([read], [], [], _NOTICE_SECONDS)[0]:
+        if arrived.poll(1000 * _NOTICE_SECONDS):
             number = os.read(read, 1)
             if not number:
                 return

@@ -132,16 +132,17 @@ def may_leave() -> bool:
     return _alone
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process and those it has started at once, from any thread.
+def others_first() -> None:
+    """Before `leave`: process 0 of several, whose end aborts the others, gives them the time."""
+    if connected() and is_first():
+        time.sleep(_GRACE)
 
-    Process 0 of several leaves a moment later: its end aborts the others, which leave, too.
-    """
+
+def leave(code: int) -> NoReturn:
+    """Ends this process and those it has started at once, from any thread."""
     for child in multiprocessing.active_children():
         child.terminate()
     _flush()
-    if connected() and is_first():
-        time.sleep(_GRACE)
     os._exit(code)
 
 

@@ -9,6 +9,7 @@ import itertools
 import sys
 import time
 
+from frepo_scale.jobs.surroundings import leaving_at_once
 from frepo_scale.ops.preemption import Preempted, Preemption
 from frepo_scale.parallel import ending, runtime
 
@@ -21,7 +22,7 @@ def main():
     preemption.install()
     runtime.barrier("ready")
     if sys.argv[1] == "compiling":
-        with preemption.leaving_at_once(ending.leave):
+        with leaving_at_once(preemption, lambda: print("LEFT", flush=True)):
             print("READY", flush=True)
             # A call that no signal interrupts and that lets other threads run, for many minutes.
             hashlib.pbkdf2_hmac("sha256", b"a password", b"salt", 10**9)

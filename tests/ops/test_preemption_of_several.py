@@ -82,3 +82,4 @@ def test_without_anything_to_save_both_leave_a_long_call(pair, signals, code):
     # With another code the heartbeat ended one of them.
     found = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [code, code], found
+    assert all("LEFT\n" in out for out, _ in found), found
