@@ -70,11 +70,11 @@ def test_the_check_runs_with_what_the_machine_has_and_the_wheels(tmp_path):
     )  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
-    absent = "import importlib.util as u; print([u.find_spec(n) for n in ('tensorflow', 'torch')])"
+    absent = "import importlib.util; print(importlib.util.find_spec('tensorflow'))"
     found = subprocess.run(
         [python, "-c", absent], env=environment, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "[None, None]"
+    assert found.stdout.strip() == "None"
 
     # Everything that the parts import, then one part, then the real program.
     parts = ", ".join(
