@@ -61,9 +61,15 @@ def test_an_unknown_recipe_gives_the_nearest_names(name):
         find_recipe(name)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 5000, ".", "..", "/", "gin/", "\udcff"])
+@pytest.mark.parametrize("name", ["", "x" * 5000, "\udcff"])
 def test_a_name_that_is_no_recipe_is_refused_whatever_it_is(name):
-    with pytest.raises(InputError, match=r"does not exist|is a folder"):
+    with pytest.raises(InputError, match="does not exist"):
+        find_recipe(name)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "gin/"])
+def test_a_folder_is_no_recipe(name):
+    with pytest.raises(InputError, match="is a folder"):
         find_recipe(name)
 
 
